@@ -1,0 +1,497 @@
+"""Settings: one YAML file, validated whole, frozen afterwards.
+
+`load(path)` answers a `Config`, or raises `SettingsError` that names every mistake by file, key path,
+what was expected and what was got. `${NAME}` and `${NAME:-default}` are expanded in values.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+)
+
+from mixer.errors import Problem, SettingsError
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, token
+
+
+def _seconds(value: object) -> object:
+    """`500ms`, `10s`, `5m`, `1h` to seconds. A bare number has no unit, and is refused."""
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
+        return float(match[1]) * _SECONDS[match[2]]
+    raise ValueError('a duration such as "500ms", "10s", "5m" or "1h"')
+
+
+def _address(value: str) -> str:
+    """`host:port`, `[::1]:port`, `unix:/path`."""
+    if value.startswith("unix:"):
+        if not value.removeprefix("unix:").startswith("/"):
+            raise ValueError('an absolute path after "unix:", such as "unix:/run/mixer/check.sock"')
+        return value
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535 or (":" in host and not host.startswith("[")):
+        raise ValueError('"host:port", "[::1]:port" or "unix:/path"')
+    return value
+
+
+def _tcp_address(value: str) -> str:
+    if value.startswith("unix:"):
+        raise ValueError('"host:port": Prometheus and probes come over TCP')
+    return _address(value)
+
+
+def _decision(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_]\w*(/[A-Za-z_]\w*)+", value):
+        raise ValueError('a rule\'s path such as "envoy/authz/allow"')
+    return value
+
+
+def _header_name(value: str) -> str:
+    if not _HEADER_NAME.fullmatch(value):
+        raise ValueError("an HTTP header name")
+    return value
+
+
+def _http_or_unix_url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s]+/?|unix:(//)?/\S+", value):
+        raise ValueError('"http://host:port", "https://host:port" or "unix:/path"')
+    return value.rstrip("/")
+
+
+def _redis_url(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"(rediss?://|unix:/)\S+", value.get_secret_value()):
+        raise ValueError('"redis://host:port/db", "rediss://…" or "unix:///path"')
+    return value
+
+
+def _off(value: object) -> object:
+    """YAML 1.1 reads a bare `off` as false."""
+    return None if value is False or value == "off" else value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+Address = Annotated[str, AfterValidator(_address)]
+TcpAddress = Annotated[str, AfterValidator(_tcp_address)]
+DecisionPath = Annotated[str, AfterValidator(_decision)]
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+
+
+class Settings(BaseModel):
+    """Base of every section: frozen, and an unknown key is a mistake."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tls(Settings):
+    """Certificates of a listener, PEM files. With `client_ca`, clients must show a certificate of it."""
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+class Listener(Settings):
+    """A gRPC listener."""
+
+    address: Address
+    server: Literal["native", "grpcio"]
+    tls: Tls | None = None
+
+
+class CheckListener(Listener):
+    """Envoy's ext_authz and rate limit filters call here: short unary calls, for which native is fastest."""
+
+    address: Address = "127.0.0.1:9191"
+    server: Literal["native", "grpcio"] = "native"
+
+
+class ReportListener(Listener):
+    """Envoy's access loggers stream here; streams are grpcio's."""
+
+    address: Address = "127.0.0.1:9192"
+    server: Literal["native", "grpcio"] = "grpcio"
+
+
+class AdminListener(Settings):
+    """`/metrics`, `/healthz` and `/readyz` over HTTP."""
+
+    address: TcpAddress = "127.0.0.1:9901"
+
+
+class Listeners(Settings):
+    check: CheckListener = CheckListener()
+    report: ReportListener = ReportListener()
+    admin: AdminListener = AdminListener()
+
+
+class Workers(Settings):
+    check: PositiveInt = 1
+    report: PositiveInt = 1
+
+
+class Logging(Settings):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = "console"
+
+
+class Opa(Settings):
+    """An OPA server. `timeout` bounds one query; a shorter deadline of Envoy's wins."""
+
+    url: Annotated[str, AfterValidator(_http_or_unix_url)] = "http://127.0.0.1:8181"
+    token: SecretStr | None = None
+    timeout: Seconds = 1.0
+
+
+class Cache(Settings):
+    """The decision cache."""
+
+    max_entries: PositiveInt = 100_000
+    ttl: Annotated[Seconds, Field(gt=0)] = 60.0
+
+
+class Policy(Settings):
+    engine: Literal["embedded", "opa"] = "embedded"
+    opa: Opa = Opa()
+    paths: tuple[Path, ...] = ()
+    decision: DecisionPath = "envoy/authz/allow"
+    cache: Annotated[Cache | None, BeforeValidator(_off)] = Cache()
+
+
+class Redis(Settings):
+    """Redis as the counters' store. `timeout` bounds one round trip."""
+
+    url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("redis://127.0.0.1:6379/0")
+    timeout: Seconds = 0.5
+    key_prefix: str = "mixer:"
+    max_batch: PositiveInt = 256  # calls that share one round trip at most
+
+
+class ResponseHeaders(Settings):
+    """Headers of the answer to the client, named as in envoyproxy/ratelimit."""
+
+    enabled: bool = False
+    limit: HeaderName = "RateLimit-Limit"
+    remaining: HeaderName = "RateLimit-Remaining"
+    reset: HeaderName = "RateLimit-Reset"
+
+
+class RateLimits(Settings):
+    paths: tuple[Path, ...] = ()
+    counters: Literal["memory", "redis"] = "memory"
+    redis: Redis = Redis()
+    shadow_mode: bool = False
+    quota_mode: bool = False
+    merge_domain_config: bool = False
+    response_dynamic_metadata: bool = False
+    response_headers: ResponseHeaders = ResponseHeaders()
+
+
+class Buffer(Settings):
+    """Records that wait in memory for a sink; when it is full, new ones are dropped and counted."""
+
+    max_records: PositiveInt = 100_000
+
+
+class KafkaSink(Settings):
+    type: Literal["kafka"]
+    bootstrap_servers: Annotated[tuple[str, ...], Field(min_length=1)]
+    topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")] = "mixer.access"
+    format: Literal["protobuf", "json"] = "protobuf"
+    key: str | None = None  # a record field's name whose value is the message key; none: spread evenly
+    client_id: str = "mixer"
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
+    linger: Seconds = 0.05
+    request_timeout: Seconds = 30.0
+    buffer: Buffer = Buffer()
+
+
+class FileSink(Settings):
+    """JSON lines; `-` is standard output."""
+
+    type: Literal["file"]
+    path: Path = Path("-")
+    buffer: Buffer = Buffer()
+
+
+Sink = Annotated[KafkaSink | FileSink, Field(discriminator="type")]
+
+
+class Telemetry(Settings):
+    sinks: tuple[Sink, ...] = ()
+    max_series: PositiveInt = 10_000  # label sets a metric; the rest goes to one overflow series
+
+
+class Config(Settings):
+    """All settings. A section left out switches its call off: no `policy`, no Check; no `rate_limits`, no Quota."""
+
+    listeners: Listeners = Listeners()
+    workers: Workers = Workers()
+    logging: Logging = Logging()
+    drain_timeout: Seconds = 10.0  # SIGTERM: calls in flight and sinks get this long together
+    policy: Policy | None = None
+    rate_limits: RateLimits | None = None
+    telemetry: Telemetry = Telemetry()
+
+
+class _UniqueKeyLoader(yaml.CSafeLoader):
+    """YAML 1.1 that refuses a key given twice, where plain YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(None, None, f'key "{key}" is given twice', key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load(path: Path, env: Mapping[str, str] = os.environ) -> Config:
+    """Read and validate the settings file.
+
+    Relative paths of policies, limits, certificates and sinks are taken from the file's folder, so that
+    the service may start from anywhere. Raises `SettingsError` with every mistake found.
+    """
+    file = str(path)
+    try:
+        document = yaml.load(path.read_text("utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except OSError as error:
+        raise SettingsError([Problem(file, "", f"cannot be read: {error.strerror}")]) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError([Problem(file, "", f"is not UTF-8 at byte {error.start}")]) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise SettingsError([Problem(file, where, f"{getattr(error, 'problem', None) or error}")]) from error
+    if document is None:
+        document = {}
+    if not isinstance(document, dict):
+        raise SettingsError([Problem(file, "", "a mapping of sections (listeners, policy, …)", _show(document))])
+    missing: list[Problem] = []
+    expanded = _expand(document, env, file, (), missing)
+    problems = missing
+    try:
+        config = Config.model_validate(expanded)
+    except ValidationError as error:
+        unset = {problem.path for problem in missing}
+        problems += [p for p in _problems(error, file, document) if p.path not in unset]
+        raise SettingsError(problems) from None
+    problems += _combinations(config, file)
+    if problems:
+        raise SettingsError(problems)
+    return _anchored(config, path.resolve().parent)
+
+
+def _expand(value: Any, env: Mapping[str, str], file: str, at: tuple[str | int, ...], missing: list[Problem]) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand(item, env, file, (*at, str(key)), missing) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, env, file, (*at, index), missing) for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name, default = match[1], match[2]
+        if (found := env.get(name, default)) is None:
+            hint = f'set it, or give a default: "${{{name}:-…}}"'
+            missing.append(Problem(file, _key_path(at), f"environment variable {name} is not set; {hint}"))
+            return match[0]
+        return found
+
+    return _ENV.sub(replace, value)
+
+
+def _key_path(at: tuple[str | int, ...]) -> str:
+    path = ""
+    for part in at:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+def _show(value: object) -> str:
+    """A value as the operator wrote it, short enough for one line."""
+    if isinstance(value, str):
+        text = f'"{value}"'
+    elif isinstance(value, bool) or value is None:
+        text = {True: "true", False: "false", None: "nothing"}[value]
+    elif isinstance(value, dict):
+        text = "a mapping"
+    elif isinstance(value, list):
+        text = "a list"
+    else:
+        text = str(value)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+_SECRET_KEYS = {"url", "token", "password"}
+
+_EXPECTED = {
+    "missing": "a value (this key is required)",
+    "string_type": "a string",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "path_type": "a path",
+    "tuple_type": "a list",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+
+
+def _problems(error: ValidationError, file: str, document: Any) -> list[Problem]:
+    """Pydantic's findings in our words: each with its key path, what was expected, what was got."""
+    problems: list[Problem] = []
+    for item in error.errors():
+        at, got, siblings = _locate(document, item["loc"])
+        kind, context = item["type"], item.get("ctx", {})
+        if kind == "extra_forbidden":
+            problems.append(Problem(file, _key_path(at), _unknown_key(str(at[-1]), item["loc"][:-1], siblings)))
+            continue
+        if kind in ("value_error", "assertion_error"):
+            expected = str(context["error"])
+        elif kind in ("literal_error", "enum"):
+            expected = context["expected"].replace("'", "")
+        elif kind == "union_tag_invalid":
+            at = (*at, "type")
+            expected = " or ".join(tag.strip(" \'") for tag in context["expected_tags"].split(","))
+            got = context["tag"]
+        elif kind == "union_tag_not_found":
+            at, expected, got = (*at, "type"), "kafka or file", None
+        elif kind == "string_pattern_mismatch":
+            expected = f"text that matches {context['pattern']}"
+        elif kind in ("greater_than", "greater_than_equal"):
+            expected = f"a number above {context['gt']}" if kind == "greater_than" else f"at least {context['ge']}"
+        elif kind == "too_short":
+            expected = f"at least {context['min_length']} entry"
+        else:
+            expected = _EXPECTED.get(kind, item["msg"])
+        shown = "a value that is kept secret" if at and at[-1] in _SECRET_KEYS and _has_secret(got) else _show(got)
+        problems.append(Problem(file, _key_path(at), expected, shown))
+    return problems
+
+
+def _has_secret(value: object) -> bool:
+    return isinstance(value, str) and "@" in value
+
+
+def _locate(document: Any, loc: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], Any, dict[str, Any]]:
+    """The key path of pydantic's `loc` in the file (it adds the tag of a union), the value, its mapping."""
+    at: list[str | int] = []
+    value, siblings = document, {}
+    for part in loc:
+        if isinstance(value, dict):
+            siblings = value
+            if part in value:
+                value = value[part]
+            elif part == value.get("type"):
+                continue
+            else:
+                value = None
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        else:
+            value = None
+        at.append(part)
+    return tuple(at), value, siblings
+
+
+def _unknown_key(key: str, section: tuple[str | int, ...], siblings: dict[str, Any]) -> str:
+    model: Any = Config
+    for part in section:
+        model = _section(model, part)
+        if model is None:
+            return "unknown key"
+    known = [name for name in model.model_fields if name not in siblings]
+    close = difflib.get_close_matches(key, known, n=1)
+    return f'unknown key; did you mean "{close[0]}"?' if close else f"unknown key; known here: {', '.join(sorted(model.model_fields))}"
+
+
+def _section(model: Any, part: str | int) -> Any:
+    if isinstance(part, int):
+        return model
+    if part in ("kafka", "file"):
+        return KafkaSink if part == "kafka" else FileSink
+    field = model.model_fields.get(part)
+    if field is None:
+        return None
+    if part == "sinks":
+        return model
+    candidates = (field.annotation, *getattr(field.annotation, "__args__", ()))
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Settings)), None)
+
+
+def _combinations(config: Config, file: str) -> list[Problem]:
+    """Settings that are right alone and dangerous together, each with the way out."""
+    problems: list[Problem] = []
+
+    def refuse(path: str, message: str) -> None:
+        problems.append(Problem(file, path, message))
+
+    limits, workers = config.rate_limits, config.workers
+    if limits is not None and limits.counters == "memory" and workers.check > 1:
+        refuse(
+            "rate_limits.counters",
+            f"memory with {workers.check} check workers would admit {workers.check} times the limit; "
+            "use redis, or workers.check: 1",
+        )
+    for role in ("check", "report"):
+        if (count := getattr(workers, role)) > 1:
+            refuse(
+                f"workers.{role}",
+                f"expected 1, got {count}: one process serves one worker of a role; start more with "
+                f"`mixer serve --role {role}` on addresses of their own, and let Envoy balance over them",
+            )
+    listeners = config.listeners
+    addresses: dict[str, str] = {}
+    for name in ("check", "report", "admin"):
+        address = getattr(listeners, name).address
+        if not address.endswith(":0") and address in addresses:
+            refuse(f"listeners.{name}.address", f"{address} is taken by listeners.{addresses[address]}; give each its own")
+        addresses.setdefault(address, name)
+    for name in ("check", "report"):
+        listener: Listener = getattr(listeners, name)
+        if listener.tls is not None and listener.server == "native":
+            refuse(f"listeners.{name}.tls", "the native server has no TLS; set server: grpcio for this listener")
+    if config.policy is not None and config.policy.engine == "embedded" and not config.policy.paths:
+        refuse("policy.paths", "the embedded engine needs at least one .rego file or folder; or use engine: opa")
+    if limits is not None and not limits.paths:
+        refuse("rate_limits.paths", "at least one limits file or folder is needed; leave rate_limits out to switch Quota off")
+    return problems
+
+
+def _anchored(config: Config, folder: Path) -> Config:
+    """The same settings with relative paths taken from `folder`."""
+
+    def anchor(value: Any) -> Any:
+        if isinstance(value, Settings):
+            changes = {}
+            for name in type(value).model_fields:
+                old = getattr(value, name)
+                if (new := anchor(old)) is not old:
+                    changes[name] = new
+            return value.model_copy(update=changes) if changes else value
+        if isinstance(value, Path):
+            return value if str(value) == "-" else folder / value
+        if isinstance(value, tuple) and any(isinstance(item, Path | Settings) for item in value):
+            return tuple(anchor(item) for item in value)
+        return value
+
+    return anchor(config)  # type: ignore[no-any-return]
