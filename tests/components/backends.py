@@ -1,0 +1,229 @@
+"""What Mixer stands on, and a peer of it: Redis, OPA, Kafka, envoyproxy/ratelimit."""
+
+import asyncio
+import contextlib
+import json
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.components import binaries
+from tests.components.server import Server, StartError, connect, free_port, http_call, running, scratch
+
+
+class Redis(Server):
+    """A Redis without persistence: it is empty after a restart."""
+
+    def __init__(self, folder: Path, args: Sequence[str], unix: bool, cpu: int | None) -> None:
+        self.port = 0 if unix else free_port()
+        path = folder / "redis.sock"
+        self.address = f"unix:{path}" if unix else f"127.0.0.1:{self.port}"
+        self.url = f"unix://{path}" if unix else f"redis://{self.address}/0"
+        listen = ("--port", "0", "--unixsocket", path) if unix else ("--port", str(self.port))
+        super().__init__(
+            "redis",
+            [
+                *(binaries.redis_server(), *listen, "--bind", "127.0.0.1", "--dir", folder),
+                *("--save", "", "--appendonly", "no", *args),
+            ],
+            folder=folder,
+            answers=lambda: self.call("PING").startswith((b"+PONG", b"-NOAUTH")),
+            cpu=cpu,
+        )
+
+    def call(self, command: str) -> bytes:
+        """Send one inline command and return the first bytes of the reply, as Redis wrote them."""
+        with connect(self.address) as connection:
+            connection.sendall(command.encode() + b"\r\n")
+            return connection.recv(65536)
+
+
+@contextlib.contextmanager
+def redis(*args: str, unix: bool = False, cpu: int | None = None) -> Iterator[Redis]:
+    """A Redis server; `args` are options of redis-server."""
+    with scratch("redis") as folder, running(Redis(folder, args, unix, cpu)) as server:
+        yield server
+
+
+class Opa(Server):
+    """An OPA server. `url` is what `policy.opa.url` takes."""
+
+    def __init__(self, folder: Path, args: Sequence[str | Path], unix: bool, cpu: int | None) -> None:
+        self.port = 0 if unix else free_port()
+        self._path = folder / "opa.sock"
+        self.address = f"unix:{self._path}" if unix else f"127.0.0.1:{self.port}"
+        self.url = self.address if unix else f"http://{self.address}"
+        listen = f"unix://{self._path}" if unix else self.address
+        super().__init__(
+            "opa",
+            [
+                *(binaries.opa(), "run", "--server", "--addr", listen),
+                *("--disable-telemetry", "--log-level", "error", *args),
+            ],
+            folder=folder,
+            answers=lambda: self.call("GET", "/health")[0] == 200,
+            cpu=cpu,
+        )
+
+    def start(self) -> None:
+        self._path.unlink(missing_ok=True)  # OPA refuses to bind to a socket that a killed one left behind
+        super().start()
+
+    def call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """One REST call: status and decoded answer. A `str` body is sent as it is (Rego), others as JSON."""
+        sent = body if isinstance(body, str) or body is None else json.dumps(body)
+        return http_call(connect(self.address), method, path, sent)
+
+    def clear(self) -> None:
+        """Remove every policy and all data that came by REST."""
+        for policy in self.call("GET", "/v1/policies")[1]["result"]:
+            self.call("DELETE", f"/v1/policies/{policy['id']}")
+        self.call("PUT", "/v1/data", {})
+
+
+@contextlib.contextmanager
+def opa(*args: str | Path, unix: bool = False, cpu: int | None = None) -> Iterator[Opa]:
+    """An OPA server; `args` are policies to load and options of `opa run`."""
+    with scratch("opa") as folder, running(Opa(folder, args, unix, cpu)) as server:
+        yield server
+
+
+class Kafka(Server):
+    """One broker, its own controller (KRaft). Topics outlive `restart`, and are made on first use."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str], cpu: int | None) -> None:
+        self.port, controller = free_port(), free_port()
+        self.address = self.bootstrap = f"127.0.0.1:{self.port}"
+        properties = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://{self.address}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(folder / "logs"),
+            "offsets.topic.num.partitions": "1",
+            "offsets.topic.replication.factor": "1",
+            "transaction.state.log.num.partitions": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            "broker.heartbeat.interval.ms": "500",
+            "broker.session.timeout.ms": "3000",  # a killed broker may come back only after that
+            **settings,
+        }
+        file = folder / "kraft.properties"
+        file.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+        java: list[str | Path] = [
+            binaries.java(),
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-cp",
+            binaries.kafka_classpath(),
+        ]
+        done = subprocess.run(
+            [*java, "kafka.tools.StorageTool", "format", "-t", "TWl4ZXJUZXN0c0thZmthMQ", "-c", file],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if done.returncode:
+            raise StartError(f"kafka's storage cannot be formatted:\n{done.stdout}{done.stderr}")
+        super().__init__(
+            "kafka",
+            [*java, "-Xmx512m", "kafka.Kafka", file],
+            folder=folder,
+            answers=self._answers_metadata,
+            within=90,
+            cpu=cpu,
+        )
+
+    def create_topic(self, name: str, partitions: int = 1, settings: Mapping[str, str] | None = None) -> None:
+        """Make a topic, and return once its partitions have leaders. Not for a running event loop."""
+        asyncio.run(self._create_topic(name, partitions, dict(settings or {})))
+
+    async def _create_topic(self, name: str, partitions: int, settings: dict[str, str]) -> None:
+        from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+        from aiokafka.errors import for_code
+
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        await admin.start()
+        try:
+            answer = await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=settings)])
+            _, code, message = answer.topic_errors[0]
+            if code:
+                raise for_code(code)(message)
+            while True:
+                (topic,) = await admin.describe_topics([name])
+                if [p["leader"] for p in topic["partitions"]] == [1] * partitions:
+                    return
+                await asyncio.sleep(0.02)
+        finally:
+            await admin.close()
+
+    def _answers_metadata(self) -> bool:
+        """Whether the broker names itself in a Metadata answer (version 0, no topics asked by name)."""
+        with connect(self.address) as connection:
+            # length, api key 3, version 0, correlation id 1, client id "t", no topics
+            connection.sendall(bytes.fromhex("0000000f000300000000000100017400000000"))
+            answer = connection.recv(65536)
+        # length, correlation id, count of brokers
+        return len(answer) >= 12 and int.from_bytes(answer[8:12]) == 1
+
+
+@contextlib.contextmanager
+def kafka(settings: Mapping[str, str] | None = None, cpu: int | None = None) -> Iterator[Kafka]:
+    """A Kafka broker; `settings` are server properties."""
+    with scratch("kafka") as folder, running(Kafka(folder, settings or {}, cpu)) as server:
+        yield server
+
+
+class RateLimit(Server):
+    """envoyproxy/ratelimit on a Redis."""
+
+    def __init__(
+        self, folder: Path, limits: Path, redis_address: str, cpu: int | None, env: Mapping[str, str]
+    ) -> None:
+        self.port, http_port = free_port(), free_port()
+        self.address, self._http_address = f"127.0.0.1:{self.port}", f"127.0.0.1:{http_port}"
+        config = folder / "runtime" / "ratelimit" / "config"
+        config.mkdir(parents=True)
+        for file in limits.glob("*.yaml") if limits.is_dir() else (limits,):
+            (config / file.name).write_bytes(file.read_bytes())
+        super().__init__(
+            "ratelimit",
+            [binaries.ratelimit_peer()],
+            folder=folder,
+            answers=lambda: http_call(connect(self._http_address), "GET", "/healthcheck")[0] == 200,
+            cpu=cpu,
+            env={
+                "USE_STATSD": "false",
+                "LOG_LEVEL": "error",
+                "BACKEND_TYPE": "redis",
+                "REDIS_SOCKET_TYPE": "tcp",
+                "REDIS_URL": redis_address,
+                "RUNTIME_ROOT": str(folder / "runtime"),
+                "RUNTIME_SUBDIRECTORY": "ratelimit",
+                "RUNTIME_WATCH_ROOT": "false",
+                "GRPC_HOST": "127.0.0.1",
+                "GRPC_PORT": str(self.port),
+                "HOST": "127.0.0.1",
+                "PORT": str(http_port),
+                "DEBUG_HOST": "127.0.0.1",
+                "DEBUG_PORT": str(free_port()),
+                **env,
+            },
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def ratelimit(
+    limits: Path, redis_address: str, cpu: int | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[RateLimit]:
+    """envoyproxy/ratelimit with a limits file, or a folder of them; `redis_address` is host:port."""
+    with (
+        scratch("ratelimit") as folder,
+        running(RateLimit(folder, Path(limits), redis_address, cpu, env or {})) as server,
+    ):
+        yield server

@@ -1,0 +1,122 @@
+"""The real components as fixtures. Nothing starts before a test asks for it.
+
+A component that is not on the machine fails the tests that need it, with what to do.
+"""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+
+from tests.components import processes
+from tests.components.binaries import ComponentError
+from tests.components.processes import Envoy, Kafka, Mixer, Opa, Redis, ServerT
+
+# With it, regorus walks the stack at each error that it makes: evaluations that fail take many times as long.
+os.environ.pop("RUST_BACKTRACE", None)
+
+
+@contextlib.contextmanager
+def _clearly() -> Iterator[None]:
+    """A missing component, or one that did not come up, fails with its message alone."""
+    try:
+        yield
+    except (ComponentError, processes.StartError) as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
+
+
+def _started(start: Callable[[], AbstractContextManager[ServerT]]) -> Iterator[ServerT]:
+    with contextlib.ExitStack() as stack:
+        with _clearly():
+            server = stack.enter_context(start())
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    """One Redis for the whole run; do not stop it (start your own with `processes.redis`)."""
+    yield from _started(processes.redis)
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_server: Redis) -> str:
+    """The URL of the run's Redis, which is empty at the start of each test."""
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def opa_server() -> Iterator[Opa]:
+    """One OPA for the whole run; do not stop it (start your own with `processes.opa`)."""
+    yield from _started(processes.opa)
+
+
+@pytest.fixture(scope="session")
+def opa_url(opa_server: Opa) -> str:
+    """The URL of the run's OPA, which has no policies and no data at the start of each test."""
+    return opa_server.url
+
+
+@pytest.fixture(scope="session")
+def kafka_broker() -> Iterator[Kafka]:
+    """One Kafka for the whole run; do not stop it (start your own with `processes.kafka`)."""
+    yield from _started(processes.kafka)
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(kafka_broker: Kafka) -> str:
+    """The address of the run's Kafka. Its topics stay: take a name of your own, or `kafka_topic`."""
+    return kafka_broker.bootstrap
+
+
+@pytest.fixture
+def kafka_topic(kafka_broker: Kafka) -> str:
+    """The name of a new topic with one partition."""
+    name = f"test-{uuid.uuid4()}"
+    kafka_broker.create_topic(name)
+    return name
+
+
+@pytest.fixture(autouse=True)
+def _clean_shared_servers(request: pytest.FixtureRequest) -> None:
+    """Empty the run's Redis and OPA before each test that uses them."""
+    if "redis_server" in request.fixturenames:
+        request.getfixturevalue("redis_server").call("FLUSHALL")
+    if "opa_server" in request.fixturenames:
+        request.getfixturevalue("opa_server").clear()
+
+
+def _starter(start: Callable[..., AbstractContextManager[ServerT]]) -> Iterator[Callable[..., ServerT]]:
+    with contextlib.ExitStack() as stack:
+
+        def begin(*args: object, **options: object) -> ServerT:
+            with _clearly():
+                return stack.enter_context(start(*args, **options))
+
+        yield begin
+
+
+@pytest.fixture
+def start_envoy() -> Iterator[Callable[..., Envoy]]:
+    """`processes.envoy` as a call: what it starts is stopped at the test's end."""
+    yield from _starter(processes.envoy)
+
+
+@pytest.fixture
+def start_mixer() -> Iterator[Callable[..., Mixer]]:
+    """`processes.mixer` as a call: what it starts is stopped at the test's end."""
+    yield from _starter(processes.mixer)
+
+
+@pytest.fixture
+def start_opa() -> Iterator[Callable[..., Opa]]:
+    """`processes.opa` as a call: what it starts is stopped at the test's end."""
+    yield from _starter(processes.opa)
+
+
+@pytest.fixture
+def start_redis() -> Iterator[Callable[..., Redis]]:
+    """`processes.redis` as a call: what it starts is stopped at the test's end."""
+    yield from _starter(processes.redis)
