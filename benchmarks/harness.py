@@ -68,16 +68,16 @@ def in_turns(
 def call(address: str, method: str, message: bytes, timeout: float = 5) -> bytes:
     """One unary call by a real gRPC client: `method` is "/package.Service/Method", messages are serialised.
 
-    Raises BenchmarkError unless the status is OK: h2load sees HTTP statuses only, and an error is a 200 to it.
+    Raises BenchmarkError unless the status is OK: h2load sees HTTP statuses only, and an error is 200 to it.
     """
     with grpc.insecure_channel(address) as channel:
         try:
-            answer: bytes = channel.unary_unary(method)(message, timeout=timeout, wait_for_ready=True)
+            ask = channel.unary_unary(method, bytes, bytes)
+            return ask(message, timeout=timeout, wait_for_ready=True)
         except grpc.RpcError as error:
             raise BenchmarkError(
                 f"{method} at {address} answers {error.code()}: {error.details()}"
             ) from error
-    return answer
 
 
 def h2load(
@@ -102,7 +102,8 @@ def _h2load(
         body.flush()
         done = subprocess.run(
             [
-                *("taskset", "-c", str(LOAD_CPU), binary, "-n", str(calls), "-c", str(clients), "-m", str(streams)),
+                *("taskset", "-c", str(LOAD_CPU), binary),
+                *("-n", str(calls), "-c", str(clients), "-m", str(streams)),
                 *("-d", body.name, "-H", "content-type: application/grpc", "-H", "te: trailers"),
                 f"http://{address}{method}",
             ],
@@ -110,7 +111,7 @@ def _h2load(
             text=True,
             timeout=300,
             check=False,
-        )  # fmt: skip
+        )
     return parse_h2load(done.stdout + done.stderr, calls, answer_size)
 
 
@@ -126,7 +127,7 @@ def parse_h2load(output: str, calls: int, answer_size: int) -> float:
     # A gRPC error has no body. Answers of one method differ by a few bytes (a varint, a header's figure).
     if int(data[1]) < 0.9 * calls * (5 + answer_size):
         raise BenchmarkError(
-            f"{calls} answers of about {answer_size} bytes came as {data[1]} bytes: there are errors among them"
+            f"{calls} answers of about {answer_size} bytes came as {data[1]} bytes: some are errors"
         )
     return float(rate[1])
 
