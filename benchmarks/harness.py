@@ -73,11 +73,12 @@ def call(address: str, method: str, message: bytes, timeout: float = 5) -> bytes
     with grpc.insecure_channel(address) as channel:
         try:
             ask = channel.unary_unary(method, bytes, bytes)
-            return ask(message, timeout=timeout, wait_for_ready=True)
+            answer: bytes = ask(message, timeout=timeout, wait_for_ready=True)
         except grpc.RpcError as error:
             raise BenchmarkError(
                 f"{method} at {address} answers {error.code()}: {error.details()}"
             ) from error
+    return answer
 
 
 def h2load(
