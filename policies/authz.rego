@@ -11,14 +11,11 @@ package envoy.authz
 
 issuer := "mixer-demo"
 
-allow := allowed_request if {
-	is_http
-	reason == "ok"
-}
+allow := allowed_request if permitted
 
 allow := denied_request if {
 	is_http
-	reason != "ok"
+	not permitted
 }
 
 allow := connection if not is_http
@@ -26,6 +23,46 @@ allow := connection if not is_http
 # Each input field is read by its full path, never as a whole object: the decision cache keys its entries by
 # the fields that a decision can read, and a whole object would bring in the request id, new each time.
 is_http if input.attributes.request.http.method
+
+# HTTP: the decision
+
+# RFC 6750: "Bearer", in any case, one space, and the token.
+bearer_token := parts[1] if {
+	parts := split(input.attributes.request.http.headers.authorization, " ")
+	count(parts) == 2
+	lower(parts[0]) == "bearer"
+	parts[1] != ""
+}
+
+# The token's subject, once signature, algorithm, issuer and times (exp, nbf) hold.
+user := subject if {
+	[valid, _, claims] := io.jwt.decode_verify(bearer_token, {
+		"cert": json.marshal(data.jwks),
+		"alg": "ES256",
+		"iss": issuer,
+	})
+	valid
+	subject := claims.sub
+}
+
+role := data.roles.users[user]
+
+permitted if {
+	some permission in data.roles.permissions[role]
+	input.attributes.request.http.method in permission.methods
+	covers(permission.path)
+}
+
+# A prefix covers whole path segments: "/api" covers "/api" and "/api/orders", not "/apiary".
+covers(prefix) if path == prefix
+
+covers(prefix) if startswith(path, concat("", [trim_suffix(prefix, "/"), "/"]))
+
+# Decoded and without the query. A path that climbs has none here, so no permission covers it, even if
+# Envoy's normalize_path is off.
+path := concat("/", array.concat([""], input.parsed_path)) if {
+	not ".." in input.parsed_path
+}
 
 # HTTP: the answers
 
@@ -80,8 +117,7 @@ known := {"user": user, "role": role}
 
 known := {"user": user} if not role
 
-# HTTP: the decision. The first rule that holds names the reason.
-
+# Why a request is denied: the first that holds.
 reason := "keys_missing" if {
 	not data.jwks.keys
 } else := "token_missing" if {
@@ -90,47 +126,7 @@ reason := "keys_missing" if {
 	not user
 } else := "role_missing" if {
 	not role
-} else := "ok" if {
-	permitted
 } else := "role_lacks_path"
-
-# RFC 6750: "Bearer", in any case, one space, and the token.
-bearer_token := parts[1] if {
-	parts := split(input.attributes.request.http.headers.authorization, " ")
-	count(parts) == 2
-	lower(parts[0]) == "bearer"
-	parts[1] != ""
-}
-
-# The token's subject, once signature, algorithm, issuer and times (exp, nbf) hold.
-user := subject if {
-	[valid, _, claims] := io.jwt.decode_verify(bearer_token, {
-		"cert": json.marshal(data.jwks),
-		"alg": "ES256",
-		"iss": issuer,
-	})
-	valid
-	subject := claims.sub
-}
-
-role := data.roles.users[user]
-
-permitted if {
-	some permission in data.roles.permissions[role]
-	input.attributes.request.http.method in permission.methods
-	covers(permission.path)
-}
-
-# A prefix covers whole path segments: "/api" covers "/api" and "/api/orders", not "/apiary".
-covers(prefix) if path == prefix
-
-covers(prefix) if startswith(path, concat("", [trim_suffix(prefix, "/"), "/"]))
-
-# Decoded and without the query. A path that climbs has none here, so no permission covers it, even if
-# Envoy's normalize_path is off.
-path := concat("/", array.concat([""], input.parsed_path)) if {
-	not ".." in input.parsed_path
-}
 
 # TCP: no request, only the connection's addresses. Allowed from the networks in the data.
 
