@@ -1,0 +1,1 @@
+"""What operators and probes look at, over HTTP."""

@@ -1,0 +1,1 @@
+"""Check: a CheckRequest into a policy's input, its decision into a CheckResponse."""

@@ -1,0 +1,208 @@
+"""A CheckRequest as the input document of OPA's Envoy plugin, built only as far as the policy can read it.
+
+Source of the shape: opa-envoy-plugin, `envoyauth/request.go` and `protomap.go`.
+"""
+
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
+
+from mixer.authz.body import parse_body
+from mixer.authz.url import parse_path, parse_query
+from mixer.policy.engine import Path
+
+VERSION = {"ext_authz": "v3", "encoding": "protojson"}
+
+Tree = dict[str, Any]  # a name to the tree below it; {} is everything
+Converter = Callable[[Any], Any]
+
+
+class InputBuilder:
+    """Builds the part of the input that `paths` name."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        tree = _tree(paths)
+        self._whole = not tree
+        self._attributes = (
+            _message(AttributeContext.DESCRIPTOR, tree.get("attributes", {})) if self._wants(tree, "attributes") else None
+        )
+        self._header_names = _header_names(tree)
+        for name in ("version", "parsed_path", "parsed_query", "parsed_body", "truncated_body", "source_principal"):
+            setattr(self, f"_{name}", self._wants(tree, name))
+
+    _version: bool
+    _parsed_path: bool
+    _parsed_query: bool
+    _parsed_body: bool
+    _truncated_body: bool
+    _source_principal: bool
+
+    def _wants(self, tree: Tree, name: str) -> bool:
+        return self._whole or name in tree
+
+    def build(self, request: CheckRequest) -> dict[str, Any]:
+        """The input document. Raises `BadRequestError` for a path, query or body that cannot be parsed, also where
+        the policy would not read it: the plugin does, and a policy's author counts on it."""
+        document: dict[str, Any] = {}
+        attributes = request.attributes
+        http = attributes.request.http
+        headers: Mapping[str, str] = http.headers
+        raw = http.HasField("header_map")
+        if raw:
+            headers = _from_header_map(http)
+        if self._attributes is not None and request.HasField("attributes"):
+            document["attributes"] = converted = self._attributes(attributes)
+            if raw and self._header_names is not None:
+                wanted = {name: headers[name] for name in self._header_names or headers if name in headers}
+                converted.setdefault("request", {}).setdefault("http", {})["headers"] = wanted
+        path, _, query = http.path.partition("?")
+        parsed_path = parse_path(path)
+        parsed_query = parse_query(query) if query else {}
+        body, truncated = parse_body(headers, http.body, http.raw_body)
+        if self._version:
+            document["version"] = VERSION
+        if self._parsed_path:
+            document["parsed_path"] = parsed_path
+        if self._parsed_query:
+            document["parsed_query"] = parsed_query
+        if self._parsed_body:
+            document["parsed_body"] = body
+        if self._truncated_body:
+            document["truncated_body"] = truncated
+        if self._source_principal and attributes.source.principal:
+            document["source_principal"] = attributes.source.principal
+        return document
+
+
+def _tree(paths: Iterable[Path]) -> Tree:
+    """Paths as a tree; an empty tree below a name means all of it."""
+    tree: Tree = {}
+    for path in sorted(paths, key=len, reverse=True):
+        at = tree
+        for part in path:
+            at = at.setdefault(part, {})
+        at.clear()  # shorter paths come last and cover the longer
+    return tree
+
+
+def _header_names(tree: Tree) -> tuple[str, ...] | None:
+    """Header names that the policy reads; () is all of them, None is none."""
+    at = tree
+    for part in ("attributes", "request", "http", "headers"):
+        if not at:
+            return ()
+        if part not in at:
+            return None
+        at = at[part]
+    return tuple(at)
+
+
+def _from_header_map(http: AttributeContext.HttpRequest) -> dict[str, str]:
+    """`headers` out of `header_map` (Envoy's `encode_raw_headers`); values of one name joined with a comma."""
+    headers: dict[str, str] = {}
+    for header in http.header_map.headers:
+        value = header.value or header.raw_value.decode("utf-8", "replace")
+        headers[header.key] = f"{headers[header.key]},{value}" if header.key in headers else value
+    return headers
+
+
+def _message(descriptor: Descriptor, tree: Tree) -> Converter:
+    """A converter for one message type: its fields by JSON name, those at their default left out."""
+    if descriptor is Struct.DESCRIPTOR:
+        return _struct
+    if not tree:
+        return _whole
+    fields = {field.json_name: field for field in descriptor.fields}
+    steps = [_step(fields[name], below) for name, below in tree.items() if name in fields]
+
+    def convert(message: Any) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for name, read in steps:
+            if (value := read(message)) is not None:
+                result[name] = value
+        return result
+
+    return convert
+
+
+def _step(field: FieldDescriptor, tree: Tree) -> tuple[str, Converter]:
+    """How one field is read: None where it is unset or at its default."""
+    name = field.name
+    if field.is_repeated and not _is_map(field):
+        element = _element(field)
+        return field.json_name, lambda message: [element(item) for item in getattr(message, name)] or None
+    if _is_map(field):
+        element = _element(field.message_type.fields_by_name["value"])
+        if not tree:
+            return field.json_name, lambda message: {key: element(item) for key, item in getattr(message, name).items()} or None
+        wanted = tuple(tree)
+
+        def read_map(message: Any) -> dict[str, Any] | None:
+            found = getattr(message, name)
+            return {key: element(found[key]) for key in wanted if key in found} or None
+
+        return field.json_name, read_map
+    if field.message_type is not None:
+        convert = _message(field.message_type, tree)
+        return field.json_name, lambda message: convert(getattr(message, name)) if message.HasField(name) else None
+    if field.has_presence:
+        scalar = _element(field)
+        return field.json_name, lambda message: scalar(getattr(message, name)) if message.HasField(name) else None
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return field.json_name, lambda message: _bytes(value) if (value := getattr(message, name)) else None
+    return field.json_name, lambda message: getattr(message, name) or None
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def _element(field: FieldDescriptor) -> Converter:
+    if field.message_type is not None:
+        return _message(field.message_type, {})
+    return _bytes if field.type == FieldDescriptor.TYPE_BYTES else _same
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _bytes(value: bytes) -> str:
+    return b64encode(value).decode()
+
+
+def _whole(message: Message) -> dict[str, Any]:
+    """All fields that are set, enums as numbers and well-known types as the plain messages they are."""
+    result: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        if _is_map(field):
+            element = _element(field.message_type.fields_by_name["value"])
+            result[field.json_name] = {str(key): element(item) for key, item in value.items()}
+        elif field.is_repeated:
+            element = _element(field)
+            result[field.json_name] = [element(item) for item in value]
+        else:
+            result[field.json_name] = _element(field)(value)
+    return result
+
+
+def _struct(message: Struct) -> dict[str, Any]:
+    return {key: _value(value) for key, value in message.fields.items()}
+
+
+def _value(value: Any) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return _struct(value.struct_value)
+    if kind == "list_value":
+        return [_value(item) for item in value.list_value.values]
+    if kind == "number_value":
+        number = value.number_value
+        return int(number) if number.is_integer() and abs(number) < 2**53 else number
+    return None if kind in (None, "null_value") else getattr(value, kind)

@@ -1,0 +1,152 @@
+"""A decision as a CheckResponse, checked as OPA's Envoy plugin checks it (`envoyauth/response.go`).
+
+An answer is built once for each decision text and kept as bytes with a hole for the decision id, so that most
+answers cost two concatenations.
+"""
+
+import uuid
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import orjson
+from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption, QueryParameter
+from envoy.service.auth.v3.external_auth_pb2 import CheckResponse, DeniedHttpResponse, OkHttpResponse
+from envoy.type.v3.http_status_pb2 import HttpStatus, StatusCode
+from google.protobuf.struct_pb2 import Struct
+from google.rpc.code_pb2 import OK, PERMISSION_DENIED
+
+from mixer.errors import DecisionError
+
+_HOLE = str(uuid.uuid4())  # nobody outside can know it, so it stands in an answer once
+_KNOWN_STATUS = frozenset(StatusCode.values()) - {0}
+_MEMO_ENTRIES = 4096
+_MEMO_LENGTH = 8192  # characters of a decision; longer ones are rare and would make the memo's size unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A serialised CheckResponse around its decision id."""
+
+    allowed: bool
+    before: bytes
+    after: bytes
+
+    def with_id(self, decision_id: str) -> bytes:
+        return b"".join((self.before, decision_id.encode(), self.after))
+
+
+class Answers:
+    """Builds answers; `policy` and `revision` go into each one's dynamic metadata, for the record of the request."""
+
+    def __init__(self, policy: str, revision: str) -> None:
+        self._mixer = {"policy": policy, "revision": revision}
+        self._kept = lru_cache(_MEMO_ENTRIES)(self._build)
+
+    def of(self, decision: str, cache: str) -> Answer:
+        """The answer to a decision (JSON text). Raises `DecisionError` ("illegal") for one of another shape."""
+        return (self._kept if len(decision) <= _MEMO_LENGTH else self._build)(decision, cache)
+
+    def _build(self, decision: str, cache: str) -> Answer:
+        value = orjson.loads(decision)
+        if isinstance(value, bool):
+            response = CheckResponse()
+            response.status.code = OK if value else PERMISSION_DENIED
+            return self._answer(response, value, None, cache)
+        if not isinstance(value, dict):
+            raise _illegal("decision", "a boolean or an object", value)
+        if not isinstance(allowed := value.get("allowed"), bool):
+            raise _illegal("allowed", "a boolean (it is required)", allowed)
+        headers = _headers(value, "headers")
+        metadata = value.get("dynamic_metadata")
+        if "dynamic_metadata" in value and not isinstance(metadata, dict):
+            raise _illegal("dynamic_metadata", "an object", metadata)
+        response = CheckResponse()
+        response.status.code = OK if allowed else PERMISSION_DENIED
+        if allowed:
+            response.ok_response.CopyFrom(
+                OkHttpResponse(
+                    headers=headers,
+                    headers_to_remove=_strings(value, "request_headers_to_remove"),
+                    response_headers_to_add=_headers(value, "response_headers_to_add"),
+                    query_parameters_to_set=_query_parameters(value),
+                    query_parameters_to_remove=_strings(value, "query_parameters_to_remove"),
+                )
+            )
+        else:
+            body = value.get("body", "")
+            if not isinstance(body, str):
+                raise _illegal("body", "a string", body)
+            status = value.get("http_status", StatusCode.Forbidden)
+            if isinstance(status, bool) or not isinstance(status, int) or status not in _KNOWN_STATUS:
+                raise _illegal("http_status", "a whole number that Envoy knows as an HTTP status", status)
+            response.denied_response.CopyFrom(DeniedHttpResponse(status=HttpStatus(code=status), headers=headers, body=body))
+        return self._answer(response, allowed, metadata, cache)
+
+    def bad_request(self, message: str) -> Answer:
+        """The plugin's answer to a request that cannot be parsed."""
+        response = CheckResponse()
+        response.status.code = PERMISSION_DENIED
+        response.status.message = message
+        response.denied_response.status.code = StatusCode.BadRequest
+        response.denied_response.body = message
+        return self._answer(response, False, {"reason": "request_malformed"}, "off")
+
+    def _answer(self, response: CheckResponse, allowed: bool, metadata: dict[str, Any] | None, cache: str) -> Answer:
+        filled = dict(metadata or ())
+        filled["mixer"] = {**self._mixer, "cache": cache}
+        filled["decision_id"] = _HOLE
+        try:
+            response.dynamic_metadata.CopyFrom(_struct(filled))
+        except (ValueError, TypeError, OverflowError):
+            raise DecisionError("illegal", "dynamic_metadata holds a value that protobuf's Struct cannot") from None
+        before, _, after = response.SerializeToString().partition(_HOLE.encode())
+        return Answer(allowed, before, after)
+
+
+def _struct(value: dict[str, Any]) -> Struct:
+    struct = Struct()
+    struct.update(value)
+    return struct
+
+
+def _illegal(field: str, expected: str, got: object) -> DecisionError:
+    """The type of what was got, not its value: a decision may hold secrets."""
+    kind = {bool: "a boolean", int: "the number {}", float: "the number {}", str: "a string", list: "an array", dict: "an object"}
+    shown = "nothing" if got is None else kind.get(type(got), "something else").format(got)
+    return DecisionError("illegal", f"illegal decision: {field} must be {expected}, not {shown}")
+
+
+def _headers(decision: dict[str, Any], field: str) -> list[HeaderValueOption]:
+    """An object, or an array of objects; values strings or arrays of strings."""
+    given = decision.get(field, {})
+    result: list[HeaderValueOption] = []
+    for group in given if isinstance(given, list) else [given]:
+        if not isinstance(group, dict):
+            raise _illegal(field, "an object or an array of objects", group)
+        for name, value in group.items():
+            for text in value if isinstance(value, list) else [value]:
+                if not isinstance(text, str):
+                    raise _illegal(f"{field}[{name!r}]", "a string or an array of strings", text)
+                result.append(HeaderValueOption(header=HeaderValue(key=name, value=text)))
+    return result
+
+
+def _strings(decision: dict[str, Any], field: str) -> list[str]:
+    given = decision.get(field, [])
+    if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
+        raise _illegal(field, "an array of strings", given)
+    return given
+
+
+def _query_parameters(decision: dict[str, Any]) -> list[QueryParameter]:
+    given = decision.get("query_parameters_to_set", {})
+    if not isinstance(given, dict):
+        raise _illegal("query_parameters_to_set", "an object", given)
+    result = []
+    for name, value in given.items():
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str):
+                raise _illegal(f"query_parameters_to_set[{name!r}]", "a string or an array of strings", text)
+            result.append(QueryParameter(key=name, value=text))
+    return result

@@ -1,0 +1,87 @@
+"""Structured logs on standard error: `console` for people, `json` for machines. No token or secret gets through."""
+
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import structlog
+
+from mixer import config
+
+_SECRET_KEYS = re.compile(r"token|secret|password|authorization|cookie", re.IGNORECASE)
+_SECRET_TEXT = re.compile(
+    r"eyJ[\w-]{5,}\.[\w-]*\.[\w-]*"  # a JWT
+    r"|(?<=Bearer )\S+|(?<=Basic )\S+"
+    r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # user:password of a URL
+)
+
+
+def setup(settings: config.Logging) -> None:
+    """Send our events and those of the libraries through one chain. Call once, at start."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info if settings.format == "json" else _pass,
+        mask,
+    ]
+    renderer = (
+        structlog.processors.JSONRenderer()
+        if settings.format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(settings.level.upper())
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.level.upper())),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _pass(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return event
+
+
+def mask(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Values under a secret's name, and text that looks like a token, become `***`."""
+    for key, value in event.items():
+        if key.startswith("_") or key == "exc_info":
+            continue
+        if _SECRET_KEYS.search(key):
+            event[key] = "***"
+        elif isinstance(value, str):
+            event[key] = _SECRET_TEXT.sub("***", value)
+    return event
+
+
+class Throttle:
+    """Lets one event of a kind through every `seconds`, and says how many it held back meanwhile."""
+
+    def __init__(self, seconds: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._held: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, kind: str) -> int | None:
+        """How many were held back since the last one of this `kind` (a constant), or None: hold this one back."""
+        now = self._clock()
+        until, held = self._held.get(kind, (0.0, 0))
+        if now < until:
+            self._held[kind] = (until, held + 1)
+            return None
+        self._held[kind] = (now + self._seconds, 0)
+        return held

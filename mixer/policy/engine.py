@@ -1,0 +1,56 @@
+"""The seam of policy engines."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """What a decision can read, so what its input must hold and what a cache key must cover.
+
+    `paths`: input paths, `("attributes", "request", "http", "method")`; the empty path is the whole input.
+    `uncacheable`: why an equal input may get another answer, "time.now_ns (authz.rego:12)"; empty if it cannot.
+    """
+
+    paths: frozenset[Path]
+    uncacheable: tuple[str, ...] = ()
+
+
+WHOLE_INPUT = frozenset({()})
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A decision as its JSON text, and until when an equal input gets the same one (Unix seconds; None: no end)."""
+
+    decision: str
+    valid_until: float | None = None
+
+
+class PolicyEngine(Protocol):
+    """Evaluates one decision over one input.
+
+    An engine is started and used on one event loop. `evaluate` may compute on the loop (embedded) or wait for
+    a server; it answers the decision as it is, of whatever shape, and raises
+    `DecisionError` — reason `undefined`: no rule gave a value; `evaluation`: the policy failed;
+    `unavailable`, `timeout`: the engine's server did not answer. It never answers for an evaluation that failed.
+    """
+
+    name: str
+    decision: str
+    revision: str  # of policies and data: 12 hex digits, or "" where the engine's server keeps them
+    references: References
+
+    async def start(self) -> None:
+        """Load or connect. Raises `PolicyError` for policies that cannot be used, `StartError` for a server away."""
+
+    async def evaluate(self, document: bytes, timeout: float | None) -> Evaluation:
+        """Evaluate over `document` (JSON) within `timeout` seconds."""
+
+    async def ready(self) -> str | None:
+        """Why the engine cannot decide now, or None."""
+
+    async def close(self) -> None:
+        """Give back connections."""

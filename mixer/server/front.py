@@ -1,0 +1,50 @@
+"""The seam of gRPC fronts, and what a front serves."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from google.protobuf.message import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """A unary method: `call` gets the parsed request and the seconds left (None: no deadline), and answers bytes."""
+
+    service: str  # "envoy.service.auth.v3.Authorization"
+    name: str  # "Check"
+    request: type[Message]
+    call: Callable[[Any, float | None], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStream:
+    """A method that reads a stream; its answer, sent when `call` returns, is always the empty message."""
+
+    service: str
+    name: str
+    request: type[Message]
+    call: Callable[[AsyncIterator[Any]], Awaitable[None]]
+
+
+Method = Unary | ClientStream
+
+
+class Front(Protocol):
+    """Serves methods and gRPC health (`grpc.health.v1`) on one address.
+
+    Errors of ours become gRPC status as `server.status` says; any other exception is INTERNAL, logged with its
+    trace and told to the client without it. A message that is no valid protobuf is INVALID_ARGUMENT. Calls and
+    their durations are counted.
+    """
+
+    address: str  # with the bound port once started, also where port 0 was asked for
+
+    async def start(self) -> None:
+        """Bind and serve. Raises `StartError` where the address cannot be had (it is never shared)."""
+
+    async def drain(self, timeout: float) -> None:
+        """Health to NOT_SERVING, refuse new calls, answer those in flight, end quiet streams; at most `timeout` s."""
+
+
+Methods = Sequence[Method]
