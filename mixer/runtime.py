@@ -1,0 +1,200 @@
+"""Settings into a running whole: the only module that names concrete backends.
+
+Backends are imported when the settings name them, which keeps an idle process small.
+"""
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Literal
+
+from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from mixer import config
+from mixer.authz.service import CheckService
+from mixer.metrics import Metrics
+from mixer.policy.cache import DecisionCache
+from mixer.policy.engine import PolicyEngine
+from mixer.ratelimit import limits as limits_files
+from mixer.ratelimit.counters import Counters
+from mixer.ratelimit.service import QuotaService
+from mixer.server.front import ClientStream, Front, Method, Methods, Unary
+from mixer.telemetry.service import ReportService
+from mixer.telemetry.sink import Sink
+
+Role = Literal["all", "check", "report"]
+
+
+def _embedded(settings: config.Policy) -> PolicyEngine:
+    from mixer.policy.regorus import EmbeddedEngine
+
+    return EmbeddedEngine(settings)
+
+
+def _opa(settings: config.Policy) -> PolicyEngine:
+    from mixer.policy.opa import OpaEngine
+
+    return OpaEngine(settings)
+
+
+def _memory(_: config.RateLimits, metrics: Metrics) -> Counters:
+    from mixer.ratelimit.memory import MemoryCounters
+
+    return MemoryCounters(metrics)
+
+
+def _redis(settings: config.RateLimits, metrics: Metrics) -> Counters:
+    from mixer.ratelimit.redis import RedisCounters
+
+    return RedisCounters(settings.redis, metrics)
+
+
+def _kafka(settings: config.Sink, metrics: Metrics) -> Sink:
+    from mixer.telemetry.kafka import KafkaSink
+
+    assert isinstance(settings, config.KafkaSink)
+    return KafkaSink(settings, metrics)
+
+
+def _file(settings: config.Sink, metrics: Metrics) -> Sink:
+    from mixer.telemetry.file import FileSink
+
+    assert isinstance(settings, config.FileSink)
+    return FileSink(settings, metrics)
+
+
+def _native(settings: config.Listener, methods: Methods, metrics: Metrics) -> Front:
+    from mixer.server.native import NativeFront
+
+    return NativeFront(settings, methods, metrics)
+
+
+def _grpcio(settings: config.Listener, methods: Methods, metrics: Metrics) -> Front:
+    from mixer.server.grpcio import GrpcioFront
+
+    return GrpcioFront(settings, methods, metrics)
+
+
+ENGINES: dict[str, Callable[[config.Policy], PolicyEngine]] = {"embedded": _embedded, "opa": _opa}
+COUNTERS: dict[str, Callable[[config.RateLimits, Metrics], Counters]] = {"memory": _memory, "redis": _redis}
+SINKS: dict[str, Callable[[config.Sink, Metrics], Sink]] = {"kafka": _kafka, "file": _file}
+FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {"native": _native, "grpcio": _grpcio}
+
+
+@dataclass
+class Runtime:
+    """The services of one role, their backends, and the fronts that serve them."""
+
+    settings: config.Config
+    role: Role
+    registry: CollectorRegistry
+    metrics: Metrics
+    engine: PolicyEngine | None = None
+    counters: Counters | None = None
+    sinks: list[Sink] = field(default_factory=list)
+    fronts: dict[str, Front] = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, settings: config.Config, role: Role, revision: str) -> "Runtime":
+        """Nothing is opened yet. `revision`: of the settings file."""
+        registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+        metrics = Metrics(registry)
+        metrics.build.info(
+            {"version": version("mixer"), "python": platform.python_version(), "grpcio": version("grpcio")}
+        )
+        metrics.settings.info({"revision": revision})
+        return cls(settings, role, registry, metrics)
+
+    async def start(self) -> None:
+        """Open backends, then serve. Raises `LoadError` or `StartError`; what was opened is then for `close`."""
+        listeners = self.settings.listeners
+        if self.role in ("all", "check"):
+            check = await self._check_methods()
+            self.fronts["check"] = FRONTS[listeners.check.server](listeners.check, check, self.metrics)
+        if self.role in ("all", "report"):
+            report = await self._report_methods()
+            self.fronts["report"] = FRONTS[listeners.report.server](listeners.report, report, self.metrics)
+        for front in self.fronts.values():
+            await front.start()
+
+    async def _check_methods(self) -> Methods:
+        methods: list[Method] = []
+        if (policy := self.settings.policy) is not None:
+            self.engine = ENGINES[policy.engine](policy)
+            await self.engine.start()
+            self.metrics.policy.info(
+                {"engine": self.engine.name, "decision": self.engine.decision, "revision": self.engine.revision}
+            )
+            cache = None
+            if policy.cache is not None and not self.engine.references.uncacheable:
+                cache = DecisionCache(policy.cache.max_entries, policy.cache.ttl, self.metrics)
+            check = CheckService(self.engine, cache, self.metrics)
+            methods.append(Unary("envoy.service.auth.v3.Authorization", "Check", CheckRequest, check.check))
+        if (rate_limits := self.settings.rate_limits) is not None:
+            limits = limits_files.load(rate_limits.paths, rate_limits.merge_domain_config)
+            self.counters = COUNTERS[rate_limits.counters](rate_limits, self.metrics)
+            await self.counters.start()
+            quota = QuotaService(limits, self.counters, rate_limits, self.metrics, time.time)
+            service = "envoy.service.ratelimit.v3.RateLimitService"
+            methods.append(Unary(service, "ShouldRateLimit", RateLimitRequest, quota.should_rate_limit))
+        return methods
+
+    async def _report_methods(self) -> Methods:
+        from mixer.telemetry.prometheus import PrometheusSink
+
+        telemetry = self.settings.telemetry
+        self.sinks = [PrometheusSink(telemetry.max_series, self.metrics)]
+        self.sinks += [SINKS[sink.type](sink, self.metrics) for sink in telemetry.sinks]
+        for sink in self.sinks:
+            await sink.start()
+        report = ReportService(self.sinks, self.metrics, time.time)
+        service = "envoy.service.accesslog.v3.AccessLogService"
+        return [ClientStream(service, "StreamAccessLogs", StreamAccessLogsMessage, report.stream)]
+
+    async def not_ready(self) -> list[str]:
+        """Why this process should get no traffic now."""
+        reasons = [await self.engine.ready()] if self.engine else []
+        reasons += [self.counters.ready()] if self.counters else []
+        reasons += [sink.ready() for sink in self.sinks]
+        return [reason for reason in reasons if reason is not None]
+
+    async def close(self, timeout: float) -> None:
+        """Drain the fronts, then flush the sinks and give back connections; `timeout` seconds in all."""
+        loop_time = time.monotonic
+        end = loop_time() + timeout
+        for front in self.fronts.values():
+            await front.drain(max(0.1, (end - loop_time()) / 2))
+        for sink in self.sinks:
+            await sink.close(max(0.1, end - loop_time()))
+        if self.counters is not None:
+            await self.counters.close()
+        if self.engine is not None:
+            await self.engine.close()
+
+
+async def validate(settings: config.Config) -> list[str]:
+    """Load what the settings name, without serving or connecting: a line each on what was found. Raises `LoadError`."""
+    lines: list[str] = []
+    if (policy := settings.policy) is not None:
+        if policy.engine == "embedded":
+            engine = ENGINES["embedded"](policy)
+            await engine.start()
+            reads = ", ".join(".".join(("input", *path)) for path in sorted(engine.references.paths)) or "nothing of the input"
+            lines.append(f"policy: {policy.decision}, revision {engine.revision}; reads {reads}")
+            if engine.references.uncacheable:
+                lines.append(f"decision cache: off, since the policy calls {', '.join(engine.references.uncacheable)}")
+        else:
+            lines.append(f"policy: {policy.decision}, decided by OPA at {policy.opa.url}")
+            if policy.paths:
+                lines.append("policy.paths: not read with engine: opa; the server has its own policies")
+    if (rate_limits := settings.rate_limits) is not None:
+        limits = limits_files.load(rate_limits.paths, rate_limits.merge_domain_config)
+        lines.append(f"rate limits: {limits.summary()}")
+    return lines
