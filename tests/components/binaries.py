@@ -24,7 +24,11 @@ RATELIMIT_VERSION = "v1.4.1-0.20260122083618-3fb702589d36"  # it makes no releas
 
 
 class ComponentError(Exception):
-    """A component is not on this machine; the message says how to get it."""
+    """A component cannot be had; the message says what to do."""
+
+
+class AbsentError(ComponentError):
+    """A component is not on this machine, and `python -m tests.components` may bring it."""
 
 
 def cache_folder() -> Path:
@@ -94,7 +98,7 @@ def java() -> Path:
             return of_home
     if found := _on_path("java", JAVA_LEAST, "-version"):
         return found
-    raise ComponentError(
+    raise AbsentError(
         f"Java {JAVA_LEAST[0]} or newer, which runs Kafka, is neither in JAVA_HOME nor on PATH; "
         "on Debian: apt install default-jdk-headless"
     )
@@ -146,4 +150,4 @@ def _executable(path: Path) -> Path | None:
 
 
 def _absent(what: str, command: str, variable: str) -> NoReturn:
-    raise ComponentError(f"{what} is not on this machine: run `{command}`, or set {variable}")
+    raise AbsentError(f"{what} is not on this machine: run `{command}`, or set {variable}")
