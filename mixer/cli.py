@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mixer",
-        description="The policy and telemetry service that Envoy proxies call: Check (ext_authz), Quota (rate limits), Report (access logs).",
+        description="The policy and telemetry service that Envoy proxies call:\n"
+        "Check (ext_authz), Quota (rate limits), Report (access logs).",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -51,12 +52,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.set_defaults(run=_serve)
 
-    validate = commands.add_parser("validate", help="check settings, policies and limits", description=_validate.__doc__)
+    validate = commands.add_parser(
+        "validate", help="check settings, policies and limits", description=_validate.__doc__
+    )
     _config_option(validate)
     validate.set_defaults(run=_validate)
 
     demo = commands.add_parser("demo", help="see it work behind a real Envoy", description=_demo.__doc__)
-    demo.add_argument("--once", action="store_true", help="end after the sample traffic; exit code 0 only if all came out right")
+    demo.add_argument(
+        "--once",
+        action="store_true",
+        help="end after the sample traffic; exit code 0 only if all came out right",
+    )
     demo.set_defaults(run=_demo)
 
     version = commands.add_parser("version", help="print the version")
@@ -65,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="the settings, a YAML file")
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, required=True, help="the settings, a YAML file"
+    )
 
 
 def _serve(options: argparse.Namespace) -> int:

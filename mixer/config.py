@@ -282,7 +282,9 @@ def load(path: Path, env: Mapping[str, str] = os.environ) -> Config:
     if document is None:
         document = {}
     if not isinstance(document, dict):
-        raise SettingsError([Problem(file, "", "a mapping of sections (listeners, policy, …)", _show(document))])
+        raise SettingsError(
+            [Problem(file, "", "a mapping of sections (listeners, policy, …)", _show(document))]
+        )
     missing: list[Problem] = []
     expanded = _expand(document, env, file, (), missing)
     problems = missing
@@ -298,7 +300,9 @@ def load(path: Path, env: Mapping[str, str] = os.environ) -> Config:
     return _anchored(config, path.resolve().parent)
 
 
-def _expand(value: Any, env: Mapping[str, str], file: str, at: tuple[str | int, ...], missing: list[Problem]) -> Any:
+def _expand(
+    value: Any, env: Mapping[str, str], file: str, at: tuple[str | int, ...], missing: list[Problem]
+) -> Any:
     if isinstance(value, dict):
         return {key: _expand(item, env, file, (*at, str(key)), missing) for key, item in value.items()}
     if isinstance(value, list):
@@ -307,7 +311,8 @@ def _expand(value: Any, env: Mapping[str, str], file: str, at: tuple[str | int, 
         return value
 
     def replace(match: re.Match[str]) -> str:
-        name, default = match[1], match[2]
+        name = match[1]
+        default: str | None = match[2]
         if (found := env.get(name, default)) is None:
             hint = f'set it, or give a default: "${{{name}:-…}}"'
             missing.append(Problem(file, _key_path(at), f"environment variable {name} is not set; {hint}"))
@@ -363,7 +368,9 @@ def _problems(error: ValidationError, file: str, document: Any) -> list[Problem]
         at, got, siblings = _locate(document, item["loc"])
         kind, context = item["type"], item.get("ctx", {})
         if kind == "extra_forbidden":
-            problems.append(Problem(file, _key_path(at), _unknown_key(str(at[-1]), item["loc"][:-1], siblings)))
+            problems.append(
+                Problem(file, _key_path(at), _unknown_key(str(at[-1]), item["loc"][:-1], siblings))
+            )
             continue
         if kind in ("value_error", "assertion_error"):
             expected = str(context["error"])
@@ -371,19 +378,25 @@ def _problems(error: ValidationError, file: str, document: Any) -> list[Problem]
             expected = context["expected"].replace("'", "")
         elif kind == "union_tag_invalid":
             at = (*at, "type")
-            expected = " or ".join(tag.strip(" \'") for tag in context["expected_tags"].split(","))
+            expected = " or ".join(tag.strip(" '") for tag in context["expected_tags"].split(","))
             got = context["tag"]
         elif kind == "union_tag_not_found":
             at, expected, got = (*at, "type"), "kafka or file", None
         elif kind == "string_pattern_mismatch":
             expected = f"text that matches {context['pattern']}"
         elif kind in ("greater_than", "greater_than_equal"):
-            expected = f"a number above {context['gt']}" if kind == "greater_than" else f"at least {context['ge']}"
+            expected = (
+                f"a number above {context['gt']}" if kind == "greater_than" else f"at least {context['ge']}"
+            )
         elif kind == "too_short":
             expected = f"at least {context['min_length']} entry"
         else:
             expected = _EXPECTED.get(kind, item["msg"])
-        shown = "a value that is kept secret" if at and at[-1] in _SECRET_KEYS and _has_secret(got) else _show(got)
+        shown = (
+            "a value that is kept secret"
+            if at and at[-1] in _SECRET_KEYS and _has_secret(got)
+            else _show(got)
+        )
         problems.append(Problem(file, _key_path(at), expected, shown))
     return problems
 
@@ -421,7 +434,11 @@ def _unknown_key(key: str, section: tuple[str | int, ...], siblings: dict[str, A
             return "unknown key"
     known = [name for name in model.model_fields if name not in siblings]
     close = difflib.get_close_matches(key, known, n=1)
-    return f'unknown key; did you mean "{close[0]}"?' if close else f"unknown key; known here: {', '.join(sorted(model.model_fields))}"
+    return (
+        f'unknown key; did you mean "{close[0]}"?'
+        if close
+        else f"unknown key; known here: {', '.join(sorted(model.model_fields))}"
+    )
 
 
 def _section(model: Any, part: str | int) -> Any:
@@ -464,16 +481,26 @@ def _combinations(config: Config, file: str) -> list[Problem]:
     for name in ("check", "report", "admin"):
         address = getattr(listeners, name).address
         if not address.endswith(":0") and address in addresses:
-            refuse(f"listeners.{name}.address", f"{address} is taken by listeners.{addresses[address]}; give each its own")
+            refuse(
+                f"listeners.{name}.address",
+                f"{address} is taken by listeners.{addresses[address]}; give each its own",
+            )
         addresses.setdefault(address, name)
     for name in ("check", "report"):
         listener: Listener = getattr(listeners, name)
         if listener.tls is not None and listener.server == "native":
-            refuse(f"listeners.{name}.tls", "the native server has no TLS; set server: grpcio for this listener")
+            refuse(
+                f"listeners.{name}.tls", "the native server has no TLS; set server: grpcio for this listener"
+            )
     if config.policy is not None and config.policy.engine == "embedded" and not config.policy.paths:
-        refuse("policy.paths", "the embedded engine needs at least one .rego file or folder; or use engine: opa")
+        refuse(
+            "policy.paths", "the embedded engine needs at least one .rego file or folder; or use engine: opa"
+        )
     if limits is not None and not limits.paths:
-        refuse("rate_limits.paths", "at least one limits file or folder is needed; leave rate_limits out to switch Quota off")
+        refuse(
+            "rate_limits.paths",
+            "at least one limits file or folder is needed; leave rate_limits out to switch Quota off",
+        )
     return problems
 
 

@@ -23,7 +23,11 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.file}: {self.path}" if self.path else self.file
-        return f"{where}: {self.expected}" if self.got is None else f"{where}: expected {self.expected}, got {self.got}"
+        return (
+            f"{where}: {self.expected}"
+            if self.got is None
+            else f"{where}: expected {self.expected}, got {self.got}"
+        )
 
 
 class LoadError(MixerError):

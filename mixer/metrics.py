@@ -21,36 +21,63 @@ class Metrics:
 
         # Calls answered, by gRPC method ("Check") and code ("OK"). UNAVAILABLE: look at the error counters
         # below; INVALID_ARGUMENT: the caller's filter is set up wrongly; DEADLINE_EXCEEDED: Envoy gave up first.
-        self.calls = Counter("mixer_calls", "Calls answered, by method and gRPC code.", ("method", "code"), registry=registry)
+        self.calls = Counter(
+            "mixer_calls", "Calls answered, by method and gRPC code.", ("method", "code"), registry=registry
+        )
         # Time from a call's decoding to its answer. If it grows with load, add a worker; if not, look at the
         # engine's and the counters' backends.
         self.call_seconds = Histogram(
-            "mixer_call_duration_seconds", "Time to answer a call.", ("method",), buckets=CALL_BUCKETS, registry=registry
+            "mixer_call_duration_seconds",
+            "Time to answer a call.",
+            ("method",),
+            buckets=CALL_BUCKETS,
+            registry=registry,
         )
         # Calls being answered now. Near Envoy's circuit breaker (1,024 requests): too slow or too few workers.
-        self.calls_in_flight = Gauge("mixer_calls_in_flight", "Calls being answered.", ("method",), registry=registry)
+        self.calls_in_flight = Gauge(
+            "mixer_calls_in_flight", "Calls being answered.", ("method",), registry=registry
+        )
 
         # Decisions by outcome (allowed, denied). A jump of denied: look at `mixer.decision.reason` of the records.
         self.decisions = Counter("mixer_decisions", "Decisions, by outcome.", ("outcome",), registry=registry)
         # Decisions that could not be made, by reason (undefined, illegal, evaluation, timeout, unavailable).
         # The log names the rule and line; Envoy's failure mode decided meanwhile.
-        self.engine_errors = Counter("mixer_engine_errors", "Failed decisions, by reason.", ("engine", "reason"), registry=registry)
+        self.engine_errors = Counter(
+            "mixer_engine_errors", "Failed decisions, by reason.", ("engine", "reason"), registry=registry
+        )
         # Time of one evaluation by the engine, cache hits not counted.
         self.evaluation_seconds = Histogram(
-            "mixer_evaluation_duration_seconds", "Time of one evaluation.", ("engine",), buckets=CALL_BUCKETS, registry=registry
+            "mixer_evaluation_duration_seconds",
+            "Time of one evaluation.",
+            ("engine",),
+            buckets=CALL_BUCKETS,
+            registry=registry,
         )
         # Decision cache by outcome (hit, miss, bypass). All bypass: the policy reads the clock or chance
         # (`mixer validate` says so); few hits: it reads a field that differs in every request.
-        self.cache_lookups = Counter("mixer_decision_cache_lookups", "Decision cache lookups, by outcome.", ("outcome",), registry=registry)
+        self.cache_lookups = Counter(
+            "mixer_decision_cache_lookups",
+            "Decision cache lookups, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
         # Entries now; at its bound, and with evictions, raise policy.cache.max_entries.
-        self.cache_entries = Gauge("mixer_decision_cache_entries", "Entries in the decision cache.", registry=registry)
-        self.cache_evictions = Counter("mixer_decision_cache_evictions", "Entries evicted to make room.", registry=registry)
+        self.cache_entries = Gauge(
+            "mixer_decision_cache_entries", "Entries in the decision cache.", registry=registry
+        )
+        self.cache_evictions = Counter(
+            "mixer_decision_cache_evictions", "Entries evicted to make room.", registry=registry
+        )
 
-        # Descriptors judged, by outcome (ok, over_limit, shadow, unlimited, no_limit). Much no_limit: Envoy's descriptors and
-        # the limits file do not fit together.
-        self.quota_descriptors = Counter("mixer_quota_descriptors", "Descriptors judged, by outcome.", ("outcome",), registry=registry)
+        # Descriptors judged, by outcome (ok, over_limit, shadow, unlimited, no_limit). Much no_limit: Envoy's
+        # descriptors and the limits file do not fit together.
+        self.quota_descriptors = Counter(
+            "mixer_quota_descriptors", "Descriptors judged, by outcome.", ("outcome",), registry=registry
+        )
         # Counter calls that failed, by reason (unavailable, timeout, script). Look at Redis.
-        self.counter_errors = Counter("mixer_counter_errors", "Failed counter calls, by reason.", ("store", "reason"), registry=registry)
+        self.counter_errors = Counter(
+            "mixer_counter_errors", "Failed counter calls, by reason.", ("store", "reason"), registry=registry
+        )
         # Calls that shared one round trip to the counters. Rises with load, which is right.
         self.counter_batch = Histogram(
             "mixer_counter_batch_size", "Calls in one round trip to the counters.", ("store",),
@@ -58,25 +85,45 @@ class Metrics:
         )  # fmt: skip
 
         # Access-log entries received, by kind (http, tcp).
-        self.entries = Counter("mixer_report_entries", "Access-log entries received, by kind.", ("kind",), registry=registry)
+        self.entries = Counter(
+            "mixer_report_entries", "Access-log entries received, by kind.", ("kind",), registry=registry
+        )
         # Streams open now; one per Envoy worker thread and logger.
         self.streams = Gauge("mixer_report_streams", "Access-log streams open.", registry=registry)
         # Streams by how they ended (closed, cancelled, error). Envoy may have lost entries with each not closed.
-        self.streams_ended = Counter("mixer_report_streams_ended", "Access-log streams ended, by how.", ("how",), registry=registry)
+        self.streams_ended = Counter(
+            "mixer_report_streams_ended", "Access-log streams ended, by how.", ("how",), registry=registry
+        )
         # Records a sink has made durable (Kafka: acknowledged; file: written).
-        self.sink_records = Counter("mixer_sink_records", "Records delivered, by sink.", ("sink",), registry=registry)
+        self.sink_records = Counter(
+            "mixer_sink_records", "Records delivered, by sink.", ("sink",), registry=registry
+        )
         # Records lost, by reason (buffer_full, too_large, delivery, shutdown). buffer_full: the sink is slower
         # than the traffic or away: raise buffer.max_records, or look at the broker.
-        self.sink_dropped = Counter("mixer_sink_dropped", "Records dropped, by sink and reason.", ("sink", "reason"), registry=registry)
+        self.sink_dropped = Counter(
+            "mixer_sink_dropped",
+            "Records dropped, by sink and reason.",
+            ("sink", "reason"),
+            registry=registry,
+        )
         # Records that wait for a sink, and the bound of that buffer.
-        self.sink_buffered = Gauge("mixer_sink_buffered", "Records waiting, by sink.", ("sink",), registry=registry)
-        self.sink_capacity = Gauge("mixer_sink_buffer_capacity", "Records a sink's buffer can hold.", ("sink",), registry=registry)
+        self.sink_buffered = Gauge(
+            "mixer_sink_buffered", "Records waiting, by sink.", ("sink",), registry=registry
+        )
+        self.sink_capacity = Gauge(
+            "mixer_sink_buffer_capacity", "Records a sink's buffer can hold.", ("sink",), registry=registry
+        )
         # Label sets that went into a metric's overflow series. Raise telemetry.max_series, or drop a label.
         self.series_overflow = Counter(
-            "mixer_series_overflow", "Samples counted in the overflow series, by metric.", ("metric",), registry=registry
+            "mixer_series_overflow",
+            "Samples counted in the overflow series, by metric.",
+            ("metric",),
+            registry=registry,
         )
 
         # What runs: version, and the first 12 hex digits of the SHA-256 over the settings file.
         self.build = Info("mixer_build", "Version of Mixer and of its parts.", registry=registry)
         self.settings = Info("mixer_settings", "Revision of the settings in use.", registry=registry)
-        self.policy = Info("mixer_policy", "Engine, decision and revision of the policy in use.", registry=registry)
+        self.policy = Info(
+            "mixer_policy", "Engine, decision and revision of the policy in use.", registry=registry
+        )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal
 
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
@@ -54,17 +54,15 @@ def _redis(settings: config.RateLimits, metrics: Metrics) -> Counters:
     return RedisCounters(settings.redis, metrics)
 
 
-def _kafka(settings: config.Sink, metrics: Metrics) -> Sink:
+def _kafka(settings: Any, metrics: Metrics) -> Sink:
     from mixer.telemetry.kafka import KafkaSink
 
-    assert isinstance(settings, config.KafkaSink)
     return KafkaSink(settings, metrics)
 
 
-def _file(settings: config.Sink, metrics: Metrics) -> Sink:
+def _file(settings: Any, metrics: Metrics) -> Sink:
     from mixer.telemetry.file import FileSink
 
-    assert isinstance(settings, config.FileSink)
     return FileSink(settings, metrics)
 
 
@@ -82,8 +80,11 @@ def _grpcio(settings: config.Listener, methods: Methods, metrics: Metrics) -> Fr
 
 ENGINES: dict[str, Callable[[config.Policy], PolicyEngine]] = {"embedded": _embedded, "opa": _opa}
 COUNTERS: dict[str, Callable[[config.RateLimits, Metrics], Counters]] = {"memory": _memory, "redis": _redis}
-SINKS: dict[str, Callable[[config.Sink, Metrics], Sink]] = {"kafka": _kafka, "file": _file}
-FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {"native": _native, "grpcio": _grpcio}
+SINKS: dict[str, Callable[[Any, Metrics], Sink]] = {"kafka": _kafka, "file": _file}
+FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
+    "native": _native,
+    "grpcio": _grpcio,
+}
 
 
 @dataclass
@@ -130,7 +131,11 @@ class Runtime:
             self.engine = ENGINES[policy.engine](policy)
             await self.engine.start()
             self.metrics.policy.info(
-                {"engine": self.engine.name, "decision": self.engine.decision, "revision": self.engine.revision}
+                {
+                    "engine": self.engine.name,
+                    "decision": self.engine.decision,
+                    "revision": self.engine.revision,
+                }
             )
             cache = None
             if policy.cache is not None and not self.engine.references.uncacheable:
@@ -186,10 +191,15 @@ async def validate(settings: config.Config) -> list[str]:
         if policy.engine == "embedded":
             engine = ENGINES["embedded"](policy)
             await engine.start()
-            reads = ", ".join(".".join(("input", *path)) for path in sorted(engine.references.paths)) or "nothing of the input"
+            reads = (
+                ", ".join(".".join(("input", *path)) for path in sorted(engine.references.paths))
+                or "nothing of the input"
+            )
             lines.append(f"policy: {policy.decision}, revision {engine.revision}; reads {reads}")
             if engine.references.uncacheable:
-                lines.append(f"decision cache: off, since the policy calls {', '.join(engine.references.uncacheable)}")
+                lines.append(
+                    f"decision cache: off, since the policy calls {', '.join(engine.references.uncacheable)}"
+                )
         else:
             lines.append(f"policy: {policy.decision}, decided by OPA at {policy.opa.url}")
             if policy.paths:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from email.message import Message
 from email.parser import BytesParser
 from typing import Any
 
@@ -58,8 +57,8 @@ def _multipart(text: str, content_type: str) -> dict[str, list[Any]] | None:
     if not message.is_multipart() or message.defects:
         raise BadRequestError("the body is not multipart/form-data")
     values: dict[str, list[Any]] = {}
-    for part in message.get_payload():
-        assert isinstance(part, Message)
+    parts: Any = message.get_payload()
+    for part in parts:
         name = part.get_param("name", header="content-disposition")
         if not isinstance(name, str) or not name or part.get_content_disposition() != "form-data":
             continue
@@ -71,7 +70,9 @@ def _multipart(text: str, content_type: str) -> dict[str, list[Any]] | None:
 
 _PARSERS = {
     "application/json": _json,
-    "application/grpc": lambda _text, _type: None,  # needs a descriptor set; without one the plugin gives null too
+    "application/grpc": lambda _text, _type: (
+        None
+    ),  # needs a descriptor set; without one the plugin gives null too
     "application/x-www-form-urlencoded": _form,
     "multipart/form-data": _multipart,
 }

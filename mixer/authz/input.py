@@ -30,10 +30,19 @@ class InputBuilder:
         tree = _tree(paths)
         self._whole = not tree
         self._attributes = (
-            _message(AttributeContext.DESCRIPTOR, tree.get("attributes", {})) if self._wants(tree, "attributes") else None
+            _message(AttributeContext.DESCRIPTOR, tree.get("attributes", {}))
+            if self._wants(tree, "attributes")
+            else None
         )
         self._header_names = _header_names(tree)
-        for name in ("version", "parsed_path", "parsed_query", "parsed_body", "truncated_body", "source_principal"):
+        for name in (
+            "version",
+            "parsed_path",
+            "parsed_query",
+            "parsed_body",
+            "truncated_body",
+            "source_principal",
+        ):
             setattr(self, f"_{name}", self._wants(tree, name))
 
     _version: bool
@@ -131,16 +140,19 @@ def _message(descriptor: Descriptor, tree: Tree) -> Converter:
     return convert
 
 
-def _step(field: FieldDescriptor, tree: Tree) -> tuple[str, Converter]:
+def _step(field: FieldDescriptor, tree: Tree) -> tuple[str, Converter]:  # noqa: PLR0911 (a case each)
     """How one field is read: None where it is unset or at its default."""
     name = field.name
     if field.is_repeated and not _is_map(field):
         element = _element(field)
         return field.json_name, lambda message: [element(item) for item in getattr(message, name)] or None
     if _is_map(field):
-        element = _element(field.message_type.fields_by_name["value"])
+        element = _map_element(field)
         if not tree:
-            return field.json_name, lambda message: {key: element(item) for key, item in getattr(message, name).items()} or None
+            return (
+                field.json_name,
+                lambda message: {key: element(item) for key, item in getattr(message, name).items()} or None,
+            )
         wanted = tuple(tree)
 
         def read_map(message: Any) -> dict[str, Any] | None:
@@ -150,10 +162,16 @@ def _step(field: FieldDescriptor, tree: Tree) -> tuple[str, Converter]:
         return field.json_name, read_map
     if field.message_type is not None:
         convert = _message(field.message_type, tree)
-        return field.json_name, lambda message: convert(getattr(message, name)) if message.HasField(name) else None
+        return (
+            field.json_name,
+            lambda message: convert(getattr(message, name)) if message.HasField(name) else None,
+        )
     if field.has_presence:
         scalar = _element(field)
-        return field.json_name, lambda message: scalar(getattr(message, name)) if message.HasField(name) else None
+        return (
+            field.json_name,
+            lambda message: scalar(getattr(message, name)) if message.HasField(name) else None,
+        )
     if field.type == FieldDescriptor.TYPE_BYTES:
         return field.json_name, lambda message: _bytes(value) if (value := getattr(message, name)) else None
     return field.json_name, lambda message: getattr(message, name) or None
@@ -161,6 +179,11 @@ def _step(field: FieldDescriptor, tree: Tree) -> tuple[str, Converter]:
 
 def _is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def _map_element(field: FieldDescriptor) -> Converter:
+    assert field.message_type is not None  # noqa: S101 (for the type checker; a map has one)
+    return _element(field.message_type.fields_by_name["value"])
 
 
 def _element(field: FieldDescriptor) -> Converter:
@@ -182,7 +205,7 @@ def _whole(message: Message) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for field, value in message.ListFields():
         if _is_map(field):
-            element = _element(field.message_type.fields_by_name["value"])
+            element = _map_element(field)
             result[field.json_name] = {str(key): element(item) for key, item in value.items()}
         elif field.is_repeated:
             element = _element(field)

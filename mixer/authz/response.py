@@ -80,7 +80,9 @@ class Answers:
             status = value.get("http_status", StatusCode.Forbidden)
             if isinstance(status, bool) or not isinstance(status, int) or status not in _KNOWN_STATUS:
                 raise _illegal("http_status", "a whole number that Envoy knows as an HTTP status", status)
-            response.denied_response.CopyFrom(DeniedHttpResponse(status=HttpStatus(code=status), headers=headers, body=body))
+            response.denied_response.CopyFrom(
+                DeniedHttpResponse(status=HttpStatus(code=status), headers=headers, body=body)
+            )
         return self._answer(response, allowed, metadata, cache)
 
     def bad_request(self, message: str) -> Answer:
@@ -92,14 +94,18 @@ class Answers:
         response.denied_response.body = message
         return self._answer(response, False, {"reason": "request_malformed"}, "off")
 
-    def _answer(self, response: CheckResponse, allowed: bool, metadata: dict[str, Any] | None, cache: str) -> Answer:
+    def _answer(
+        self, response: CheckResponse, allowed: bool, metadata: dict[str, Any] | None, cache: str
+    ) -> Answer:
         filled = dict(metadata or ())
         filled["mixer"] = {**self._mixer, "cache": cache}
         filled["decision_id"] = _HOLE
         try:
             response.dynamic_metadata.CopyFrom(_struct(filled))
         except (ValueError, TypeError, OverflowError):
-            raise DecisionError("illegal", "dynamic_metadata holds a value that protobuf's Struct cannot") from None
+            raise DecisionError(
+                "illegal", "dynamic_metadata holds a value that protobuf's Struct cannot"
+            ) from None
         before, _, after = response.SerializeToString().partition(_HOLE.encode())
         return Answer(allowed, before, after)
 
@@ -112,7 +118,14 @@ def _struct(value: dict[str, Any]) -> Struct:
 
 def _illegal(field: str, expected: str, got: object) -> DecisionError:
     """The type of what was got, not its value: a decision may hold secrets."""
-    kind = {bool: "a boolean", int: "the number {}", float: "the number {}", str: "a string", list: "an array", dict: "an object"}
+    kind = {
+        bool: "a boolean",
+        int: "the number {}",
+        float: "the number {}",
+        str: "a string",
+        list: "an array",
+        dict: "an object",
+    }
     shown = "nothing" if got is None else kind.get(type(got), "something else").format(got)
     return DecisionError("illegal", f"illegal decision: {field} must be {expected}, not {shown}")
 

@@ -53,7 +53,13 @@ class CheckService:
         except DecisionError as error:
             self._errors.labels(self._engine.name, error.reason).inc()
             if (held := self._throttle(error.reason)) is not None:
-                log.warning("decision_failed", decision_id=decision_id, reason=error.reason, error=str(error), held_back=held)
+                log.warning(
+                    "decision_failed",
+                    decision_id=decision_id,
+                    reason=error.reason,
+                    error=str(error),
+                    held_back=held,
+                )
             raise
         (self._allowed if answer.allowed else self._denied).inc()
         return answer.with_id(decision_id)

@@ -31,7 +31,11 @@ def guarded_modules(modules: Iterable[Module], calls: Iterable[Call]) -> list[Mo
     for module in modules:
         source = module.source.encode()
         for call in sorted(by_file.get(module.file, ()), key=lambda call: call.start, reverse=True):
-            source = source[: call.start] + f"data.{PACKAGE}.{_name(call.name, call.arity)}".encode() + source[call.end :]
+            source = (
+                source[: call.start]
+                + f"data.{PACKAGE}.{_name(call.name, call.arity)}".encode()
+                + source[call.end :]
+            )
         result.append(Module(module.file, source.decode()))
     lines = [f"package {PACKAGE}", "import rego.v1"]
     for name, arity in needed:
@@ -42,7 +46,9 @@ def guarded_modules(modules: Iterable[Module], calls: Iterable[Call]) -> list[Mo
     return result
 
 
-def add_guards(engine: Engine, calls: Iterable[Call], supplied: dict[str, tuple[int, Callable[..., Any]]]) -> None:
+def add_guards(
+    engine: Engine, calls: Iterable[Call], supplied: dict[str, tuple[int, Callable[..., Any]]]
+) -> None:
     """Register the functions that the guards call: a list with the builtin's value, or an empty one."""
     for name, arity in {(call.name, call.arity) for call in calls if call.name not in _UNGUARDED}:
         function = supplied[name][1] if name in supplied else _native(name, arity)

@@ -16,7 +16,14 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
-from jwt.algorithms import AllowedPublicKeys, ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm, get_default_algorithms
+from jwt.algorithms import (
+    AllowedPublicKeys,
+    ECAlgorithm,
+    HMACAlgorithm,
+    OKPAlgorithm,
+    RSAAlgorithm,
+    get_default_algorithms,
+)
 from jwt.exceptions import PyJWTError
 
 from mixer.policy.builtins import BuiltinError
@@ -24,10 +31,21 @@ from mixer.policy.builtins import BuiltinError
 _ALGORITHMS = {
     name: algorithm
     for name, algorithm in get_default_algorithms().items()
-    if name in {f"{family}{bits}" for family in ("HS", "RS", "PS", "ES") for bits in (256, 384, 512)} | {"EdDSA"}
+    if name
+    in {f"{family}{bits}" for family in ("HS", "RS", "PS", "ES") for bits in (256, 384, 512)} | {"EdDSA"}
 }
-_KEY_TYPES: dict[str, type[Any]] = {"HS": bytes, "RS": rsa.RSAPublicKey, "PS": rsa.RSAPublicKey, "ES": ec.EllipticCurvePublicKey}
-_KEY_READERS = {"RSA": RSAAlgorithm, "EC": ECAlgorithm, "OKP": OKPAlgorithm, "oct": HMACAlgorithm}
+_KEY_TYPES: dict[str, type[Any]] = {
+    "HS": bytes,
+    "RS": rsa.RSAPublicKey,
+    "PS": rsa.RSAPublicKey,
+    "ES": ec.EllipticCurvePublicKey,
+}
+_KEY_READERS: dict[str, Any] = {
+    "RSA": RSAAlgorithm,
+    "EC": ECAlgorithm,
+    "OKP": OKPAlgorithm,
+    "oct": HMACAlgorithm,
+}
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*={0,2}")
 _MAX_NESTING = 8  # tokens in tokens; each is smaller, this only bounds the work
 _MEMO_TOKEN = 4096  # characters; longer tokens are decoded each time, so that a memo has a known size
@@ -80,7 +98,9 @@ class Jwt:
         if not isinstance(constraints, dict):
             raise BuiltinError("constraints must be an object")
         text, rules = _string(token), _Constraints.parse(constraints)
-        verified = (self._verified if len(text) <= _MEMO_TOKEN else _verified)(text, rules.cert, rules.secret, rules.alg)
+        verified = (self._verified if len(text) <= _MEMO_TOKEN else _verified)(
+            text, rules.cert, rules.secret, rules.alg
+        )
         if verified is None:
             return [False, {}, {}]
         header, payload = verified
@@ -110,7 +130,10 @@ class Jwt:
             "io.jwt.decode_verify": (2, self.decode_verify),
         }
         for alg in _ALGORITHMS:
-            table[f"io.jwt.verify_{alg.lower()}"] = (2, lambda token, key, alg=alg: self.verify(alg, token, key))
+            table[f"io.jwt.verify_{alg.lower()}"] = (
+                2,
+                lambda token, key, alg=alg: self.verify(alg, token, key),
+            )
         return table
 
 
@@ -179,7 +202,9 @@ def _fields(header: dict[str, Any]) -> dict[str, Any]:
     for name in ("alg", "kid", "typ", "cty"):
         if not isinstance(header.get(name, ""), str):
             raise BuiltinError(f"header {name} must be a string")
-    if "crit" in header and (not isinstance(header["crit"], list) or not any(isinstance(c, str) for c in header["crit"])):
+    if "crit" in header and (
+        not isinstance(header["crit"], list) or not any(isinstance(c, str) for c in header["crit"])
+    ):
         raise BuiltinError("header crit must be a list of strings")
     return header
 
@@ -200,13 +225,17 @@ def _inner(payload: bytes) -> str:
         raise BuiltinError("token part is not UTF-8") from None
 
 
-def _verified(text: str, cert: str | None, secret: str | None, alg: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+def _verified(
+    text: str, cert: str | None, secret: str | None, alg: str
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Header and claims of a token whose signature holds, None of one whose does not."""
     for _ in range(_MAX_NESTING):
         token = _parse(text)
         header = _fields(token.header)
         known = {"alg", "kid", "typ", "cty", "crit"}
-        if not header.get("alg") or any(name in header and name not in known for name in header.get("crit", ())):
+        if not header.get("alg") or any(
+            name in header and name not in known for name in header.get("crit", ())
+        ):
             return None
         if alg and alg != header["alg"]:
             return None
@@ -227,7 +256,9 @@ def _any_key(alg: str, token: Token, keys: tuple[Key, ...], header: dict[str, An
     kid = header.get("kid")
     if kid and (named := next((key for key in keys if key.kid == kid), None)):
         return _signature_ok(alg, named.key, token)
-    return any(_signature_ok(alg, key.key, token) for key in keys if not key.alg or key.alg == header.get("alg"))
+    return any(
+        _signature_ok(alg, key.key, token) for key in keys if not key.alg or key.alg == header.get("alg")
+    )
 
 
 def _signature_ok(alg: str, key: AllowedPublicKeys | bytes, token: Token) -> bool:
@@ -250,7 +281,7 @@ def _keys(certificate: str) -> tuple[Key, ...]:
                 return (Key("", "", load_pem_x509_certificate(certificate.encode()).public_key()),)  # type: ignore[arg-type]
             return (Key("", "", load_pem_public_key(certificate.encode())),)  # type: ignore[arg-type]
         document = orjson.loads(certificate)
-        entries = document["keys"] if "keys" in document else [document]
+        entries = document.get("keys", [document])
         keys = []
         for entry in entries:
             alg = entry.get("alg", "")

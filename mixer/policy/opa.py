@@ -33,7 +33,9 @@ class _Client(AsyncOpaClient):  # type: ignore[misc]
             return
         self._connector = aiohttp.UnixConnector(self._unix_path)
         timeout = aiohttp.ClientTimeout(total=self.timeout)
-        self._session = aiohttp.ClientSession(headers=self.headers, connector=self._connector, timeout=timeout)
+        self._session = aiohttp.ClientSession(
+            headers=self.headers, connector=self._connector, timeout=timeout
+        )
 
 
 def _client(settings: config.Opa) -> _Client:
@@ -74,13 +76,21 @@ class OpaEngine:
             async with asyncio.timeout(bound):
                 answer = await self._query(json.loads(document))
         except TimeoutError:
-            raise DecisionError("timeout", f"OPA at {self._url} did not answer within {bound:.3f} s") from None
+            raise DecisionError(
+                "timeout", f"OPA at {self._url} did not answer within {bound:.3f} s"
+            ) from None
         except aiohttp.ClientResponseError as error:
             if error.status >= 500:
-                raise DecisionError("evaluation", f"OPA failed to evaluate {self.decision}: HTTP {error.status}") from None
-            raise DecisionError("unavailable", f"OPA at {self._url} refused the query: HTTP {error.status}") from None
+                raise DecisionError(
+                    "evaluation", f"OPA failed to evaluate {self.decision}: HTTP {error.status}"
+                ) from None
+            raise DecisionError(
+                "unavailable", f"OPA at {self._url} refused the query: HTTP {error.status}"
+            ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise DecisionError("unavailable", f"OPA at {self._url} is away: {type(error).__name__}") from None
+            raise DecisionError(
+                "unavailable", f"OPA at {self._url} is away: {type(error).__name__}"
+            ) from None
         if "result" not in answer:
             raise DecisionError("undefined", f"decision {self.decision} is undefined for this request")
         return Evaluation(json.dumps(answer["result"]))

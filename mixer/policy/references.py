@@ -31,7 +31,9 @@ class Uses:
 
     paths: set[Path] = field(default_factory=set)
     calls: list[Call] = field(default_factory=list)  # of builtins
-    functions: list[Call] = field(default_factory=list)  # of the modules' own; the name is a path, "lib/jwt/claims"
+    functions: list[Call] = field(
+        default_factory=list
+    )  # of the modules' own; the name is a path, "lib/jwt/claims"
     rules: set[str] = field(default_factory=set)  # "envoy/authz/allow"
 
 

@@ -7,12 +7,14 @@ An engine of regorus belongs to the thread that made it, so it is made in `start
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import orjson
 import structlog
 
-os.environ["RUST_LIB_BACKTRACE"] = "0"  # regorus captures a backtrace with each error; 50 µs, and no use to anyone
+os.environ["RUST_LIB_BACKTRACE"] = (
+    "0"  # regorus captures a backtrace with each error; 50 µs, and no use to anyone
+)
 import regorus
 
 from mixer import config
@@ -72,7 +74,9 @@ class EmbeddedEngine:
         self._prints = any(call.name == "print" for call in uses.calls)
         self._compile()
         self.revision = loaded.revision
-        clocks = [f"{call.name} ({call.file}:{call.line})" for call in uses.calls if call.name in NONDETERMINISTIC]
+        clocks = [
+            f"{call.name} ({call.file}:{call.line})" for call in uses.calls if call.name in NONDETERMINISTIC
+        ]
         self.references = References(frozenset(uses.paths), tuple(clocks))
 
     def _analyse(self, loaded: Sources) -> Uses:
@@ -90,23 +94,34 @@ class EmbeddedEngine:
         if problems:
             raise PolicyError(problems)
         uses = analyse(asts)
+        if problems := list(self._unusable(uses)):
+            raise PolicyError(problems)
+        return uses
+
+    def _unusable(self, uses: Uses) -> Iterator[Problem]:
+        """What the modules use and this engine has not, or has wrong."""
         for call in uses.calls:
-            where = f"line {call.line}"
-            if call.name in DIFFERENT:
-                problems.append(Problem(call.file, where, f"the embedded engine answers {call.name} otherwise than OPA; {_OPA_RUNS_IT}"))
-            elif call.name not in NATIVE and call.name not in self._supplied:
-                problems.append(Problem(call.file, where, f"the embedded engine has no function {call.name}; if OPA has it, {_OPA_RUNS_IT}"))
+            where, name = f"line {call.line}", call.name
+            if name in DIFFERENT:
+                yield Problem(
+                    call.file, where, f"the embedded engine answers {name} otherwise than OPA; {_OPA_RUNS_IT}"
+                )
+            elif name not in NATIVE and name not in self._supplied:
+                yield Problem(
+                    call.file,
+                    where,
+                    f"the embedded engine has no function {name}; if OPA has it, {_OPA_RUNS_IT}",
+                )
         for call in uses.functions:
             if call.name not in uses.rules:
-                problems.append(Problem(call.file, f"line {call.line}", f"no module defines the function data.{call.name.replace('/', '.')}"))
+                name = "data." + call.name.replace("/", ".")
+                yield Problem(call.file, f"line {call.line}", f"no module defines the function {name}")
         if not any(rule == self.decision or rule.startswith(self.decision + "/") for rule in uses.rules):
             package = self.decision.rpartition("/")[0]
             near = sorted(rule for rule in uses.rules if rule.startswith(package + "/")) or sorted(uses.rules)
             files = ", ".join(str(path) for path in self._settings.paths)
-            problems.append(Problem(files, "", f'no rule gives the decision "{self.decision}"; rules there: {", ".join(near[:8])}'))
-        if problems:
-            raise PolicyError(problems)
-        return uses
+            there = ", ".join(near[:8])
+            yield Problem(files, "", f'no rule gives the decision "{self.decision}"; rules there: {there}')
 
     def _compile(self) -> None:
         """regorus compiles at the first evaluation; what that finds is a mistake of the policy, not of a request."""

@@ -76,12 +76,20 @@ def _add(
     data: dict[str, Any], prefix: tuple[str, ...], file: Path, source: str, origin: dict[tuple[str, ...], str]
 ) -> list[Problem]:
     try:
-        document = orjson.loads(source) if file.suffix == ".json" else yaml.load(source, Loader=yaml.CSafeLoader)  # noqa: S506
+        document = (
+            orjson.loads(source) if file.suffix == ".json" else yaml.load(source, Loader=yaml.CSafeLoader)
+        )
     except orjson.JSONDecodeError as error:
         return [Problem(str(file), f"line {error.lineno}, column {error.colno}", f"is not JSON: {error.msg}")]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        return [Problem(str(file), f"line {mark.line + 1}" if mark else "", f"is not YAML: {getattr(error, 'problem', error)}")]
+        return [
+            Problem(
+                str(file),
+                f"line {mark.line + 1}" if mark else "",
+                f"is not YAML: {getattr(error, 'problem', error)}",
+            )
+        ]
     for part in reversed(prefix):
         document = {part: document}
     if not isinstance(document, dict):
@@ -90,7 +98,11 @@ def _add(
 
 
 def _merge(
-    into: dict[str, Any], new: dict[str, Any], at: tuple[str, ...], file: str, origin: dict[tuple[str, ...], str]
+    into: dict[str, Any],
+    new: dict[str, Any],
+    at: tuple[str, ...],
+    file: str,
+    origin: dict[tuple[str, ...], str],
 ) -> list[Problem]:
     """Merge objects; a leaf given twice is a mistake, since the order of files would decide."""
     problems = []

@@ -36,7 +36,9 @@ class GrpcioFront:
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
         self._health = Health(services)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((*services, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server)
+        reflection.enable_server_reflection(
+            (*services, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server
+        )
         self.address = self._bind()
         await self._health.start()
         await self._server.start()
@@ -76,4 +78,6 @@ def _credentials(tls: config.Tls) -> grpc.ServerCredentials:
         client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
     except OSError as error:
         raise StartError(f"cannot read {error.filename}: {error.strerror}") from error
-    return grpc.ssl_server_credentials((pair,), root_certificates=client_ca, require_client_auth=client_ca is not None)
+    return grpc.ssl_server_credentials(
+        [pair], root_certificates=client_ca, require_client_auth=client_ca is not None
+    )

@@ -21,7 +21,9 @@ log = structlog.get_logger()
 _NO_DEADLINE = 1e6  # seconds; grpc gives a huge number where the caller set none
 _QUIET = 0.1  # seconds; a stream with nothing to read for this long is ended when the front drains
 
-Handler = Callable[[Any, aio.ServicerContext], Coroutine[Any, Any, Any]]
+Context = aio.ServicerContext[Any, Any]
+AnyHandler = grpc.RpcMethodHandler[Any, Any]
+Handler = Callable[[Any, Context], Coroutine[Any, Any, Any]]
 
 
 class Handlers:
@@ -33,10 +35,10 @@ class Handlers:
         self._reads: dict[object, asyncio.Task[Any]] = {}
         self._draining = False
 
-    def by_service(self) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
+    def by_service(self) -> dict[str, dict[str, AnyHandler]]:
         """Service name to its handlers by method name. Messages are parsed here, so that no front's own
         wording or code for a malformed one shows."""
-        services: dict[str, dict[str, grpc.RpcMethodHandler]] = {}
+        services: dict[str, dict[str, AnyHandler]] = {}
         for method in self._methods:
             handler = (
                 grpc.unary_unary_rpc_method_handler(self._unary(method))
@@ -60,12 +62,14 @@ class Handlers:
         ok, seconds, in_flight = self._counters(method.name)
         parse, call = method.request.FromString, method.call
 
-        async def handle(data: bytes, context: aio.ServicerContext) -> bytes:
+        async def handle(data: bytes, context: Context) -> bytes:
             start = time.perf_counter()
             in_flight(1)
             try:
                 left = context.time_remaining()
-                answer = await call(_parse(parse, data), None if left is None or left > _NO_DEADLINE else left)
+                answer = await call(
+                    _parse(parse, data), None if left is None or left > _NO_DEADLINE else left
+                )
             except Exception as error:
                 await self._fail(method.name, error, context)
             except asyncio.CancelledError:
@@ -82,7 +86,7 @@ class Handlers:
     def _stream(self, method: ClientStream) -> Handler:
         ok, _, in_flight = self._counters(method.name)
 
-        async def handle(_: object, context: aio.ServicerContext) -> bytes:
+        async def handle(_: object, context: Context) -> bytes:
             in_flight(1)
             try:
                 await method.call(self._messages(method, context))
@@ -98,7 +102,7 @@ class Handlers:
 
         return handle
 
-    async def _messages(self, method: ClientStream, context: aio.ServicerContext) -> AsyncIterator[Message]:
+    async def _messages(self, method: ClientStream, context: Context) -> AsyncIterator[Message]:
         """The stream's messages; ends with it, or when the front drains and nothing more comes."""
         key = object()
         try:
@@ -114,7 +118,7 @@ class Handlers:
                     if self._draining:
                         return
                     raise
-                if data is aio.EOF:
+                if data is aio.EOF:  # type: ignore[attr-defined]
                     return
                 yield _parse(method.request.FromString, data)
         finally:
@@ -129,7 +133,7 @@ class Handlers:
             for read in quiet:
                 read.cancel()
 
-    async def _fail(self, name: str, error: Exception, context: aio.ServicerContext) -> NoReturn:
+    async def _fail(self, name: str, error: Exception, context: Context) -> NoReturn:
         if isinstance(error, aio.AbortError):
             raise error
         if isinstance(error, MixerError):

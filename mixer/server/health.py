@@ -8,7 +8,7 @@ from grpc_health.v1 import health
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 
-class Health(health.aio.HealthServicer):  # type: ignore[misc]
+class Health(health.aio.HealthServicer):  # type: ignore[misc, name-defined]
     """SERVING for the server ("") and each service, until `drain`."""
 
     def __init__(self, services: Iterable[str]) -> None:
