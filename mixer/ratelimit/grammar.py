@@ -1,0 +1,165 @@
+"""The grammar of limits: from the YAML of files to the tree of each domain.
+
+It takes what envoyproxy/ratelimit takes (`loadDescriptors` in its `config_impl.go`) and refuses what that
+refuses, with one exception: key `a_b` beside key `a` with value `b` is no duplicate here (see `tree`).
+
+`detailed_metric` and `value_to_metric` choose, there, under which name a limit's statistics are kept. Mixer
+keeps no statistics by limit; the two are taken, checked, and change nothing.
+"""
+
+from mixer.errors import Problem
+from mixer.ratelimit.section import (
+    DESCRIPTOR_KEYS,
+    FILE_KEYS,
+    FLAGS,
+    LIMIT_KEYS,
+    REPLACES_KEYS,
+    Findings,
+    Section,
+    show,
+)
+from mixer.ratelimit.tree import UNITS, Descriptor, Domain, Level, Limit
+from mixer.ratelimit.yaml_v2 import Node, YamlError, read
+
+MAX_RATE = 2**32 - 1  # what the answer's message can carry
+
+_UNITS = {name.upper(): number for name, (number, _) in UNITS.items()}
+
+
+class Reader:
+    """Reads files, one by one, into `domains`; `findings` tells what is wrong with them."""
+
+    def __init__(self, merge_domain_config: bool) -> None:
+        self.domains: dict[str, Domain] = {}
+        self.findings = Findings()
+        self._merge_domain_config = merge_domain_config
+        self._domain_files: dict[str, str] = {}
+        self._places: dict[tuple[Level, str, str], str] = {}  # where a descriptor was given first
+        self._names: set[tuple[Domain, str]] = set()  # of limits
+        self._replaced: list[tuple[Domain, str, Section]] = []
+
+    def read(self, file: str, content: bytes) -> None:
+        """Take a file in. A file with problems is taken in as far as it makes sense."""
+        try:
+            root, has_more = read(content)
+            if root is not None and root.kind != "mapping":
+                self.findings.problems.append(
+                    Problem(file, "", f"a mapping with {' and '.join(FILE_KEYS)}", show(root))
+                )
+                return
+            section = Section(file, "", root or Node("mapping", 1), FILE_KEYS, self.findings)
+            if has_more:
+                section.warn(
+                    "", "only the first YAML document of a file is read; the rest after --- is ignored"
+                )
+            self._file(section)
+        except YamlError as error:
+            where = f"line {error.line}" if error.line else ""
+            self.findings.problems.append(Problem(file, where, f"is not usable YAML: {error}"))
+
+    def finish(self) -> None:
+        """Look at what only all files together can tell."""
+        for domain, name, section in self._replaced:
+            if (domain, name) not in self._names:
+                section.warn(section.at("name"), f'no limit of domain "{domain.name}" is named "{name}"')
+
+    def _file(self, section: Section) -> None:
+        name = section.text("domain")
+        if not name:
+            if name == "":
+                section.problem("domain", "a name", "nothing")
+            return
+        if name in self.domains and not self._merge_domain_config:
+            section.problem(
+                "domain",
+                "a domain that no other file has (or rate_limits.merge_domain_config: true)",
+                f'"{name}", as in {self._domain_files[name]}',
+            )
+            domain = Domain(name)
+        else:
+            domain = self.domains.setdefault(name, Domain(name))
+            self._domain_files.setdefault(name, section.file)
+        self._descriptors(section, domain, domain.level, f"{name}.")
+
+    def _descriptors(self, parent: Section, domain: Domain, level: Level, parent_key: str) -> None:
+        for section in parent.sections("descriptors", DESCRIPTOR_KEYS):
+            key, value = section.text("key"), section.text("value")
+            if key == "":
+                section.problem(section.at("key"), "a name", "nothing")
+            full_key = parent_key + (f"{key}_{value}" if value else f"{key}")
+            flags = {name: section.flag(name) for name in FLAGS}
+            if flags["share_threshold"] and key is not None and value is not None and "*" not in key + value:
+                got = f'the value "{value}"' if value else "no value"
+                section.problem(section.at("share_threshold"), "a wildcard (*) in the value beside it", got)
+            descriptor = Descriptor(key or "", value or "", flags["share_threshold"])
+            descriptor.limit = self._limit(section, domain, full_key, flags)
+            self._descriptors(section, domain, descriptor.nested, f"{full_key}.")
+            if key and value is not None:
+                self._place(section, level, key, value, descriptor)
+
+    def _place(self, section: Section, level: Level, key: str, value: str, descriptor: Descriptor) -> None:
+        here = f"{section.file}: {section.path}"
+        first = self._places.setdefault((level, key, value), here)
+        if first is here:
+            level.add(key, value, descriptor)
+            return
+        shown = f'key "{key}" with value "{value}"' if value else f'key "{key}" without a value'
+        section.problem(
+            section.path, "a key and value not given before on this level", f"{shown}, as at {first}"
+        )
+
+    def _limit(
+        self, descriptor: Section, domain: Domain, full_key: str, flags: dict[str, bool]
+    ) -> Limit | None:
+        metadata = descriptor.anything("metadata")
+        section = descriptor.section("rate_limit", LIMIT_KEYS)
+        if section is None:
+            for name in ("shadow_mode", "quota_mode"):
+                if flags[name]:
+                    descriptor.warn(descriptor.at(name), "changes nothing without a rate_limit beside it")
+            return None
+        unlimited = section.flag("unlimited")
+        if unlimited and section.has("requests_per_unit"):
+            section.warn(section.at("requests_per_unit"), "changes nothing beside unlimited: true")
+        name = section.text("name") or ""
+        if name:
+            self._names.add((domain, name))
+        return Limit(
+            full_key=full_key,
+            requests_per_unit=section.whole_number("requests_per_unit", MAX_RATE),
+            unit=self._unit(section, unlimited),
+            name=name,
+            unlimited=unlimited,
+            shadow_mode=flags["shadow_mode"],
+            quota_mode=flags["quota_mode"],
+            replaces=self._replaces(section, domain, name),
+            metadata=metadata,
+        )
+
+    def _unit(self, section: Section, unlimited: bool) -> int:
+        text = section.text("unit")
+        if text is None:
+            return 0
+        unit = _UNITS.get(text.upper(), 0)
+        if unlimited and unit:
+            section.problem(section.at("unit"), "no unit beside unlimited: true", f'"{text}"')
+            return 0
+        if not unlimited and not unit:
+            *most, last = UNITS
+            section.problem(
+                section.at("unit"), f"{', '.join(most)} or {last}", f'"{text}"' if text else "nothing"
+            )
+        return unit
+
+    def _replaces(self, limit: Section, domain: Domain, own_name: str) -> frozenset[str]:
+        names = set()
+        for section in limit.sections("replaces", REPLACES_KEYS):
+            name = section.text("name")
+            if name == "":
+                section.problem(section.at("name"), "the name of a limit", "nothing")
+            elif name is not None and name == own_name:
+                section.problem(section.at("name"), "the name of another limit", f'"{name}", its own')
+            elif name is not None:
+                names.add(name)
+                self._replaced.append((domain, name, section))
+        return frozenset(names)

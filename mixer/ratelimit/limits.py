@@ -1,0 +1,65 @@
+"""The limits of all domains, loaded from envoyproxy/ratelimit's YAML files."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from mixer.errors import LimitsError, Problem
+from mixer.ratelimit.grammar import Reader
+from mixer.ratelimit.tree import Domain
+
+_SUFFIXES = (".yaml", ".yml")
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the files say. `warnings` name what they say without effect."""
+
+    domains: Mapping[str, Domain]
+    warnings: tuple[Problem, ...] = ()
+
+
+def load(paths: Iterable[Path], merge_domain_config: bool = False) -> Limits:
+    """Read limits from files, and from the `*.yaml` and `*.yml` of folders (in order of their names).
+
+    `merge_domain_config`: several files may add to one domain; otherwise that is a mistake. Each warning is
+    logged as `limits_warning`.
+
+    Raises:
+        LimitsError: with every mistake of every file.
+    """
+    reader = Reader(merge_domain_config)
+    problems: list[Problem] = []
+    for path in paths:
+        for file in _files(path, problems):
+            try:
+                content = file.read_bytes()
+            except OSError as error:
+                problems.append(Problem(str(file), "", f"cannot be read: {error.strerror}"))
+            else:
+                reader.read(str(file), content)
+    reader.finish()
+    problems += reader.findings.problems
+    if problems:
+        raise LimitsError(problems)
+    for warning in reader.findings.warnings:
+        _log.warning("limits_warning", file=warning.file, path=warning.path, message=warning.expected)
+    return Limits(reader.domains, tuple(reader.findings.warnings))
+
+
+def _files(path: Path, problems: list[Problem]) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    try:
+        files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and not file.is_dir())
+    except OSError as error:
+        problems.append(Problem(str(path), "", f"cannot be read: {error.strerror}"))
+        return []
+    if not files:
+        problems.append(
+            Problem(str(path), "", f"at least one file *{' or *'.join(_SUFFIXES)}", "none in this folder")
+        )
+    return files

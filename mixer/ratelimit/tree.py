@@ -1,0 +1,183 @@
+"""The limits as a tree, and how a request's descriptor finds its limit in it.
+
+Matching is envoyproxy/ratelimit's (`GetLimit` in its `config_impl.go`): level by level, the descriptor with
+exactly this key and value, then those with a `*` in the order of the file, then the one with the key alone.
+It does not go back, and the limit counts only where the request's descriptor ends. One thing differs: that
+server joins key and value with `_` before it compares, so that key `a_b` there also meets the entry (a, b).
+Here a key is compared with a key and a value with a value.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mixer.ratelimit import keys
+from mixer.ratelimit.keys import Entry
+
+# Unit by its name in YAML: its number in `envoy.type.v3.RateLimitUnit`, and seconds.
+UNITS = {
+    "second": (1, 1),
+    "minute": (2, 60),
+    "hour": (3, 3600),
+    "day": (4, 86400),
+    "week": (7, 604800),
+    "month": (5, 2592000),  # 30 days
+    "year": (6, 31536000),  # 365 days
+}
+SECONDS = dict(UNITS.values())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Limit:
+    """A `rate_limit` with what its descriptor says about it. Compared by identity."""
+
+    full_key: str  # its place in the tree, as envoyproxy/ratelimit writes it: "domain.key_value.key"
+    requests_per_unit: int = 0
+    unit: int = 0  # `envoy.type.v3.RateLimitUnit`; 0 for an unlimited one
+    name: str = ""
+    unlimited: bool = False
+    shadow_mode: bool = False
+    quota_mode: bool = False
+    replaces: frozenset[str] = frozenset()
+    metadata: Mapping[str, Any] | None = None
+
+    @property
+    def label(self) -> str:
+        """How people recognise it: its name if it has one."""
+        return self.name or self.full_key
+
+
+class Wildcard:
+    """Text in which each `*` stands for any characters, also for none.
+
+    Compared piece by piece and never tried again, in time that grows with the text's length alone: a regular
+    expression with several `.*` would let a client choose how long a failing comparison takes.
+    """
+
+    __slots__ = ("_middle", "_prefix", "_shortest", "_suffix", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._prefix, *self._middle, self._suffix = text.split("*")
+        self._shortest = len(text) - text.count("*")
+
+    def matches(self, text: str) -> bool:
+        if len(text) < self._shortest or not text.startswith(self._prefix) or not text.endswith(self._suffix):
+            return False
+        start, end = len(self._prefix), len(text) - len(self._suffix)
+        for piece in self._middle:
+            start = text.find(piece, start, end)
+            if start < 0:
+                return False
+            start += len(piece)
+        return True
+
+
+class Descriptor:
+    """A descriptor of the file: perhaps a limit, perhaps descriptors below it."""
+
+    __slots__ = ("limit", "nested", "part", "shared_value")
+
+    def __init__(self, key: str, value: str, share_threshold: bool = False) -> None:
+        self.limit: Limit | None = None
+        self.nested = Level()
+        # What stands for the value in the counter's name when all values of a wildcard share one counter.
+        self.shared_value = (value or "*") if share_threshold else None
+        # The entry's part of the counter's name, where every request that comes here has the same.
+        self.part: str | None = None
+        if "*" not in key and (share_threshold or (value and "*" not in value)):
+            self.part = keys.entry_part(key, value)
+
+    def part_for(self, key: str, value: str) -> str:
+        """The entry's part of the counter's name where `part` is None."""
+        return keys.entry_part(key, value if self.shared_value is None else self.shared_value)
+
+
+class _Values:
+    """The descriptors of one key on one level."""
+
+    __slots__ = ("default", "exact", "wildcards")
+
+    def __init__(self) -> None:
+        self.exact: dict[str, Descriptor] = {}
+        self.wildcards: list[tuple[Wildcard, Descriptor]] = []
+        self.default: Descriptor | None = None
+
+
+class Level:
+    """Descriptors side by side: those of a domain, or those below a descriptor."""
+
+    __slots__ = ("_has_key_wildcards", "_keys", "_wildcards")
+
+    def __init__(self) -> None:
+        self._keys: dict[str, _Values] = {}
+        self._wildcards: list[tuple[Callable[[str], bool], Callable[[str], bool] | None, Descriptor]] = []
+        self._has_key_wildcards = False
+
+    def add(self, key: str, value: str, descriptor: Descriptor) -> None:
+        """Take a descriptor in, after those that came before it. An empty value means: the key alone."""
+        values = self._keys.setdefault(key, _Values())
+        if value:
+            values.exact[value] = descriptor
+        else:
+            values.default = descriptor
+        if "*" in value:
+            values.wildcards.append((Wildcard(value), descriptor))
+        if "*" in key or "*" in value:
+            self._wildcards.append((_matcher(key), _matcher(value) if value else None, descriptor))
+            self._has_key_wildcards |= "*" in key
+
+    def find(self, key: str, value: str) -> Descriptor | None:
+        values = self._keys.get(key)
+        if values is not None and (found := values.exact.get(value)) is not None:
+            return found
+        if self._has_key_wildcards:
+            for key_matches, value_matches, descriptor in self._wildcards:
+                if key_matches(key) and (value_matches is None or value_matches(value)):
+                    return descriptor
+        if values is None:
+            return None
+        for wildcard, descriptor in values.wildcards:
+            if wildcard.matches(value):
+                return descriptor
+        return values.default
+
+
+def _matcher(text: str) -> Callable[[str], bool]:
+    return Wildcard(text).matches if "*" in text else text.__eq__
+
+
+class Domain:
+    """The limits of one domain."""
+
+    __slots__ = ("_part", "level", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.level = Level()
+        self._part = keys.domain_part(name)
+
+    def match(self, entries: Iterable[Entry]) -> tuple[Limit, str] | None:
+        """The limit that applies to a request's descriptor, and the name of its counter; None if none does."""
+        level = self.level
+        found: Descriptor | None = None
+        name = self._part
+        for entry in entries:
+            key, value = entry.key, entry.value
+            found = level.find(key, value)
+            if found is None:
+                return None
+            name += found.part or found.part_for(key, value)
+            level = found.nested
+        if found is None or found.limit is None:
+            return None
+        return found.limit, keys.bounded(name)
+
+    def override(self, entries: Iterable[Entry], requests_per_unit: int, unit: int) -> tuple[Limit, str]:
+        """A limit that the request itself brings, and the name of its counter.
+
+        It stands in for whatever the file says about the descriptor, name and modes included.
+        """
+        entries = tuple(entries)
+        path = ".".join(f"{entry.key}_{entry.value}" if entry.value else entry.key for entry in entries)
+        return Limit(f"{self.name}.{path}", requests_per_unit, unit), keys.of_entries(self.name, entries)
