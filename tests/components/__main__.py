@@ -39,6 +39,9 @@ def main(argv: list[str]) -> int:
     except ComponentError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; what is complete stays", file=sys.stderr)
+        return 130
     return 0
 
 
