@@ -1,0 +1,1 @@
+"""`mixer demo`, run as a person runs it."""
