@@ -21,6 +21,11 @@ class Limits:
     domains: Mapping[str, Domain]
     warnings: tuple[Problem, ...] = ()
 
+    def summary(self) -> str:
+        """One line for people: the domains, and how many limits each has."""
+        counts = (f"{name} ({domain.count_limits()})" for name, domain in sorted(self.domains.items()))
+        return f"limits by domain: {', '.join(counts)}"
+
 
 def load(paths: Iterable[Path], merge_domain_config: bool = False) -> Limits:
     """Read limits from files, and from the `*.yaml` and `*.yml` of folders (in order of their names).

@@ -132,7 +132,7 @@ class Section:
                 self.warn(
                     self.at(name), f"has no meaning here and is ignored; known here: {', '.join(self._known)}"
                 )
-                self._check_ignored(value, self.at(name))
+                self._check_ignored(name, value)
             else:
                 if name in self._values and written.count(name) > 1:
                     self.warn(self.at(name), "is given twice; the last one counts")
@@ -144,21 +144,24 @@ class Section:
             return value
         return Node("mapping", value.line, children=before.children + value.children)
 
-    def _check_ignored(self, node: Node, path: str) -> None:
+    def _check_ignored(self, name: str, node: Node) -> None:
         """What stands below a key without a meaning is read too, and must be of this grammar."""
+        path = self.at(name)
+        if name == "metadata":
+            return  # whatever the operator likes
         if node.kind == "scalar":
             self._scalar(node, path)
-        elif node.kind == "mapping":
-            section = Section(self.file, path, node, _KNOWN, self._findings)
-            for name, value in section._values.items():
-                if name != "metadata":
-                    self._check_ignored(value, section.at(name))
-        else:
-            for index, item in enumerate(node.children):
-                if item.kind == "mapping":
-                    self._check_ignored(item, f"{path}[{index}]")
-                else:
-                    self.problem(f"{path}[{index}]", "a mapping", show(item))
+            return
+        items = [(path, node)]
+        if node.kind == "list":
+            items = [(f"{path}[{index}]", item) for index, item in enumerate(node.children)]
+        for at, item in items:
+            if item.kind != "mapping":
+                self.problem(at, "a mapping", show(item))
+                continue
+            section = Section(self.file, at, item, _KNOWN, self._findings)
+            for below, value in section._values.items():
+                section._check_ignored(below, value)
 
     def _scalar(self, node: Node, path: str) -> str | None:
         value = node.value()

@@ -7,7 +7,7 @@ server joins key and value with `_` before it compares, so that key `a_b` there 
 Here a key is compared with a key and a value with a value.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +127,14 @@ class Level:
             self._wildcards.append((_matcher(key), _matcher(value) if value else None, descriptor))
             self._has_key_wildcards |= "*" in key
 
+    def descriptors(self) -> Iterator[Descriptor]:
+        """Those of this level and all levels below."""
+        for values in self._keys.values():
+            for descriptor in (*values.exact.values(), values.default):
+                if descriptor is not None:
+                    yield descriptor
+                    yield from descriptor.nested.descriptors()
+
     def find(self, key: str, value: str) -> Descriptor | None:
         values = self._keys.get(key)
         if values is not None and (found := values.exact.get(value)) is not None:
@@ -156,6 +164,9 @@ class Domain:
         self.name = name
         self.level = Level()
         self._part = keys.domain_part(name)
+
+    def count_limits(self) -> int:
+        return sum(descriptor.limit is not None for descriptor in self.level.descriptors())
 
     def match(self, entries: Iterable[Entry]) -> tuple[Limit, str] | None:
         """The limit that applies to a request's descriptor, and the name of its counter; None if none does."""
