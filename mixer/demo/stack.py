@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from mixer.demo import assets
-from mixer.demo.envoy import bootstrap
+from mixer.demo.bootstrap import bootstrap
 from mixer.demo.processes import Process, running
 from mixer.demo.stop import StopSignal
 from mixer.demo.tokens import Issuer

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mixer.demo import assets
-from mixer.demo.envoy import bootstrap
+from mixer.demo.bootstrap import bootstrap
 from mixer.demo.findings import Record, RecordFile, Series, key
 from mixer.demo.tokens import Issuer
 from mixer.demo.upstream import upstreams

@@ -10,7 +10,7 @@ from tests.components import binaries
 
 
 def test_envoy_takes_the_example_configuration() -> None:
-    command = [binaries.envoy(), "--mode", "validate", "-c", assets.envoy_configuration()]
+    command: list[str | Path] = [binaries.envoy(), "--mode", "validate", "-c", assets.envoy_configuration()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "deprecated" not in done.stderr.lower()
@@ -26,6 +26,13 @@ def test_opa_is_content_with_the_example_policies(arguments: list[str]) -> None:
 
 
 def test_tests_of_the_example_policies_cover_every_line() -> None:
-    command = [binaries.opa(), "test", "--coverage", "--threshold", "100", assets.policies()]
+    command: list[str | Path] = [
+        binaries.opa(),
+        "test",
+        "--coverage",
+        "--threshold",
+        "100",
+        assets.policies(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
