@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-LAST_PORT = (
-    32_000  # below the ports that Linux gives to clients (32768…), so that none takes a stopped server's
-)
+# Below the ports that Linux gives to clients (from 32768), so that no connection takes a stopped server's.
+LAST_PORT = 32_000
 _given_ports: set[int] = set()
 
 
