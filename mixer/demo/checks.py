@@ -62,11 +62,10 @@ def _record(outcome: Outcome, record: Record) -> list[str]:
         ("decision id", True, bool(record.get("mixer.decision_id"))),
     ]
     if isinstance(outcome.request, HttpRequest):
-        counted = expected.left is not None
-        code = ("OVER_LIMIT" if expected.over else "OK") if counted else None
+        code = None if expected.limit is None else "OVER_LIMIT" if expected.over else "OK"
         pairs += [
             ("status", expected.status, str(record.get("http.response.status_code"))),
-            ("limit", counted, bool(record.get("mixer.limit"))),
+            ("limit", expected.limit, record.get("mixer.limit")),
             ("limit's answer", code, record.get("mixer.limit.code")),
         ]
     return _differ(pairs)

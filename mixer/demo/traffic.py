@@ -6,13 +6,13 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mixer.demo.stop import StopSignal
 from mixer.demo.tokens import Issuer
 from mixer.errors import StartError
 
 USER_LIMIT = 5  # requests a minute, policies/limits/demo.yaml
+REPORTS_LIMIT = 2  # likewise, all paths /reports… together
 _TIMEOUT = 10.0  # seconds for one answer
 _WINDOW_LEFT = 10  # seconds; the requests that count against one limit take well under one
 
@@ -24,7 +24,8 @@ class Expected:
     status: str
     decision: str  # allowed | denied
     reason: str
-    left: int | None = None  # of the limit; None: the request was not counted
+    left: int | None = None  # of the limit with the least; None: the request was not counted
+    limit: str | None = None  # that limit's name
     over: bool = False
 
 
@@ -76,24 +77,26 @@ def requests(issuer: Issuer) -> list[Request]:
     forged = Issuer().token("root")  # signed with a key that the policy does not know
     expired = issuer.token("alice", lifetime=-60)
 
-    def http(caller: str, what: str, token: str | None, *expected: Any, **more: Any) -> HttpRequest:
+    def http(caller: str, what: str, token: str | None, expected: Expected) -> HttpRequest:
         method, path = what.split()
-        return HttpRequest(caller, method, path, token, Expected(*expected, **more))
+        return HttpRequest(caller, method, path, token, expected)
 
-    counted = [
-        http("alice", "GET /api/orders", alice, "200", "allowed", "ok", left=left)
-        for left in reversed(range(USER_LIMIT - 1))
-    ]
+    per_user = [Expected("200", "allowed", "ok", left, "per-user") for left in reversed(range(USER_LIMIT))]
+    reports = [Expected("200", "allowed", "ok", left, "reports") for left in reversed(range(REPORTS_LIMIT))]
     return [
-        http("nobody", "GET /api/orders", None, "401", "denied", "token_missing"),
-        http("mallory, forged", "GET /api/orders", forged, "401", "denied", "token_invalid"),
-        http("alice, expired", "GET /api/orders", expired, "401", "denied", "token_invalid"),
-        http("bob, no role", "GET /api/orders", issuer.token("bob"), "403", "denied", "role_missing"),
-        http("root", "GET /admin/users", root, "200", "allowed", "ok", left=USER_LIMIT - 1),
-        http("alice", "GET /admin/users", alice, "403", "denied", "role_lacks_path"),
-        http("alice", "POST /api/orders", alice, "200", "allowed", "ok", left=USER_LIMIT - 1),
-        *counted,
-        http("alice", "GET /api/orders", alice, "429", "allowed", "ok", left=0, over=True),
+        http("nobody", "GET /api/orders", None, Expected("401", "denied", "token_missing")),
+        http("mallory, forged", "GET /api/orders", forged, Expected("401", "denied", "token_invalid")),
+        http("alice, expired", "GET /api/orders", expired, Expected("401", "denied", "token_invalid")),
+        http(
+            "bob, no role", "GET /api/orders", issuer.token("bob"), Expected("403", "denied", "role_missing")
+        ),
+        http("root", "GET /admin/users", root, per_user[0]),
+        *(http("root", "GET /reports/daily", root, expected) for expected in reports),
+        http("root", "GET /reports/weekly", root, Expected("429", "allowed", "ok", 0, "reports", over=True)),
+        http("alice", "GET /admin/users", alice, Expected("403", "denied", "role_lacks_path")),
+        http("alice", "POST /api/orders", alice, per_user[0]),
+        *(http("alice", "GET /api/orders", alice, expected) for expected in per_user[1:]),
+        http("alice", "GET /api/orders", alice, Expected("429", "allowed", "ok", 0, "per-user", over=True)),
         Connection("127.0.0.1", "127.0.0.1", Expected("open", "allowed", "ok")),
         Connection("127.0.0.2", "127.0.0.2", Expected("closed", "denied", "source_not_allowed")),
     ]

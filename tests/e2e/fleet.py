@@ -19,8 +19,7 @@ from tests.components import processes
 from tests.components.processes import Envoy, Mixer, Opa, wait_until
 from tests.components.server import scratch
 
-USERS = 200  # user-0 …, each with the role "user" and a limit of its own
-USER_LIMIT = 5  # a minute, policies/limits/demo.yaml
+USERS = 200  # user-0 … with the role "user", admin-0 … with the role "admin", each with a limit of its own
 
 Edit = Callable[[dict[str, Any]], None]
 
@@ -96,9 +95,9 @@ class Fleet(Proxy):
     _users: Iterator[int] = field(default_factory=lambda: iter(range(USERS)))
     _seen: dict[str, list[Record]] = field(default_factory=dict)
 
-    def user(self) -> str:
+    def user(self, role: str = "user") -> str:
         """A user that nobody has been yet."""
-        return f"user-{next(self._users)}"
+        return f"{role}-{next(self._users)}"
 
     def record(self, name: str) -> Record:
         """The one record of a request (by its id) or a connection (by its client's port), once it is there."""
@@ -169,7 +168,7 @@ def policy_folders(folder: Path, issuer: Issuer) -> list[Path]:
     policies, data = folder / "policies", folder / "data"
     shutil.copytree(assets.policies(), policies)
     roles = json.loads((policies / "roles" / "data.json").read_text())
-    roles["users"] |= {f"user-{number}": "user" for number in range(USERS)}
+    roles["users"] |= {f"{role}-{number}": role for number in range(USERS) for role in ("user", "admin")}
     (policies / "roles" / "data.json").write_text(json.dumps(roles))
     (data / "jwks").mkdir(parents=True)
     (data / "jwks" / "data.json").write_text(json.dumps(issuer.jwks))

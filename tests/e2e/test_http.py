@@ -3,7 +3,8 @@
 import pytest
 
 from mixer.demo.tokens import Issuer
-from tests.e2e.fleet import USER_LIMIT, Answer, Fleet
+from mixer.demo.traffic import REPORTS_LIMIT, USER_LIMIT
+from tests.e2e.fleet import Answer, Fleet
 
 
 def test_request_without_a_token_is_answered_with_the_policys_status_headers_and_body(
@@ -78,6 +79,17 @@ def test_denied_requests_are_not_counted(any_fleet: Fleet) -> None:
     for _ in range(USER_LIMIT + 1):
         any_fleet.call("GET", "/admin", user=user)
     assert any_fleet.call("GET", "/api", user=user).headers["x-ratelimit-remaining"] == str(USER_LIMIT - 1)
+
+
+def test_limit_on_paths_is_shared_by_all_who_ask_for_them(any_fleet: Fleet) -> None:
+    for count in range(2 * REPORTS_LIMIT + 1):  # twice, if the minute ends meanwhile
+        user = any_fleet.user("admin")
+        answer = any_fleet.call("GET", f"/reports/{count}?by={user}", user=user)
+        if answer.status == 429:
+            break
+        assert answer.status == 200
+    assert answer.status == 429
+    assert any_fleet.record(answer.request_id)["mixer.limit"] == "reports"
 
 
 def in_one_window(fleet: Fleet, count: int) -> list[Answer]:

@@ -6,8 +6,9 @@ import uuid
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from mixer.demo.traffic import USER_LIMIT
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord
-from tests.e2e.fleet import USER_LIMIT, fleet
+from tests.e2e.fleet import fleet
 
 
 def test_joined_records_are_in_kafka(kafka_bootstrap: str, kafka_topic: str, redis_url: str) -> None:
@@ -25,7 +26,7 @@ def test_joined_records_are_in_kafka(kafka_bootstrap: str, kafka_topic: str, red
         record = by_id[answer.request_id]
         assert uuid.UUID(record.mixer_decision_id)
         assert (record.mixer_policy, record.mixer_decision_reason) == ("envoy/authz/allow", "ok")
-        assert record.mixer_limit
+        assert (record.mixer_limit, record.mixer_limit_code) == ("per-user", "OK")
         assert record.http_response_status_code == answer.status
     assert by_id[denied.request_id].mixer_decision_reason == "token_missing"
     (connection,) = [record for record in records if record.network_protocol_name == "tcp"]

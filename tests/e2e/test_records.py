@@ -2,8 +2,9 @@
 
 import uuid
 
+from mixer.demo.traffic import USER_LIMIT
 from tests.components.processes import wait_until
-from tests.e2e.fleet import USER_LIMIT, Fleet
+from tests.e2e.fleet import Fleet
 from tests.e2e.test_http import in_one_window
 
 POLICY = "envoy/authz/allow"
@@ -15,7 +16,7 @@ def test_allowed_request_is_recorded_with_its_decision_and_its_limit(any_fleet: 
     assert str(uuid.UUID(record["mixer.decision_id"])) == record["mixer.decision_id"]
     assert record["mixer.policy"] == POLICY
     assert record["mixer.decision.reason"] == "ok"
-    assert record["mixer.limit"]
+    assert record["mixer.limit"] == "per-user"
     assert record["mixer.limit.code"] == "OK"
     assert record["http.response.status_code"] == 200
     assert record["url.path"] == "/api/orders"
@@ -36,7 +37,7 @@ def test_limited_request_is_recorded_with_the_limit_that_fired(any_fleet: Fleet)
     last = in_one_window(any_fleet, USER_LIMIT + 1)[-1]
     record = any_fleet.record(last.request_id)
     assert record["http.response.status_code"] == 429
-    assert record["mixer.limit"]
+    assert record["mixer.limit"] == "per-user"
     assert record["mixer.limit.code"] == "OVER_LIMIT"
     assert record["mixer.decision.reason"] == "ok"
 
