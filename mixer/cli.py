@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--once",
         action="store_true",
-        help="end after the sample traffic; exit code 0 only if all came out right",
+        help="end by itself; exit code 0 only if all came out right",
     )
     demo.set_defaults(run=_demo)
 

@@ -8,24 +8,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
-from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
-from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from mixer import config
-from mixer.authz.service import CheckService
 from mixer.metrics import Metrics
 from mixer.policy.cache import DecisionCache
 from mixer.policy.engine import PolicyEngine
-from mixer.ratelimit import limits as limits_files
-from mixer.ratelimit.counters import Counters
-from mixer.ratelimit.service import QuotaService
 from mixer.server.front import ClientStream, Front, Method, Methods, Unary
-from mixer.telemetry.service import ReportService
-from mixer.telemetry.sink import Sink
+
+if TYPE_CHECKING:
+    from mixer.ratelimit.counters import Counters
+    from mixer.telemetry.sink import Sink
 
 Role = Literal["all", "check", "report"]
 
@@ -42,25 +37,25 @@ def _opa(settings: config.Policy) -> PolicyEngine:
     return OpaEngine(settings)
 
 
-def _memory(_: config.RateLimits, metrics: Metrics) -> Counters:
+def _memory(_: config.RateLimits, metrics: Metrics) -> "Counters":
     from mixer.ratelimit.memory import MemoryCounters
 
     return MemoryCounters(metrics)
 
 
-def _redis(settings: config.RateLimits, metrics: Metrics) -> Counters:
+def _redis(settings: config.RateLimits, metrics: Metrics) -> "Counters":
     from mixer.ratelimit.redis import RedisCounters
 
     return RedisCounters(settings.redis, metrics)
 
 
-def _kafka(settings: Any, metrics: Metrics) -> Sink:
+def _kafka(settings: Any, metrics: Metrics) -> "Sink":
     from mixer.telemetry.kafka import KafkaSink
 
     return KafkaSink(settings, metrics)
 
 
-def _file(settings: Any, metrics: Metrics) -> Sink:
+def _file(settings: Any, metrics: Metrics) -> "Sink":
     from mixer.telemetry.file import FileSink
 
     return FileSink(settings, metrics)
@@ -79,8 +74,8 @@ def _grpcio(settings: config.Listener, methods: Methods, metrics: Metrics) -> Fr
 
 
 ENGINES: dict[str, Callable[[config.Policy], PolicyEngine]] = {"embedded": _embedded, "opa": _opa}
-COUNTERS: dict[str, Callable[[config.RateLimits, Metrics], Counters]] = {"memory": _memory, "redis": _redis}
-SINKS: dict[str, Callable[[Any, Metrics], Sink]] = {"kafka": _kafka, "file": _file}
+COUNTERS: dict[str, Callable[[config.RateLimits, Metrics], "Counters"]] = {"memory": _memory, "redis": _redis}
+SINKS: dict[str, Callable[[Any, Metrics], "Sink"]] = {"kafka": _kafka, "file": _file}
 FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
     "native": _native,
     "grpcio": _grpcio,
@@ -96,8 +91,8 @@ class Runtime:
     registry: CollectorRegistry
     metrics: Metrics
     engine: PolicyEngine | None = None
-    counters: Counters | None = None
-    sinks: list[Sink] = field(default_factory=list)
+    counters: "Counters | None" = None
+    sinks: "list[Sink]" = field(default_factory=list)
     fronts: dict[str, Front] = field(default_factory=dict)
 
     @classmethod
@@ -117,17 +112,22 @@ class Runtime:
         """Open backends, then serve. Raises `LoadError` or `StartError`; what was opened is then for `close`."""
         listeners = self.settings.listeners
         if self.role in ("all", "check"):
-            check = await self._check_methods()
-            self.fronts["check"] = FRONTS[listeners.check.server](listeners.check, check, self.metrics)
+            await self._serve("check", listeners.check, await self._check_methods())
         if self.role in ("all", "report"):
-            report = await self._report_methods()
-            self.fronts["report"] = FRONTS[listeners.report.server](listeners.report, report, self.metrics)
-        for front in self.fronts.values():
-            await front.start()
+            await self._serve("report", listeners.report, await self._report_methods())
+
+    async def _serve(self, name: str, listener: config.Listener, methods: Methods) -> None:
+        front = FRONTS[listener.server](listener, methods, self.metrics)
+        await front.start()
+        self.fronts[name] = front
 
     async def _check_methods(self) -> Methods:
         methods: list[Method] = []
         if (policy := self.settings.policy) is not None:
+            from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+
+            from mixer.authz.service import CheckService
+
             self.engine = ENGINES[policy.engine](policy)
             await self.engine.start()
             self.metrics.policy.info(
@@ -143,6 +143,11 @@ class Runtime:
             check = CheckService(self.engine, cache, self.metrics)
             methods.append(Unary("envoy.service.auth.v3.Authorization", "Check", CheckRequest, check.check))
         if (rate_limits := self.settings.rate_limits) is not None:
+            from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
+
+            from mixer.ratelimit import limits as limits_files
+            from mixer.ratelimit.service import QuotaService
+
             limits = limits_files.load(rate_limits.paths, rate_limits.merge_domain_config)
             self.counters = COUNTERS[rate_limits.counters](rate_limits, self.metrics)
             await self.counters.start()
@@ -152,7 +157,10 @@ class Runtime:
         return methods
 
     async def _report_methods(self) -> Methods:
+        from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
+
         from mixer.telemetry.prometheus import PrometheusSink
+        from mixer.telemetry.service import ReportService
 
         telemetry = self.settings.telemetry
         self.sinks = [PrometheusSink(telemetry.max_series, self.metrics)]
@@ -205,6 +213,8 @@ async def validate(settings: config.Config) -> list[str]:
             if policy.paths:
                 lines.append("policy.paths: not read with engine: opa; the server has its own policies")
     if (rate_limits := settings.rate_limits) is not None:
+        from mixer.ratelimit import limits as limits_files
+
         limits = limits_files.load(rate_limits.paths, rate_limits.merge_domain_config)
         lines.append(f"rate limits: {limits.summary()}")
     return lines

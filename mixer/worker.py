@@ -33,7 +33,6 @@ async def serve(settings: Config, role: Role, revision: str) -> None:
     gc.freeze()  # what was loaded stays; the collector need not walk it again and again
     addresses = {name: front.address for name, front in runtime.fronts.items()} | {"admin": admin.address}
     print("ready", *(f"{name}={address}" for name, address in addresses.items()), flush=True)
-    log.info("ready", role=role, settings=revision, **addresses)
     await stop.wait()
     started = monotonic()
     log.info("draining", timeout=settings.drain_timeout)

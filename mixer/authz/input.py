@@ -27,14 +27,15 @@ class InputBuilder:
     """Builds the part of the input that `paths` name."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
+        paths = tuple(paths)
         tree = _tree(paths)
-        self._whole = not tree
+        self._whole = () in paths
         self._attributes = (
             _message(AttributeContext.DESCRIPTOR, tree.get("attributes", {}))
             if self._wants(tree, "attributes")
             else None
         )
-        self._header_names = _header_names(tree)
+        self._header_names = () if self._whole else _header_names(tree)
         for name in (
             "version",
             "parsed_path",
@@ -104,11 +105,11 @@ def _header_names(tree: Tree) -> tuple[str, ...] | None:
     """Header names that the policy reads; () is all of them, None is none."""
     at = tree
     for part in ("attributes", "request", "http", "headers"):
-        if not at:
-            return ()
         if part not in at:
             return None
         at = at[part]
+        if not at:
+            return ()
     return tuple(at)
 
 

@@ -1,13 +1,13 @@
 """Check: `envoy.service.auth.v3.Authorization`, free of gRPC."""
 
 import time
-import uuid
 from collections.abc import Callable
 
 import orjson
 import structlog
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
+from mixer.authz.ids import DecisionIds
 from mixer.authz.input import InputBuilder
 from mixer.authz.response import Answer, Answers
 from mixer.authz.url import BadRequestError
@@ -34,6 +34,7 @@ class CheckService:
         self._cache = cache
         self._clock = clock
         self._throttle = Throttle()
+        self._ids = DecisionIds()
         self._input = InputBuilder(engine.references.paths)
         self._answers = Answers(engine.decision, engine.revision)
         self._evaluation_seconds = metrics.evaluation_seconds.labels(engine.name)
@@ -44,7 +45,7 @@ class CheckService:
 
     async def check(self, request: CheckRequest, timeout: float | None) -> bytes:
         """A serialised CheckResponse. Raises `DecisionError` where there is no legal decision in `timeout` seconds."""
-        decision_id = str(uuid.uuid4())
+        decision_id = self._ids.next()
         try:
             document = orjson.dumps(self._input.build(request), option=orjson.OPT_SORT_KEYS)
             answer = await self._decide(document, timeout)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import structlog
@@ -21,8 +21,8 @@ log = structlog.get_logger()
 _NO_DEADLINE = 1e6  # seconds; grpc gives a huge number where the caller set none
 _QUIET = 0.1  # seconds; a stream with nothing to read for this long is ended when the front drains
 
-Context = aio.ServicerContext[Any, Any]
-AnyHandler = grpc.RpcMethodHandler[Any, Any]
+Context: TypeAlias = "aio.ServicerContext[Any, Any]"  # generic only to the type checker
+AnyHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Handler = Callable[[Any, Context], Coroutine[Any, Any, Any]]
 
 

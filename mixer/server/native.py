@@ -4,7 +4,7 @@ Streams go through a grpc.aio server behind it, so they work here too, at grpcio
 """
 
 from grpc_health.v1 import health_pb2_grpc
-from pygrpc_native import aio
+from pygrpc_native.aio import Server
 
 from mixer import config
 from mixer.metrics import Metrics
@@ -22,7 +22,7 @@ class NativeFront:
         self._handlers = Handlers(methods, metrics)
 
     async def start(self) -> None:
-        self._server = aio.Server(options=OPTIONS, io_threads=1)
+        self._server = Server(options=OPTIONS, io_threads=1)
         services = self._handlers.by_service()
         for service, handlers in services.items():
             self._server.add_registered_method_handlers(service, handlers)

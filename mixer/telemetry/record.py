@@ -1,0 +1,148 @@
+"""The record of one access-log entry, and its two forms.
+
+A record is what `proto/mixer/telemetry/v1/access_record.proto` describes. It is kept in three pieces, because a
+protobuf message may be written in pieces, and each is cheapest where it comes from: what Envoy's message already
+has in our form (`passed`, bytes), what all entries of a stream share (`origin`, encoded once a stream), and the
+rest (`fields`, by the schema's names; what an entry does not tell is not there).
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import orjson
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from mixer.telemetry.v1 import access_record_pb2 as schema
+
+SCHEMA = schema.AccessRecord.DESCRIPTOR.full_name
+
+Fields = dict[str, Any]
+"""Values by field name: str, int, bool, or a dict of str for the maps."""
+
+_FIELDS = schema.AccessRecord.DESCRIPTOR.fields
+_JSON_NAMES: dict[str, str] = {field.name: field.json_name for field in _FIELDS}
+# Numbered below this: passed on as Envoy sent it.
+_FIRST_OWN = 1000
+_PASSED = frozenset(field.name for field in _FIELDS if field.number < _FIRST_OWN)
+_MAPS: dict[str, str] = {
+    field.json_name: field.name
+    for field in _FIELDS
+    if field.message_type and field.message_type.GetOptions().map_entry
+}
+# What has one plain value, and so can be a key.
+_PLAIN: dict[str, str] = {field.json_name: field.name for field in _FIELDS if not field.message_type}
+_MAX_SECONDS = 253_402_300_799  # 9999-12-31T23:59:59Z, where RFC 3339 ends
+
+
+class Origin:
+    """The fields that all records of one stream, seen from the same side, share."""
+
+    def __init__(self, fields: Mapping[str, str], *, outbound: bool = False) -> None:
+        self.fields: Fields = dict(fields)
+        self.outbound = outbound  # Envoy called for a workload beside it, rather than being called
+        # Whether the destination is another than the workload beside Envoy.
+        self.far_destination = outbound or fields.get("istio_reporter") == "waypoint"
+
+    @cached_property
+    def protobuf(self) -> bytes:
+        return schema.AccessRecord(**self.fields).SerializeToString()
+
+    @cached_property
+    def json(self) -> Fields:
+        return {_JSON_NAMES[name]: value for name, value in self.fields.items()}
+
+
+class AccessRecord:
+    """One access-log entry. Sinks share it: they read, and do not change it.
+
+    The attributes after `passed` are in `passed` too; metrics need them of each record, and read them here.
+    """
+
+    __slots__ = ("cluster", "duration", "fields", "origin", "passed", "received", "sent", "type")
+
+    def __init__(
+        self,
+        origin: Origin,
+        fields: Fields,
+        passed: bytes,
+        *,
+        type: int,
+        cluster: str,
+        duration: float | None,
+        received: int,
+        sent: int,
+    ) -> None:
+        self.origin = origin
+        self.fields = fields
+        self.passed = passed
+        self.type = type  # AccessRecord.AccessLogType
+        self.cluster = cluster  # upstream
+        self.duration = duration  # seconds; None when Envoy did not tell
+        self.received = received  # bytes on the wire, from the client
+        self.sent = sent  # and to it
+
+    def to_protobuf(self) -> bytes:
+        """The record as a serialised `mixer.telemetry.v1.AccessRecord`."""
+        return self.passed + self.origin.protobuf + schema.AccessRecord(**self.fields).SerializeToString()
+
+    def to_json(self) -> bytes:
+        """The record as one JSON object on one line, without a line end."""
+        named: Fields = {}
+        for field, value in schema.AccessRecord.FromString(self.passed).ListFields():
+            if field.number < _FIRST_OWN and (plain := _json_value(field, value)) is not None:
+                named[field.json_name] = plain
+        for name, value in self.fields.items():
+            named[_JSON_NAMES[name]] = value
+        named.update(self.origin.json)
+        return orjson.dumps(named)
+
+    def get(self, name: str) -> Any:
+        """The value of a plain field by its name in the schema; None when it is absent."""
+        value = self.fields.get(name)
+        if value is None:
+            value = self.origin.fields.get(name)
+        if value is None and name in _PASSED:
+            value = getattr(schema.AccessRecord.FromString(self.passed), name) or None
+        return value
+
+
+def accessor(json_name: str) -> Callable[[AccessRecord], Any]:
+    """A function that answers a record's value for a name such as `url.path`, None when it is absent.
+
+    Maps are reached into: `http.request.header.x-tenant`. Raises `KeyError` for what no plain field is named.
+    """
+    if name := _PLAIN.get(json_name):
+        return lambda record: record.get(name)
+    for prefix, field in _MAPS.items():
+        if json_name.startswith(f"{prefix}.") and (key := json_name.removeprefix(f"{prefix}.")):
+            return lambda record: (record.get(field) or {}).get(key)
+    raise KeyError(json_name)
+
+
+def key_names() -> list[str]:
+    """Every name that `accessor` knows; of maps, the prefix."""
+    return sorted([*_PLAIN, *_MAPS])
+
+
+def _json_value(field: Any, value: Any) -> Any:
+    """A value of a passed field in proto3's JSON mapping; None when it has none there."""
+    if isinstance(value, Timestamp):
+        return _rfc3339(value)
+    if isinstance(value, Duration):
+        sign = "-" if value.seconds < 0 or value.nanos < 0 else ""
+        return f"{sign}{abs(value.seconds)}.{abs(value.nanos):09d}s"
+    if field.enum_type:
+        known = field.enum_type.values_by_number.get(value)
+        return known.name if known else value
+    return dict(value) if field.json_name in _MAPS else value
+
+
+def _rfc3339(moment: Timestamp) -> str | None:
+    """UTC with nanoseconds: `2026-01-31T12:00:00.000000001Z`. None outside the years 1970 to 9999."""
+    seconds, nanos = moment.seconds, moment.nanos
+    if not (0 <= seconds <= _MAX_SECONDS and 0 <= nanos < 1_000_000_000):
+        return None
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanos:09d}Z"
