@@ -1,0 +1,1 @@
+"""Report: Envoy's access logs, as records, to sinks."""

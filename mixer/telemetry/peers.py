@@ -1,0 +1,128 @@
+"""Who called whom, in Istio's terms: from the node's metadata, exchanged peer metadata, and certificates.
+
+The keys are Istio's: of the node metadata that its agent gives to Envoy (`WORKLOAD_NAME`, `NAMESPACE`, …), and
+of the peer metadata that its filters put into filter state (`downstream_peer`, `upstream_peer`; names as in
+`extensions/common/metadata_object.h` of istio/proxy).
+"""
+
+from collections.abc import Iterable, Mapping
+
+from envoy.data.accesslog.v3 import accesslog_pb2
+from envoy.service.accesslog.v3 import als_pb2
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.wrappers_pb2 import BytesValue
+
+from mixer.telemetry.record import Origin
+
+# Attribute of a workload -> key in exchanged peer metadata.
+_PEER_KEYS = {
+    "workload": "workload",
+    "workload_namespace": "namespace",
+    "app": "app",
+    "version": "version",
+    "canonical_service": "service",
+    "canonical_revision": "revision",
+    "cluster": "cluster",
+    "principal": "identity",
+}
+_OUTSIDE = frozenset(
+    {"PassthroughCluster", "BlackHoleCluster"}
+)  # Istio's clusters for hosts outside the mesh
+_MAX_REMEMBERED = (
+    4096  # peers whose metadata is kept decoded; a mesh has fewer workloads talking to one Envoy
+)
+
+
+class Identity:
+    """What the first message of a stream says of the Envoy behind it."""
+
+    def __init__(self, identifier: als_pb2.StreamAccessLogsMessage.Identifier) -> None:
+        node = identifier.node
+        common = {
+            "envoy_node_id": node.id,
+            "envoy_node_cluster": node.cluster,
+            "envoy_node_zone": node.locality.zone,
+            "envoy_log_name": identifier.log_name,
+        }
+        common = {name: value for name, value in common.items() if value}
+        workload = _node_workload(node.metadata)
+        kind = node.id.partition("~")[0]  # Istio's node ids: sidecar~10.1.2.3~pod.namespace~domain
+        self._outbound = Origin(
+            {**common, "istio_reporter": "source", **_sided("source", workload)}, outbound=True
+        )
+        self._inbound = Origin({**common, "istio_reporter": "destination", **_sided("destination", workload)})
+        self._default = self._inbound
+        if kind == "router":  # a gateway sends, also where no cluster tells so
+            self._default = self._outbound
+        elif kind == "waypoint":  # stands for the destinations behind it, not for itself
+            self._default = self._inbound = self._outbound = Origin({**common, "istio_reporter": "waypoint"})
+
+    def origin(self, upstream_cluster: str) -> Origin:
+        """The side that this Envoy was on, told by the cluster's name as Istio gives it."""
+        if upstream_cluster.startswith("outbound|") or upstream_cluster in _OUTSIDE:
+            return self._outbound
+        if upstream_cluster.startswith(("inbound|", "InboundPassthroughCluster")):
+            return self._inbound
+        return self._default
+
+
+class PeerMetadata:
+    """Decodes exchanged peer metadata; the same bytes are decoded once."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Mapping[str, str]] = {}
+
+    def labels(self, state: Any, side: str) -> Mapping[str, str]:
+        """The fields `istio_<side>_…` of a filter state object; none when it is in no form that we know."""
+        key = side.encode() + state.value
+        labels = self._known.get(key)
+        if labels is None:
+            if len(self._known) >= _MAX_REMEMBERED:
+                self._known.clear()
+            labels = self._known[key] = _sided(side, _peer_workload(state))
+        return labels
+
+
+def namespace_of(principal: str) -> str:
+    """The namespace in a SPIFFE identity of Istio's form (`spiffe://domain/ns/NAMESPACE/sa/ACCOUNT`), else empty."""
+    _, found, rest = principal.partition("/ns/")
+    return rest.partition("/")[0] if found else ""
+
+
+def first_uri(names: Iterable[accesslog_pb2.TLSProperties.CertificateProperties.SubjectAltName]) -> str:
+    """The first URI among a certificate's alternative names, else empty."""
+    return next((name.uri for name in names if name.uri), "")
+
+
+def _node_workload(metadata: Struct) -> dict[str, str]:
+    labels = metadata.fields["LABELS"].struct_value if "LABELS" in metadata.fields else Struct()
+    return {
+        "workload": _string(metadata, "WORKLOAD_NAME"),
+        "workload_namespace": _string(metadata, "NAMESPACE"),
+        "app": _string(labels, "app.kubernetes.io/name") or _string(labels, "app"),
+        "version": _string(labels, "app.kubernetes.io/version") or _string(labels, "version"),
+        "canonical_service": _string(labels, "service.istio.io/canonical-name"),
+        "canonical_revision": _string(labels, "service.istio.io/canonical-revision"),
+        "cluster": _string(metadata, "CLUSTER_ID"),
+    }
+
+
+def _peer_workload(state: Any) -> dict[str, str]:
+    try:
+        if state.Is(BytesValue.DESCRIPTOR):
+            peer = Struct.FromString(BytesValue.FromString(state.value).value)
+        else:
+            peer = Struct.FromString(state.value)
+    except DecodeError:
+        return {}
+    return {name: _string(peer, key) for name, key in _PEER_KEYS.items()}
+
+
+def _string(struct: Struct, key: str) -> str:
+    return struct.fields[key].string_value if key in struct.fields else ""
+
+
+def _sided(side: str, workload: Mapping[str, str]) -> dict[str, str]:
+    return {f"istio_{side}_{name}": value for name, value in workload.items() if value}

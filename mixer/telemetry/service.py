@@ -1,0 +1,77 @@
+"""Report: the streams of Envoy's access loggers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
+
+from mixer.errors import RequestError
+from mixer.metrics import Metrics
+from mixer.telemetry.entry import EntryReader
+from mixer.telemetry.record import AccessRecord
+from mixer.telemetry.sink import Sink
+
+# Entries made into records without a pause, about 5 ms. Envoy sends some thirty at a time; who sends a message of
+# megabytes shall not keep the other streams waiting.
+MAX_BATCH = 250
+
+
+class ReportService:
+    """Turns access-log entries into records and gives them to every sink."""
+
+    def __init__(self, sinks: Sequence[Sink], metrics: Metrics) -> None:
+        self._sinks = tuple(sinks)
+        self._streams = metrics.streams
+        self._ended = metrics.streams_ended
+        self._http_entries = metrics.entries.labels("http")
+        self._tcp_entries = metrics.entries.labels("tcp")
+
+    async def stream(self, messages: AsyncIterator[StreamAccessLogsMessage]) -> None:
+        """Take in one stream, to its end. Its messages are used up.
+
+        Returns when the other side has closed it. Raises `RequestError` for a stream that does not follow the
+        protocol (envoy/service/accesslog/v3/als.proto): who sent its entries is said in the first message only, so
+        one without an identifier cannot be used, nor can entries of neither kind.
+        """
+        how = "error"
+        self._streams.inc()
+        try:
+            await self._take_in(messages)
+            how = "closed"
+        except asyncio.CancelledError:
+            how = "cancelled"
+            raise
+        finally:
+            self._streams.dec()
+            self._ended.labels(how).inc()
+
+    async def _take_in(self, messages: AsyncIterator[StreamAccessLogsMessage]) -> None:
+        reader: EntryReader | None = None
+        async for message in messages:
+            if reader is None:
+                if not message.HasField("identifier"):
+                    raise RequestError(
+                        "the first message of an access-log stream has no identifier: "
+                        "expected envoy.service.accesslog.v3.StreamAccessLogsMessage as Envoy sends it"
+                    )
+                reader = EntryReader(message.identifier)
+            kind = message.WhichOneof("log_entries")
+            if kind == "http_logs":
+                self._http_entries.inc(await self._hand_on(message.http_logs.log_entry, reader.http))
+            elif kind == "tcp_logs":
+                self._tcp_entries.inc(await self._hand_on(message.tcp_logs.log_entry, reader.tcp))
+            elif not message.HasField("identifier"):
+                raise RequestError("a message of an access-log stream has neither http_logs nor tcp_logs")
+
+    async def _hand_on(self, entries: Sequence[Any], record: Callable[[Any], AccessRecord]) -> int:
+        """Entries to records to sinks; answers how many."""
+        count = len(entries)
+        for start in range(0, count, MAX_BATCH):
+            if start:
+                await asyncio.sleep(0)
+            batch = entries if count <= MAX_BATCH else entries[start : start + MAX_BATCH]
+            records = [record(entry) for entry in batch]
+            for sink in self._sinks:
+                sink.write(records)
+        return count
