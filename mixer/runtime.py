@@ -175,17 +175,19 @@ class Runtime:
         """Why this process should get no traffic now."""
         reasons = [await self.engine.ready()] if self.engine else []
         reasons += [self.counters.ready()] if self.counters else []
-        reasons += [sink.ready() for sink in self.sinks]
         return [reason for reason in reasons if reason is not None]
+
+    def degraded(self) -> list[str]:
+        """What does not work as it should, though calls are answered: sinks that hold their records back."""
+        return [f"{sink.name}: {status}" for sink in self.sinks if (status := sink.status()) != "ok"]
 
     async def close(self, timeout: float) -> None:
         """Drain the fronts, then flush the sinks and give back connections; `timeout` seconds in all."""
-        loop_time = time.monotonic
-        end = loop_time() + timeout
+        end = time.monotonic() + timeout
         for front in self.fronts.values():
-            await front.drain(max(0.1, (end - loop_time()) / 2))
+            await front.drain(max(0.1, (end - time.monotonic()) / 2))
         for sink in self.sinks:
-            await sink.close(max(0.1, end - loop_time()))
+            await sink.close(max(0.1, end - time.monotonic()))
         if self.counters is not None:
             await self.counters.close()
         if self.engine is not None:

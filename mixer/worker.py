@@ -22,7 +22,9 @@ async def serve(settings: Config, role: Role, revision: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     runtime = Runtime.build(settings, role, revision)
-    admin = AdminServer(settings.listeners.admin.address, runtime.registry, runtime.not_ready)
+    admin = AdminServer(
+        settings.listeners.admin.address, runtime.registry, runtime.not_ready, runtime.degraded
+    )
     try:
         await runtime.start()
         await admin.start()

@@ -9,16 +9,22 @@ from prometheus_client.exposition import choose_encoder
 
 from mixer.errors import StartError
 
-Reasons = Callable[[], Awaitable[list[str]]]
-
 
 class AdminServer:
-    """`registry`: what `/metrics` shows. `not_ready`: why `/readyz` must say 503; empty when it may say 200."""
+    """`registry`: what `/metrics` shows. `not_ready`: why `/readyz` must say 503; empty when it may say 200, and
+    then `degraded` is told beside it: a broker that is away is no reason to send no traffic here."""
 
-    def __init__(self, address: str, registry: CollectorRegistry, not_ready: Reasons) -> None:
+    def __init__(
+        self,
+        address: str,
+        registry: CollectorRegistry,
+        not_ready: Callable[[], Awaitable[list[str]]],
+        degraded: Callable[[], list[str]],
+    ) -> None:
         self.address = address
         self._registry = registry
         self._not_ready = not_ready
+        self._degraded = degraded
 
     async def start(self) -> None:
         """Raises `StartError` where the address cannot be had."""
@@ -55,4 +61,6 @@ class AdminServer:
         reasons = await self._not_ready()
         if reasons:
             return web.Response(status=503, text="".join(f"not ready: {reason}\n" for reason in reasons))
-        return web.Response(text="ready\n")
+        return web.Response(
+            text="".join(("ready\n", *(f"degraded: {reason}\n" for reason in self._degraded())))
+        )
