@@ -137,7 +137,7 @@ connection := {
 
 connection := {
 	"allowed": false,
-	"dynamic_metadata": {"reason": "source_not_allowed"},
+	"dynamic_metadata": {"reason": "source_unknown"},
 } if {
 	not network
 }

@@ -175,7 +175,7 @@ test_connection_from_a_known_network_is_allowed if {
 
 test_connection_from_elsewhere_is_denied if {
 	every address in ["192.0.3.9", "2001:db8::8"] {
-		decision(tcp(address)) == {"allowed": false, "dynamic_metadata": {"reason": "source_not_allowed"}}
+		decision(tcp(address)) == {"allowed": false, "dynamic_metadata": {"reason": "source_unknown"}}
 	}
 }
 

@@ -84,13 +84,13 @@ def _report(
 ) -> None:
     by_key = {key(record): record for record in records}
     console.print(view.heading("Requests", f"through Envoy on {running.http} and {running.tcp}"))
-    console.print(view.requests_table(outcomes, by_key))
+    console.print(view.requests_table(console, outcomes, by_key))
     console.print(
         view.heading("Series", f"http://{running.mixer['admin']}/metrics, summed over the other labels")
     )
-    console.print(view.series_table(series))
+    console.print(view.series_table(console, series))
     console.print(view.heading("Records", "one a request, joined with its decision and its limit"))
-    console.print(view.records_table(outcomes, by_key))
+    console.print(view.records_table(console, outcomes, by_key))
 
 
 def _stay_up(console: Console, running: Stack, file: RecordFile, stop: StopSignal) -> None:

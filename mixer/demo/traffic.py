@@ -66,9 +66,10 @@ class Outcome:
     status: str
     seconds: float
     key: str
-    left: int | None
-    reset: int | None  # seconds until the limit's window ends
-    upstream_headers: dict[str, str] | None  # as the upstream saw them; None: it was not reached
+    limit: int | None = None  # requests that the limit allows in its window
+    left: int | None = None  # of them
+    reset: int | None = None  # seconds until the window ends
+    upstream_headers: dict[str, str] | None = None  # as the upstream saw them; None: it was not reached
 
 
 def requests(issuer: Issuer) -> list[Request]:
@@ -84,21 +85,21 @@ def requests(issuer: Issuer) -> list[Request]:
     per_user = [Expected("200", "allowed", "ok", left, "per-user") for left in reversed(range(USER_LIMIT))]
     reports = [Expected("200", "allowed", "ok", left, "reports") for left in reversed(range(REPORTS_LIMIT))]
     return [
-        http("nobody", "GET /api/orders", None, Expected("401", "denied", "token_missing")),
-        http("mallory, forged", "GET /api/orders", forged, Expected("401", "denied", "token_invalid")),
-        http("alice, expired", "GET /api/orders", expired, Expected("401", "denied", "token_invalid")),
+        http("no token", "GET /api/orders", None, Expected("401", "denied", "token_missing")),
+        http("forged token", "GET /api/orders", forged, Expected("401", "denied", "token_invalid")),
+        http("expired token", "GET /api/orders", expired, Expected("401", "denied", "token_invalid")),
         http(
             "bob, no role", "GET /api/orders", issuer.token("bob"), Expected("403", "denied", "role_missing")
         ),
         http("root", "GET /admin/users", root, per_user[0]),
-        *(http("root", "GET /reports/daily", root, expected) for expected in reports),
-        http("root", "GET /reports/weekly", root, Expected("429", "allowed", "ok", 0, "reports", over=True)),
+        *(http("root", "GET /reports/day", root, expected) for expected in reports),
+        http("root", "GET /reports/week", root, Expected("429", "allowed", "ok", 0, "reports", over=True)),
         http("alice", "GET /admin/users", alice, Expected("403", "denied", "role_lacks_path")),
         http("alice", "POST /api/orders", alice, per_user[0]),
         *(http("alice", "GET /api/orders", alice, expected) for expected in per_user[1:]),
         http("alice", "GET /api/orders", alice, Expected("429", "allowed", "ok", 0, "per-user", over=True)),
         Connection("127.0.0.1", "127.0.0.1", Expected("open", "allowed", "ok")),
-        Connection("127.0.0.2", "127.0.0.2", Expected("closed", "denied", "source_not_allowed")),
+        Connection("127.0.0.2", "127.0.0.2", Expected("closed", "denied", "source_unknown")),
     ]
 
 
@@ -155,8 +156,9 @@ def _send(connection: http.client.HTTPConnection, item: HttpRequest) -> Outcome:
         status=str(response.status),
         seconds=seconds,
         key=response.headers.get("x-request-id", ""),
-        left=_number(response.headers.get("x-ratelimit-remaining")),
-        reset=_number(response.headers.get("x-ratelimit-reset")),
+        limit=_number(response.headers.get("x-ratelimit-limit", "").partition(",")[0]),
+        left=_number(response.headers.get("x-ratelimit-remaining", "")),
+        reset=_number(response.headers.get("x-ratelimit-reset", "")),
         upstream_headers=reached,
     )
 
@@ -171,10 +173,8 @@ def _connect(address: str, item: Connection) -> Outcome:
             echo = connection.recv(16)
         except ConnectionError:
             echo = b""
-    return Outcome(
-        item, "open" if echo == b"ping" else "closed", time.perf_counter() - start, key, None, None, None
-    )
+    return Outcome(item, "open" if echo == b"ping" else "closed", time.perf_counter() - start, key)
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() else None
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.padding import Padding
 from rich.rule import Rule
@@ -16,6 +16,7 @@ from mixer.demo.findings import Record, Series, decision
 from mixer.demo.stack import Stack
 from mixer.demo.traffic import Outcome
 
+_WIDE = 100  # columns; below, the tables' columns stand closer
 _NONE = Text("-", style="dim")
 _STYLES = {
     "allowed": "green",
@@ -46,43 +47,43 @@ def console() -> Console:
     return Console(width=120 if piped else None, highlight=False)
 
 
-def heading(text: str, note: str) -> Padding:
+def heading(text: str, note: str) -> Group:
     line = Text.assemble((text, "bold"), ("  ", ""), (note, "dim"))
-    return Padding(Rule(line, align="left", style="dim"), (1, 0, 0, 0))
+    return Group("", Rule(line, align="left", style="dim"))
 
 
-def requests_table(outcomes: Sequence[Outcome], records: Mapping[str, Record]) -> Table:
+def requests_table(console: Console, outcomes: Sequence[Outcome], records: Mapping[str, Record]) -> Table:
     """Request → decision and reason → limit left → status → latency."""
-    table = _table()
+    table = _table(console)
     table.add_column("#", justify="right", style="dim")
     table.add_column("caller", no_wrap=True)
     table.add_column("request", no_wrap=True)
-    table.add_column("decision and reason")
+    table.add_column("decision and reason", no_wrap=True)
     table.add_column("limit left", justify="right")
     table.add_column("status", justify="right")
     table.add_column("ms", justify="right", style="dim")
     for number, outcome in enumerate(outcomes, 1):
-        record = records.get(outcome.key)
         table.add_row(
             str(number),
             outcome.request.caller,
             outcome.request.what,
-            _decision(record),
-            _NONE
-            if outcome.left is None
-            else Text(str(outcome.left), style="yellow" if outcome.left == 0 else ""),
+            _decision(records.get(outcome.key)),
+            _left(outcome),
             _status(outcome.status),
             f"{outcome.seconds * 1000:.1f}",
         )
     return table
 
 
-def series_table(series: Series) -> Table:
-    table = _table()
+def series_table(console: Console, series: Series) -> Table:
+    """Mixer's and Istio's series that the traffic moved."""
+    table = _table(console)
     table.add_column("series", no_wrap=True)
     table.add_column("value", justify="right")
     for name, labels in _SERIES:
         for values, total in sorted(series.by(name, labels).items()):
+            if not total:
+                continue
             shown = Text(name)
             if labels:
                 pairs = ", ".join(f'{label}="{value}"' for label, value in zip(labels, values, strict=True))
@@ -91,9 +92,9 @@ def series_table(series: Series) -> Table:
     return table
 
 
-def records_table(outcomes: Sequence[Outcome], records: Mapping[str, Record]) -> Table:
+def records_table(console: Console, outcomes: Sequence[Outcome], records: Mapping[str, Record]) -> Table:
     """Each request's record: what Check and Quota had said about it."""
-    table = _table()
+    table = _table(console)
     table.add_column("#", justify="right", style="dim")
     table.add_column("decision id", no_wrap=True)
     table.add_column("policy", no_wrap=True)
@@ -186,8 +187,11 @@ def wrong(console: Console, differences: Sequence[str]) -> None:
         console.print(f"  [red]✗[/] {escape(line)}")
 
 
-def _table() -> Table:
-    return Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+def _table(console: Console) -> Table:
+    gap = 1 if console.width >= _WIDE else 0
+    return Table(
+        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", padding=(0, gap, 0, 0)
+    )
 
 
 def _decision(record: Record | None) -> Text:
@@ -196,6 +200,14 @@ def _decision(record: Record | None) -> Text:
     said = decision(record)
     reason = str(record.get("mixer.decision.reason", ""))
     return Text.assemble((said, _STYLES[said]), " ", reason)
+
+
+def _left(outcome: Outcome) -> Text:
+    if outcome.left is None:
+        return _NONE
+    return Text.assemble(
+        (str(outcome.left), "" if outcome.left else "yellow"), (f" of {outcome.limit}", "dim")
+    )
 
 
 def _status(status: str) -> Text:

@@ -77,13 +77,13 @@ def test_once_shows_what_came_out_and_exits_0(tmp_path: Path) -> None:
         output = output_of(process)
     assert process.returncode == 0, output
     for pattern in (
-        r"GET /api/orders +denied token_missing .*401",
-        r"mallory, forged +GET /api/orders +denied token_invalid .*401",
+        r"no token +GET /api/orders +denied token_missing .*401",
+        r"forged token +GET /api/orders +denied token_invalid .*401",
         r"alice +GET /admin/users +denied role_lacks_path .*403",
-        r"alice +POST /api/orders +allowed ok +4 +200",
-        r"alice +GET /api/orders +allowed ok +0 +429",
+        r"alice +POST /api/orders +allowed ok +4 of 5 +200",
+        r"alice +GET /api/orders +allowed ok +0 of 5 +429",
         r"127\.0\.0\.1 +TCP connection +allowed ok .*open",
-        r"127\.0\.0\.2 +TCP connection +denied source_not_allowed .*closed",
+        r"127\.0\.0\.2 +TCP connection +denied source_unknown .*closed",
         r'istio_requests_total\{response_code="429".*\} +1\b',
         r'mixer_decisions_total\{outcome="denied"\} +\d+',
         r"envoy/authz/allow +role_lacks_path",
