@@ -206,6 +206,7 @@ class Buffer(Settings):
     """Records that wait in memory for a sink; when it is full, new ones are dropped and counted."""
 
     max_records: PositiveInt = 100_000
+    max_bytes: PositiveInt = 128 * 1024 * 1024  # what they may take together, however large each is
 
 
 class KafkaSink(Settings):

@@ -17,7 +17,7 @@ from envoy.service.accesslog.v3 import als_pb2
 from google.protobuf.message import DecodeError
 
 from mixer.telemetry.flags import METHODS, PROTOCOLS, TLS_VERSIONS, flags_of
-from mixer.telemetry.peers import Identity, PeerMetadata, first_uri, namespace_of
+from mixer.telemetry.peers import PEER_FIELDS, Identity, PeerMetadata, first_uri, namespace_of
 from mixer.telemetry.record import AccessRecord, Fields, Origin
 from mixer.telemetry.v1 import access_record_pb2 as schema
 
@@ -116,10 +116,12 @@ class EntryReader:
         _addresses(common, fields)
         if metadata := common.metadata.filter_metadata:
             _joined(metadata, fields)
+        known = len(fields)
         if states := common.filter_state_objects:
             self._states(states, origin, fields)
         if common.HasField("tls_properties"):
             _tls(common.tls_properties, fields, inbound=not origin.outbound)
+        peers = tuple(map(fields.get, PEER_FIELDS)) if len(fields) > known else ()
         if common.HasField("response_flags"):
             _flags(common.response_flags, fields)
         # A 404 is an answer, not an error; a request without any answer is one if Envoy says why.
@@ -132,6 +134,7 @@ class EntryReader:
             origin,
             fields,
             common.SerializeToString(),
+            peers=peers,
             type=kind,
             cluster=cluster,
             duration=duration,

@@ -20,13 +20,15 @@ from mixer.telemetry.record import Origin
 _PEER_KEYS = {
     "workload": "workload",
     "workload_namespace": "namespace",
+    "principal": "identity",
     "app": "app",
     "version": "version",
     "canonical_service": "service",
     "canonical_revision": "revision",
     "cluster": "cluster",
-    "principal": "identity",
 }
+PEER_FIELDS = tuple(f"istio_{side}_{name}" for side in ("source", "destination") for name in _PEER_KEYS)
+"""All fields that tell of the two ends, in the order of Istio's labels."""
 _OUTSIDE = frozenset(
     {"PassthroughCluster", "BlackHoleCluster"}
 )  # Istio's clusters for hosts outside the mesh

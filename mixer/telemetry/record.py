@@ -58,10 +58,10 @@ class Origin:
 class AccessRecord:
     """One access-log entry. Sinks share it: they read, and do not change it.
 
-    The attributes after `passed` are in `passed` too; metrics need them of each record, and read them here.
+    The attributes after `passed` say again what is in `fields` or `passed`: metrics need it of each record.
     """
 
-    __slots__ = ("cluster", "duration", "fields", "origin", "passed", "received", "sent", "type")
+    __slots__ = ("cluster", "duration", "fields", "origin", "passed", "peers", "received", "sent", "type")
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class AccessRecord:
         fields: Fields,
         passed: bytes,
         *,
+        peers: tuple[object, ...],
         type: int,
         cluster: str,
         duration: float | None,
@@ -78,6 +79,7 @@ class AccessRecord:
         self.origin = origin
         self.fields = fields
         self.passed = passed
+        self.peers = peers  # stands for all that `fields` says of source and destination
         self.type = type  # AccessRecord.AccessLogType
         self.cluster = cluster  # upstream
         self.duration = duration  # seconds; None when Envoy did not tell

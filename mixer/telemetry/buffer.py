@@ -1,0 +1,57 @@
+"""What the sinks that buffer have in common: the bound, and the account of every record."""
+
+from typing import Literal
+
+from mixer import config
+from mixer.metrics import Metrics
+
+Reason = Literal["buffer_full", "too_large", "shutdown"]
+
+
+class Account:
+    """How much a sink holds, against its bound, and what became of what it was given.
+
+    The owner serialises calls; reading the gauges from another thread is safe.
+    """
+
+    def __init__(self, name: str, settings: config.Buffer, metrics: Metrics) -> None:
+        self.records = 0
+        self.bytes = 0
+        self._max_records = settings.max_records
+        self._max_bytes = settings.max_bytes
+        self._delivered = metrics.sink_records.labels(name)
+        self._dropped = {
+            reason: metrics.sink_dropped.labels(name, reason)
+            for reason in ("buffer_full", "too_large", "shutdown")
+        }
+        metrics.sink_capacity.labels(name).set(settings.max_records)
+        metrics.sink_buffered.labels(name).set_function(lambda: self.records)
+
+    @property
+    def full(self) -> bool:
+        """Whether not even an empty record fits."""
+        return self.records >= self._max_records or self.bytes >= self._max_bytes
+
+    def take(self, size: int) -> bool:
+        """Hold one more record of `size` bytes; False when it does not fit."""
+        if self.records >= self._max_records or self.bytes + size > self._max_bytes:
+            return False
+        self.records += 1
+        self.bytes += size
+        return True
+
+    def delivered(self, records: int, size: int) -> None:
+        """Records are durable, and no longer held."""
+        self.records -= records
+        self.bytes -= size
+        self._delivered.inc(records)
+
+    def lost(self, reason: Reason, records: int, size: int) -> None:
+        """Records that were held are given up."""
+        self.records -= records
+        self.bytes -= size
+        self._dropped[reason].inc(records)
+
+    def refused(self, reason: Reason, records: int) -> None:
+        """Records were never taken."""
+        self._dropped[reason].inc(records)
