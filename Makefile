@@ -27,7 +27,9 @@ test: $(VENV)/made.stamp
 	@$(RUN) -m tests.components --check
 	@$(MAKE) --no-print-directory $(VENV)/dev.stamp
 	@$(RUN) -m tests.components
+	@echo 'lint and types'
 	@$(MAKE) --no-print-directory lint
+	@echo 'tests'
 	@$(RUN) -m pytest
 
 lint: $(VENV)/dev.stamp
