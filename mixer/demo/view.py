@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.markup import escape
-from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
@@ -146,32 +145,29 @@ def live_line(record: Record) -> Text:
 
 
 def what_to_try(console: Console, stack: Stack, tokens: Mapping[str, str]) -> None:
-    """URLs, and lines to paste. Lines are never broken, so that each can be copied whole."""
-    console.print(heading("Try it", "paste these into another terminal"))
-
-    def line(text: str, style: str = "") -> None:
-        console.print(f"  {text}", style=style, soft_wrap=True, markup=False)
-
-    for name, token in tokens.items():
-        line(f"{name.upper()}={token}", style="dim")
+    """URLs, and lines to paste. No line is broken by us, so that each can be copied whole."""
     web = f"http://{stack.http}"
     host, _, port = stack.tcp.rpartition(":")
-    line("")
-    line(
-        f'curl -i {web}/api/orders -H "authorization: Bearer $ALICE"    # 200, until her five a minute are used up'
-    )
-    line(f'curl -i {web}/admin/users -H "authorization: Bearer $ALICE"   # 403: a user may not')
-    line(f'curl -i {web}/admin/users -H "authorization: Bearer $ROOT"    # 200: an admin may')
-    line(f"curl -i {web}/api/orders                                      # 401: no token")
-    line(
-        f"exec 3<>/dev/tcp/{host}/{port}; echo ping >&3; head -1 <&3; exec 3>&-                   # TCP, in bash"
-    )
+    alice, root = '-H "authorization: Bearer $ALICE"', '-H "authorization: Bearer $ROOT"'
+    lines = {
+        "200, until her five requests a minute are used up": f"curl -i {web}/api/orders {alice}",
+        "403: the role user may not": f"curl -i {web}/admin/users {alice}",
+        "200: the role admin may": f"curl -i {web}/admin/users {root}",
+        "401: no token": f"curl -i {web}/api/orders",
+        "TCP, echoed": f"bash -c 'exec 3<>/dev/tcp/{host}/{port}; echo ping >&3; head -1 <&3'",
+    }
+    console.print(heading("Try it", "paste these into another terminal"))
+    for name, token in tokens.items():
+        console.print(f"{name.upper()}={token}", style="dim", soft_wrap=True)
+    for remark, line in lines.items():
+        console.print(f"# {remark}", style="dim cyan")
+        console.print(line, soft_wrap=True, markup=False)
     places = Table.grid(padding=(0, 2))
     places.add_row("metrics", f"http://{stack.mixer['admin']}/metrics")
     places.add_row("Envoy's admin", f"http://{stack.envoy_admin}/")
     places.add_row("records", str(stack.records))
     places.add_row("settings, logs", f"{stack.folder}/")
-    console.print(Padding(places, (1, 2, 0, 2)))
+    console.print("", places)
 
 
 def right(console: Console, outcomes: Sequence[Outcome], records: Sequence[Record]) -> None:
