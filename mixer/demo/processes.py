@@ -67,7 +67,7 @@ class Process:
 
     def _tail(self) -> str:
         lines = self.log.read_text("utf-8", "replace").splitlines()[-_TAIL:]
-        return "\n".join(["", f"The end of its log ({self.log}):", *lines]) if lines else " Its log is empty."
+        return "\n".join(["", "The end of its log:", *lines]) if lines else " Its log is empty."
 
 
 @contextlib.contextmanager

@@ -83,6 +83,7 @@ def _report(
     console: Console, running: Stack, outcomes: Sequence[Outcome], records: Sequence[Record], series: Series
 ) -> None:
     by_key = {key(record): record for record in records}
+    console.print(view.introduction())
     console.print(view.heading("Requests", f"through Envoy on {running.http} and {running.tcp}"))
     console.print(view.requests_table(console, outcomes, by_key))
     console.print(

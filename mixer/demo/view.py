@@ -51,6 +51,13 @@ def heading(text: str, note: str) -> Group:
     return Group("", Rule(line, align="left", style="dim"))
 
 
+def introduction() -> Text:
+    return Text(
+        "\nEach request goes through a real Envoy, which asks Mixer whether it may pass (Check) and whether "
+        "it is within its limits (Quota), and afterwards reports it to Mixer (Report)."
+    )
+
+
 def requests_table(console: Console, outcomes: Sequence[Outcome], records: Mapping[str, Record]) -> Table:
     """Request → decision and reason → limit left → status → latency."""
     table = _table(console)
