@@ -23,7 +23,7 @@ class Limits:
 
     def summary(self) -> str:
         """One line for people: the domains, and how many limits each has."""
-        counts = (f"{name} ({domain.count_limits()})" for name, domain in sorted(self.domains.items()))
+        counts = (f"{name} ({len(list(domain.limits()))})" for name, domain in sorted(self.domains.items()))
         return f"limits by domain: {', '.join(counts)}"
 
 

@@ -165,8 +165,8 @@ class Domain:
         self.level = Level()
         self._part = keys.domain_part(name)
 
-    def count_limits(self) -> int:
-        return sum(descriptor.limit is not None for descriptor in self.level.descriptors())
+    def limits(self) -> Iterator[Limit]:
+        return (descriptor.limit for descriptor in self.level.descriptors() if descriptor.limit is not None)
 
     def match(self, entries: Iterable[Entry]) -> tuple[Limit, str] | None:
         """The limit that applies to a request's descriptor, and the name of its counter; None if none does."""

@@ -1,0 +1,94 @@
+"""A RateLimitResponse as bytes, put together from parts that are made once for each limit.
+
+Serialised messages that follow one another merge (protobuf's encoding, "last one wins" and repeated fields
+append), so an answer is its overall code, its statuses, its headers and its metadata in a row. With two
+descriptors that costs a fifth of building and serialising the message.
+"""
+
+from typing import Any
+
+from envoy.config.core.v3.base_pb2 import HeaderValue
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
+from google.protobuf.struct_pb2 import Struct
+
+from mixer.ratelimit.tree import Limit
+
+OK: int = RateLimitResponse.OK
+OVER_LIMIT: int = RateLimitResponse.OVER_LIMIT
+MAX_REMAINING = 2**32 - 1
+
+_DescriptorStatus = RateLimitResponse.DescriptorStatus
+_ONE_BYTE = 0x80  # varints below are one byte
+_SMALL = tuple(bytes((number,)) for number in range(_ONE_BYTE))
+
+# Fields of DescriptorStatus and Duration: their number and wire type in one byte.
+_STATUSES, _LIMIT_REMAINING, _DURATION_UNTIL_RESET, _SECONDS = b"\x12", b"\x18", b"\x22", b"\x08"
+
+
+def _varint(number: int) -> bytes:
+    """A number that is not negative, base 128."""
+    if number < _ONE_BYTE:
+        return _SMALL[number]
+    out = bytearray()
+    while number >= _ONE_BYTE:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+class LimitAnswers:
+    """What answers say about one limit: how a status begins, and the metadata if this limit decided."""
+
+    __slots__ = ("limit", "metadata", "status")
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        current = RateLimitResponse.RateLimit(
+            name=limit.name, requests_per_unit=limit.requests_per_unit, unit=limit.unit
+        )
+        self.status = {
+            code: _DescriptorStatus(code=code, current_limit=current).SerializeToString()
+            for code in (OK, OVER_LIMIT)
+        }
+        self.metadata = {code: metadata({"limit": limit.label}, code) for code in (OK, OVER_LIMIT)}
+
+
+def status(begin: bytes, remaining: int, until_reset: int) -> bytes:
+    """One status, as a part of the answer. `until_reset` in seconds."""
+    seconds = _varint(until_reset)
+    duration = _DURATION_UNTIL_RESET + _SMALL[1 + len(seconds)] + _SECONDS + seconds
+    body = begin + (_LIMIT_REMAINING + _varint(remaining) + duration if remaining else duration)
+    return _STATUSES + _varint(len(body)) + body
+
+
+def metadata(decisive: dict[str, str], code: int) -> bytes:
+    """The dynamic metadata `mixer`: which limit decided, and what the answer is."""
+    fields = Struct()
+    fields["mixer"] = {**decisive, "code": RateLimitResponse.Code.Name(code)}
+    return _part(dynamic_metadata=fields)
+
+
+def more_metadata(fields: dict[str, Any]) -> bytes:
+    """Further fields of the dynamic metadata."""
+    struct = Struct()
+    struct.update(fields)
+    return _part(dynamic_metadata=struct)
+
+
+def headers(values: dict[str, int]) -> bytes:
+    """Headers of the answer to the client, as a part of the answer."""
+    return _part(
+        response_headers_to_add=[HeaderValue(key=key, value=str(value)) for key, value in values.items()]
+    )
+
+
+def _part(**fields: Any) -> bytes:
+    serialised: bytes = RateLimitResponse(**fields).SerializeToString()
+    return serialised
+
+
+OVERALL = {code: _part(overall_code=code) for code in (OK, OVER_LIMIT)}
+NO_LIMIT = _part(statuses=[_DescriptorStatus(code=OK)])
+UNLIMITED = _part(statuses=[_DescriptorStatus(code=OK, limit_remaining=MAX_REMAINING)])
+NO_LIMIT_METADATA = {code: metadata({}, code) for code in (OK, OVER_LIMIT)}
