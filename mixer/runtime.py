@@ -49,16 +49,16 @@ def _redis(settings: config.RateLimits, metrics: Metrics) -> "Counters":
     return RedisCounters(settings.redis, metrics)
 
 
-def _kafka(settings: Any, metrics: Metrics) -> "Sink":
+def _kafka(settings: Any, metrics: Metrics, name: str) -> "Sink":
     from mixer.telemetry.kafka import KafkaSink
 
-    return KafkaSink(settings, metrics)
+    return KafkaSink(settings, metrics, name)
 
 
-def _file(settings: Any, metrics: Metrics) -> "Sink":
+def _file(settings: Any, metrics: Metrics, name: str) -> "Sink":
     from mixer.telemetry.file import FileSink
 
-    return FileSink(settings, metrics)
+    return FileSink(settings, metrics, name)
 
 
 def _native(settings: config.Listener, methods: Methods, metrics: Metrics) -> Front:
@@ -75,7 +75,7 @@ def _grpcio(settings: config.Listener, methods: Methods, metrics: Metrics) -> Fr
 
 ENGINES: dict[str, Callable[[config.Policy], PolicyEngine]] = {"embedded": _embedded, "opa": _opa}
 COUNTERS: dict[str, Callable[[config.RateLimits, Metrics], "Counters"]] = {"memory": _memory, "redis": _redis}
-SINKS: dict[str, Callable[[Any, Metrics], "Sink"]] = {"kafka": _kafka, "file": _file}
+SINKS: dict[str, Callable[[Any, Metrics, str], "Sink"]] = {"kafka": _kafka, "file": _file}
 FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
     "native": _native,
     "grpcio": _grpcio,
@@ -151,7 +151,7 @@ class Runtime:
             limits = limits_files.load(rate_limits.paths, rate_limits.merge_domain_config)
             self.counters = COUNTERS[rate_limits.counters](rate_limits, self.metrics)
             await self.counters.start()
-            quota = QuotaService(limits, self.counters, rate_limits, self.metrics, time.time)
+            quota = QuotaService(limits, self.counters, rate_limits, self.metrics)
             service = "envoy.service.ratelimit.v3.RateLimitService"
             methods.append(Unary(service, "ShouldRateLimit", RateLimitRequest, quota.should_rate_limit))
         return methods
@@ -164,10 +164,13 @@ class Runtime:
 
         telemetry = self.settings.telemetry
         self.sinks = [PrometheusSink(telemetry.max_series, self.metrics)]
-        self.sinks += [SINKS[sink.type](sink, self.metrics) for sink in telemetry.sinks]
+        types = [settings.type for settings in telemetry.sinks]
+        for index, settings in enumerate(telemetry.sinks):
+            name = settings.type if types.count(settings.type) == 1 else f"{settings.type}-{index}"
+            self.sinks.append(SINKS[settings.type](settings, self.metrics, name))
         for sink in self.sinks:
             await sink.start()
-        report = ReportService(self.sinks, self.metrics, time.time)
+        report = ReportService(self.sinks, self.metrics)
         service = "envoy.service.accesslog.v3.AccessLogService"
         return [ClientStream(service, "StreamAccessLogs", StreamAccessLogsMessage, report.stream)]
 
