@@ -17,6 +17,7 @@ class Account:
     def __init__(self, name: str, settings: config.Buffer, metrics: Metrics) -> None:
         self.records = 0
         self.bytes = 0
+        self.delivered_records = 0
         self._max_records = settings.max_records
         self._max_bytes = settings.max_bytes
         self._delivered = metrics.sink_records.labels(name)
@@ -44,6 +45,7 @@ class Account:
         """Records are durable, and no longer held."""
         self.records -= records
         self.bytes -= size
+        self.delivered_records += records
         self._delivered.inc(records)
 
     def lost(self, reason: Reason, records: int, size: int) -> None:

@@ -1,0 +1,309 @@
+"""Records to Kafka: acknowledged by all replicas, in order for each key, from a bounded buffer in memory.
+
+aiokafka's idempotent producer retries in order for as long as it lives, which is what most outages need. But some
+errors leave a hole in its sequence (a batch that expires while its partition has no leader, or one that the broker
+refuses as too large), and every later batch of that partition then fails. So records stay in our buffer until
+they are acknowledged, and on any error the producer is replaced and what was not acknowledged is sent again. That
+may deliver a record twice, under its one `event_id`, and never loses one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.codec import has_gzip, has_lz4, has_snappy, has_zstd
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import murmur2
+
+from mixer import config
+from mixer.errors import SinkError
+from mixer.metrics import Metrics
+from mixer.telemetry.buffer import Account
+from mixer.telemetry.lane import MAX_BATCH, BatchLimit, Item, Lane, TooLargeError
+from mixer.telemetry.record import SCHEMA, AccessRecord, accessor
+from mixer.telemetry.sink import OK
+
+log = structlog.get_logger()
+
+OVERHEAD = 300  # bytes that a record takes beside its value: headers, framing, and Python's objects
+MAX_KEYS = 65_536  # keys whose hash is remembered; murmur2 in Python takes 4 µs
+RECONNECT = (0.2, 5.0)  # seconds between attempts, doubling from the first to the second
+METADATA_AGE = 30.0  # seconds after which new partitions are looked for
+LOG_INTERVAL = 10.0  # seconds between two log lines on dropped records
+FINISH = 1.0  # seconds for batches on their way, when the producer is replaced
+LAST_MOMENT = 1.0  # seconds of the time to close in which connections are given back
+
+_CODECS = {"gzip": has_gzip, "lz4": has_lz4, "snappy": has_snappy, "zstd": has_zstd}
+
+
+class KafkaSink:
+    """A record a message; see `Sink`.
+
+    Headers of each message: `schema` (`mixer.telemetry.v1.AccessRecord`), `content-type`, `event_id`. Its timestamp is
+    the time of reception. With `key` set, a record that has the field goes to the partition that Kafka's Java client
+    chooses for its value; others are spread over the partitions, a batch each.
+    """
+
+    def __init__(
+        self,
+        settings: config.KafkaSink,
+        metrics: Metrics,
+        name: str = "kafka",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self._settings = settings
+        self._clock = clock
+        self._account = Account(name, settings.buffer, metrics)
+        self._json = settings.format == "json"
+        content_type = b"application/json" if self._json else b"application/protobuf"
+        self._headers = (("schema", SCHEMA.encode()), ("content-type", content_type))
+        self._key: Callable[[AccessRecord], object] | None = None
+        self._max_record = MAX_BATCH
+        self._pending: deque[Item] = deque()  # not yet given to a partition: no broker told of any so far
+        self._lanes: dict[int, Lane] = {}
+        self._partitions: list[int] = []
+        self._sticky: Lane | None = None  # where records without a key go now
+        self._filled = 0  # its count of batches when they began to
+        self._hashes: dict[bytes, int] = {}
+        self._limit = BatchLimit()
+        self._run: asyncio.Task[None] | None = None
+        self._closing = False
+        self._trouble: str | None = "no broker reached yet"
+        self._next_log = 0.0
+
+    async def start(self) -> None:
+        settings = self._settings
+        if settings.key is not None:
+            try:
+                self._key = accessor(settings.key)
+            except KeyError:
+                raise SinkError(
+                    f'{self.name}: key: expected the name of a record\'s field, such as "client.address" or '
+                    f'"http.request.header.x-tenant", got "{settings.key}"'
+                ) from None
+        if settings.compression != "none" and not _CODECS[settings.compression]():
+            raise SinkError(
+                f"{self.name}: compression: {settings.compression} needs the package cramjam: pip install cramjam"
+            )
+        # aiokafka logs every attempt, several a second while a broker is away. We log each change once.
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+        self._run = asyncio.create_task(self._keep_delivering())
+
+    def write(self, records: Sequence[AccessRecord]) -> None:
+        account = self._account
+        if self._closing:
+            account.refused("shutdown", len(records))
+            return
+        now = int(self._clock() * 1000)
+        for number, record in enumerate(records):
+            if account.full:
+                account.refused("buffer_full", len(records) - number)
+                self._log_dropped("buffer_full")
+                break
+            value = record.to_json() if self._json else record.to_protobuf()
+            key = None
+            if self._key is not None and (part := self._key(record)) is not None:
+                key = str(part).encode()
+            size = len(value) + OVERHEAD + (len(key) if key else 0)
+            if size > self._max_record:
+                account.refused("too_large", 1)
+                self._log_dropped("too_large", bytes=size)
+            elif not account.take(size):
+                account.refused("buffer_full", 1)
+                self._log_dropped("buffer_full")
+            else:
+                self._route((key, value, record.fields["event_id"], now, size))
+
+    def status(self) -> str:
+        if self._trouble is not None:
+            return self._trouble
+        slow = [lane.slow_since for lane in self._lanes.values() if lane.slow_since is not None]
+        if slow:
+            return f"no acknowledgement for {asyncio.get_running_loop().time() - min(slow):.0f} s"
+        return OK
+
+    async def close(self, timeout: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
+        self._closing = True
+        for lane in self._lanes.values():
+            lane.flush()
+        if self._run is not None:
+            last_moment = min(LAST_MOMENT, timeout / 2)
+            while self._account.records and loop.time() < end - last_moment:  # noqa: ASYNC110 (lanes come and go)
+                await asyncio.sleep(0.02)
+            self._run.cancel()
+            await asyncio.wait({self._run}, timeout=last_moment)
+        if self._account.records:
+            log.warning("records_dropped", sink=self.name, reason="shutdown", records=self._account.records)
+            self._account.lost("shutdown", self._account.records, self._account.bytes)
+
+    # Partitions
+
+    def _route(self, item: Item) -> None:
+        """Give a record to its partition's lane."""
+        partitions = self._partitions
+        if not partitions:
+            self._pending.append(item)
+            return
+        key = item[0]
+        if key is None:
+            lane = self._sticky
+            if lane is None or lane.batches != self._filled:
+                # As Kafka's sticky partitioner: fill one batch, then go on to another partition. The one with the
+                # shortest queue has a leader that answers; among equals, the one that had the fewest batches.
+                self._sticky = lane = min(self._lanes.values(), key=lambda lane: (lane.bytes, lane.batches))
+                self._filled = lane.batches
+        else:
+            hashed = self._hashes.get(key)
+            if hashed is None:
+                if len(self._hashes) >= MAX_KEYS:
+                    self._hashes.clear()
+                hashed = self._hashes[key] = murmur2(key) & 0x7FFFFFFF
+            lane = self._lanes[partitions[hashed % len(partitions)]]
+        lane.append(item)
+
+    def _know(self, partitions: list[int]) -> None:
+        """Take over the topic's partitions, and route what waited for them."""
+        if partitions == self._partitions:
+            return
+        self._partitions = partitions
+        self._sticky = None
+        for number in partitions:
+            if number not in self._lanes:
+                self._lanes[number] = Lane(
+                    self._settings.topic,
+                    number,
+                    headers=self._headers,
+                    linger=self._settings.linger,
+                    limit=self._limit,
+                    account=self._account,
+                )
+        waiting, self._pending = self._pending, deque()
+        for item in waiting:
+            self._route(item)
+        if self._closing:
+            for lane in self._lanes.values():
+                lane.flush()
+
+    def _forget_all_but(self, partitions: list[int]) -> None:
+        """Take back what waits for partitions that are no more. Only while no lane runs."""
+        for lane in [lane for lane in self._lanes.values() if lane.partition not in partitions]:
+            del self._lanes[lane.partition]
+            self._pending.extend(lane.queue)
+
+    # Delivery
+
+    async def _keep_delivering(self) -> None:
+        """Connect and deliver, again and again, until cancelled."""
+        pause, longest = RECONNECT
+        while True:
+            producer = self._new_producer()
+            before = self._account.delivered_records
+            try:
+                await asyncio.wait_for(producer.start(), 2 * self._settings.request_timeout)
+                partitions = sorted(await producer.partitions_for(self._settings.topic))
+                self._forget_all_but(partitions)
+                self._know(partitions)
+                if self._trouble is not None:
+                    self._trouble = None
+                    log.info(
+                        "kafka_connected",
+                        sink=self.name,
+                        topic=self._settings.topic,
+                        partitions=len(partitions),
+                    )
+                await self._deliver(producer)
+            except TooLargeError as error:
+                self._shrink(error)
+                pause = 0.0
+            except Exception as error:  # aiokafka fails with KafkaError, OSError, AssertionError, …
+                self._failed(error)
+                pause = min(longest, max(RECONNECT[0], 2 * pause))
+            finally:
+                await asyncio.shield(_discard(producer))
+            if self._account.delivered_records > before:
+                pause = min(pause, RECONNECT[0])
+            await asyncio.sleep(pause)
+
+    async def _deliver(self, producer: AIOKafkaProducer) -> None:
+        """Run all lanes until one fails; then let the others finish the batch they are at."""
+        tasks: dict[int, asyncio.Task[None]] = {}
+        try:
+            while True:
+                for number in self._partitions:
+                    if number not in tasks:
+                        tasks[number] = asyncio.create_task(self._lanes[number].run(producer))
+                done, _ = await asyncio.wait(
+                    tasks.values(), timeout=METADATA_AGE, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    task.result()
+                partitions = sorted(await producer.partitions_for(self._settings.topic))
+                if not set(self._partitions) <= set(partitions):
+                    raise KafkaError(f"the topic {self._settings.topic} was made anew")
+                self._know(partitions)
+        finally:
+            for lane in self._lanes.values():
+                lane.stop()
+            running = {task for task in tasks.values() if not task.done()}
+            if running:
+                _, late = await asyncio.wait(running, timeout=0 if self._closing else FINISH)
+                for task in late:
+                    task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+    def _new_producer(self) -> AIOKafkaProducer:
+        settings = self._settings
+        return AIOKafkaProducer(
+            bootstrap_servers=list(settings.bootstrap_servers),
+            client_id=settings.client_id,
+            acks="all",
+            enable_idempotence=True,
+            compression_type=None if settings.compression == "none" else settings.compression,
+            max_batch_size=2 * MAX_BATCH,  # the bound is ours, below it
+            linger_ms=0,  # ours too
+            request_timeout_ms=int(settings.request_timeout * 1000),
+            metadata_max_age_ms=int(METADATA_AGE * 1000),
+        )
+
+    def _failed(self, error: Exception) -> None:
+        trouble = str(error) or type(error).__name__
+        if trouble != self._trouble:
+            self._trouble = trouble
+            log.warning("kafka_away", sink=self.name, error=trouble, waiting=self._account.records)
+
+    def _shrink(self, error: TooLargeError) -> None:
+        """Make batches smaller; a single record that is refused is lost, and one as large is not taken any more."""
+        self._limit.refuse(error.size)
+        if error.records == 1:
+            self._max_record = min(self._max_record, error.size - 1)
+            error.lane.drop_first()
+            self._log_dropped("too_large", bytes=error.size)
+        else:
+            log.warning("kafka_batches_smaller", sink=self.name, refused=error.size, now=self._limit.bytes)
+
+    def _log_dropped(self, reason: str, **more: object) -> None:
+        now = self._clock()
+        if now >= self._next_log:
+            self._next_log = now + LOG_INTERVAL
+            log.warning(
+                "records_dropped", sink=self.name, reason=reason, buffered=self._account.records, **more
+            )
+
+
+async def _discard(producer: AIOKafkaProducer) -> None:
+    """Stop a producer now, whatever it still holds: `stop` alone waits until all is delivered, for ever if need be."""
+    if (sender := producer._sender.sender_task) is not None:
+        while not sender.done():
+            sender.cancel()  # again and again: it catches the first, to wait for requests on their way
+            await asyncio.wait({sender}, timeout=0.05)
+        producer._message_accumulator.fail_all(KafkaError("the producer was replaced"))
+    with contextlib.suppress(KafkaError, OSError):
+        await producer.stop()

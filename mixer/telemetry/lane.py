@@ -1,0 +1,182 @@
+"""The way of records to one partition of Kafka: one batch at a time, the next when it is acknowledged."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
+
+from mixer.telemetry.buffer import Account
+
+log = structlog.get_logger()
+
+# Key, value, event id, timestamp in ms, and what the record takes in memory.
+Item = tuple[bytes | None, bytes, str, int, int]
+
+MAX_BATCH = 1_000_000  # bytes; a broker takes 1,048,588 unless told otherwise (message.max.bytes)
+SLOW = 5.0  # seconds without an acknowledgement after which a broker counts as away
+GIVE_UP = 120.0  # seconds after which the producer is replaced, which asks the bootstrap servers anew
+
+
+class TooLargeError(Exception):
+    """The broker refuses a batch for its size."""
+
+    def __init__(self, lane: "Lane", records: int, size: int) -> None:
+        self.lane = lane
+        self.records = records
+        self.size = size
+        super().__init__(f"a batch of {size} bytes is too large for the broker")
+
+
+class BatchLimit:
+    """How many bytes a batch may have: as many as it was set up with, or as the broker turns out to take.
+
+    A broker's own limit (message.max.bytes, a topic's max.message.bytes) shows only when it refuses. Halving after a
+    refusal, then growing to the middle between what it took and what it refused, finds it to a fifth in a few steps.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = MAX_BATCH
+        self.refused = 2 * MAX_BATCH
+
+    def refuse(self, size: int) -> None:
+        self.refused = min(self.refused, size)
+        self.bytes = max(1, min(self.bytes, size) // 2)
+
+    def accept(self, size: int) -> None:
+        if size * 2 >= self.bytes and self.bytes * 1.25 < self.refused and self.bytes < MAX_BATCH:
+            self.bytes = min(MAX_BATCH, (self.bytes + self.refused) // 2)
+
+
+class Lane:
+    """Records on their way to one partition, in order, until they are acknowledged."""
+
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        *,
+        headers: Sequence[tuple[str, bytes]],
+        linger: float,
+        limit: BatchLimit,
+        account: Account,
+    ) -> None:
+        self.partition = partition
+        self.queue: deque[Item] = deque()
+        self.bytes = 0
+        self.batches = 0  # begun so far
+        self.slow_since: float | None = (
+            None  # the loop's time at which a batch was sent that is not acknowledged yet
+        )
+        self._topic = topic
+        self._headers = headers
+        self._linger = linger
+        self._limit = limit
+        self._account = account
+        self._some = asyncio.Event()
+        self._enough = asyncio.Event()
+        self._hurry = self._stopping = False
+
+    def append(self, item: Item) -> None:
+        self.queue.append(item)
+        self.bytes += item[4]
+        if not self._some.is_set():
+            self._some.set()
+        if self.bytes >= self._limit.bytes and not self._enough.is_set():
+            self._enough.set()
+
+    def flush(self) -> None:
+        """From now on, wait for no batch to fill."""
+        self._hurry = True
+        self._enough.set()
+
+    def stop(self) -> None:
+        """Let `run` end after the batch that is on its way."""
+        self._stopping = True
+        self._some.set()
+        self._enough.set()
+
+    def drop_first(self) -> None:
+        """Give up the record at the head, which no broker will take."""
+        size = self.queue.popleft()[4]
+        self.bytes -= size
+        self._account.lost("too_large", 1, size)
+
+    async def run(self, producer: AIOKafkaProducer) -> None:
+        """Deliver, until stopped. Raises `TooLargeError`, or whatever aiokafka fails with; the queue then still has
+        what was not acknowledged."""
+        self._stopping = False
+        try:
+            while True:
+                if not self.queue:
+                    self._some.clear()
+                    if not self._stopping:
+                        await self._some.wait()
+                if self.bytes < self._limit.bytes and not (self._hurry or self._stopping):
+                    self._enough.clear()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._enough.wait(), self._linger)
+                if self._stopping:
+                    return
+                await self._send(producer)
+        finally:
+            self.slow_since = None
+
+    async def _send(self, producer: AIOKafkaProducer) -> None:
+        """One batch, to its acknowledgement."""
+        batch = producer.create_batch()
+        count = size = 0
+        headers, limit = self._headers, self._limit.bytes
+        for key, value, event_id, timestamp, held in self.queue:
+            if count and size + held > limit:
+                break
+            batch.append(
+                key=key, value=value, timestamp=timestamp, headers=[*headers, ("event_id", event_id.encode())]
+            )
+            count += 1
+            size += held
+        batch.close()
+        self.batches += 1
+        try:
+            sent = await producer.send_batch(batch, self._topic, partition=self.partition)
+            sent.add_done_callback(_retrieve)
+            await self._acknowledged(sent)
+        except (MessageSizeTooLargeError, RecordListTooLargeError):
+            raise TooLargeError(self, count, size) from None
+        self._limit.accept(size)
+        for _ in islice(iter(self.queue.popleft, None), count):
+            pass
+        self.bytes -= size
+        self._account.delivered(count, size)
+
+    async def _acknowledged(self, sent: "asyncio.Future[object]") -> None:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        done, _ = await asyncio.wait({sent}, timeout=SLOW)
+        if not done:
+            self.slow_since = start
+            log.warning(
+                "kafka_away",
+                topic=self._topic,
+                partition=self.partition,
+                unacknowledged=self._account.records,
+            )
+            done, _ = await asyncio.wait({sent}, timeout=GIVE_UP)
+            if not done:
+                raise KafkaTimeoutError(f"no acknowledgement within {SLOW + GIVE_UP:.0f} s")
+        sent.result()
+        if self.slow_since is not None:
+            self.slow_since = None
+            log.info(
+                "kafka_back", topic=self._topic, partition=self.partition, after=round(loop.time() - start, 1)
+            )
+
+
+def _retrieve(sent: "asyncio.Future[object]") -> None:
+    """Look at a batch's outcome even when nobody waits any more, or asyncio reports it as forgotten."""
+    if not sent.cancelled():
+        sent.exception()
