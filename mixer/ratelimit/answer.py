@@ -37,7 +37,7 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-class LimitAnswers:
+class LimitTexts:
     """What answers say about one limit: how a status begins, and the metadata if this limit decided."""
 
     __slots__ = ("limit", "metadata", "status")

@@ -1,89 +1,126 @@
 """From a request to what is to be counted: which limit applies to each of its descriptors, and its hits."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from envoy.extensions.common.ratelimit.v3.ratelimit_pb2 import RateLimitDescriptor
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from mixer.errors import RequestError
+from mixer.ratelimit.answer import LimitTexts
 from mixer.ratelimit.counters import FixedWindow
 from mixer.ratelimit.tree import SECONDS, UNITS, Domain, Limit
 
 MAX_DESCRIPTORS = 1000  # of one request, which is one script call for Redis; Envoy sends a handful
 MAX_HITS = 2**32  # of one descriptor: above any limit, so that more makes no difference
 
+# Descriptors whose limit is remembered, by their bytes: the same users and paths come again and again, and to
+# read a message field by field costs more than to match it. About 8 MB if every one is as long as may be.
+REMEMBERED = 10_000
+REMEMBERED_BYTES = 256
+
 # Since Envoy 1.38 a descriptor can give hits back with this field, which older protos do not know.
 _NEGATIVE_HITS = 4
 _KNOWN_NEGATIVE_HITS = RateLimitDescriptor.DESCRIPTOR.fields_by_number.get(_NEGATIVE_HITS)
 
-Claim = tuple[Limit, str]  # a limit that applies, and the name of its counter
+
+class Claim(NamedTuple):
+    """A limit that applies to a descriptor."""
+
+    limit: Limit
+    texts: LimitTexts
+    counter: str  # its name
+    seconds: int  # its window; 0 for an unlimited one
+    hits: int | None  # the descriptor's own; None: the request's count
 
 
-def claims(domains: Mapping[str, Domain], request: RateLimitRequest) -> list[Claim | None]:
-    """For each descriptor of the request the limit that applies to it, None if none does.
+class Claims:
+    """Finds the limits of requests."""
 
-    Raises:
-        RequestError: the request is wrong.
-    """
-    descriptors = request.descriptors
-    if not request.domain:
-        raise RequestError("domain: expected the name of a domain, got nothing")
-    if not 0 < len(descriptors) <= MAX_DESCRIPTORS:
-        raise RequestError(f"descriptors: expected 1 to {MAX_DESCRIPTORS}, got {len(descriptors)}")
-    domain = domains.get(request.domain)
-    if domain is None:
-        return [None] * len(descriptors)
-    found: list[Claim | None] = []
-    replaced: frozenset[str] = frozenset()
-    for descriptor in descriptors:
-        claim: Claim | None
+    def __init__(self, domains: Mapping[str, Domain]) -> None:
+        self._domains = domains
+        self._texts = {limit: LimitTexts(limit) for domain in domains.values() for limit in domain.limits()}
+        self._remembered: dict[str, dict[bytes, Claim | None]] = {name: {} for name in domains}
+
+    def of(self, request: RateLimitRequest) -> list[Claim | None]:
+        """For each descriptor of the request the limit that applies to it, None if none does.
+
+        Raises:
+            RequestError: the request is wrong, or asks for what there is not.
+        """
+        name, descriptors = request.domain, request.descriptors
+        if not name:
+            raise RequestError("domain: expected the name of a domain, got nothing")
+        if not 0 < len(descriptors) <= MAX_DESCRIPTORS:
+            raise RequestError(f"descriptors: expected 1 to {MAX_DESCRIPTORS}, got {len(descriptors)}")
+        remembered = self._remembered.get(name)
+        if remembered is None:
+            return [None] * len(descriptors)
+        found: list[Claim | None] = []
+        replaced: frozenset[str] = frozenset()
+        for descriptor in descriptors:
+            content = descriptor.SerializeToString()
+            if content in remembered:
+                claim = remembered[content]
+            else:
+                claim = self._find(self._domains[name], descriptor, len(found))
+                if len(content) <= REMEMBERED_BYTES:
+                    if len(remembered) >= REMEMBERED:
+                        remembered.clear()
+                    remembered[content] = claim
+            found.append(claim)
+            if claim is not None and claim.limit.replaces:
+                replaced |= claim.limit.replaces
+        if replaced:
+            return [
+                None if claim is not None and _is_replaced(claim.limit, replaced) else claim
+                for claim in found
+            ]
+        return found
+
+    def _find(self, domain: Domain, descriptor: RateLimitDescriptor, index: int) -> Claim | None:
         if descriptor.HasField("limit"):
-            claim = _override(domain, descriptor, len(found))
+            override = descriptor.limit
+            if override.unit not in SECONDS:
+                names = ", ".join(unit.upper() for unit in UNITS)
+                raise RequestError(
+                    f"descriptors[{index}].limit.unit: expected one of {names}, got {override.unit}"
+                )
+            match = domain.override(descriptor.entries, override.requests_per_unit, override.unit)
+        elif (matched := domain.match(descriptor.entries)) is not None:
+            match = matched
         else:
-            claim = domain.match(descriptor.entries)
-        found.append(claim)
-        if claim is not None and claim[0].replaces:
-            replaced |= claim[0].replaces
-    if replaced:
-        return [None if claim is not None and _is_replaced(claim[0], replaced) else claim for claim in found]
-    return found
-
-
-def hits(request: RateLimitRequest, found: Sequence[Claim | None], now: int) -> list[FixedWindow]:
-    """What to count at the time `now` (seconds since the epoch), in the order of the descriptors.
-
-    The request's `hits_addend` counts where a descriptor has none of its own; 0 there means 1, while 0 at a
-    descriptor means to look without counting.
-
-    Raises:
-        RequestError: a descriptor gives hits back.
-    """
-    default = request.hits_addend or 1
-    windows = []
-    for index, (descriptor, claim) in enumerate(zip(request.descriptors, found, strict=True)):
-        if claim is None or claim[0].unlimited:
-            continue
-        limit, name = claim
-        addend = default
+            return None
+        hits = None
         if descriptor.HasField("hits_addend"):
             if _is_negative(descriptor):
                 raise RequestError(
                     f"descriptors[{index}].is_negative_hits: giving hits back is not supported"
                 )
-            addend = min(descriptor.hits_addend.value, MAX_HITS)
-        seconds = SECONDS[limit.unit]
-        windows.append(FixedWindow(name, seconds, now - now % seconds, addend))
-    return windows
+            hits = min(descriptor.hits_addend.value, MAX_HITS)
+        limit, counter = match
+        texts = self._texts.get(limit) or LimitTexts(limit)  # an override is its descriptor's alone
+        return Claim(limit, texts, counter, 0 if limit.unlimited else SECONDS[limit.unit], hits)
 
 
-def _override(domain: Domain, descriptor: RateLimitDescriptor, index: int) -> Claim:
-    limit = descriptor.limit
-    if limit.unit not in SECONDS:
-        names = ", ".join(name.upper() for name in UNITS)
-        raise RequestError(f"descriptors[{index}].limit.unit: expected one of {names}, got {limit.unit}")
-    return domain.override(descriptor.entries, limit.requests_per_unit, limit.unit)
+def windows(found: Sequence[Claim | None], hits_addend: int, now: int) -> list[FixedWindow]:
+    """What to count at the time `now` (seconds since the epoch), in the order of the descriptors.
+
+    The request's `hits_addend` is for the descriptors that have none of their own. 0 means 1 there, while at a
+    descriptor it means to look without counting.
+    """
+    default = hits_addend or 1
+    return [
+        FixedWindow(
+            claim.counter,
+            claim.seconds,
+            now - now % claim.seconds,
+            default if claim.hits is None else claim.hits,
+        )
+        for claim in found
+        if claim is not None and claim.seconds
+    ]
 
 
 def _is_replaced(limit: Limit, replaced: frozenset[str]) -> bool:

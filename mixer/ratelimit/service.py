@@ -6,7 +6,7 @@ Answers as envoyproxy/ratelimit does (`shouldRateLimitWorker` in its `ratelimit.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
@@ -16,12 +16,12 @@ from mixer.errors import CounterError, DeadlineError
 from mixer.log import Throttle
 from mixer.metrics import Metrics
 from mixer.ratelimit import answer
-from mixer.ratelimit.answer import OK, OVER_LIMIT, LimitAnswers
-from mixer.ratelimit.claims import Claim, claims, hits
-from mixer.ratelimit.counters import Counters
+from mixer.ratelimit.answer import OK, OVER_LIMIT, LimitTexts
+from mixer.ratelimit.claims import Claim, Claims, windows
+from mixer.ratelimit.counters import Counters, FixedWindow
 from mixer.ratelimit.limits import Limits
 from mixer.ratelimit.metadata import of_request
-from mixer.ratelimit.tree import SECONDS, Limit
+from mixer.ratelimit.tree import Limit
 
 _log = structlog.get_logger()
 
@@ -37,7 +37,7 @@ class QuotaService:
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._domains = limits.domains
+        self._claims = Claims(limits.domains)
         self._counters = counters
         self._shadow_mode = settings.shadow_mode
         self._quota_mode = settings.quota_mode
@@ -45,13 +45,9 @@ class QuotaService:
         self._headers = settings.response_headers
         self._clock = clock
         self._throttle = Throttle()
-        self._outcomes = metrics.quota_descriptors
         outcome = metrics.quota_descriptors.labels
         self._ok, self._over_limit, self._shadow = outcome("ok"), outcome("over_limit"), outcome("shadow")
         self._unlimited, self._no_limit = outcome("unlimited"), outcome("no_limit")
-        self._answers = {
-            limit: LimitAnswers(limit) for domain in limits.domains.values() for limit in domain.limits()
-        }
 
     async def should_rate_limit(self, request: RateLimitRequest, timeout: float | None) -> bytes:
         """A serialised RateLimitResponse.
@@ -62,46 +58,48 @@ class QuotaService:
             CounterError: the counters cannot answer.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        found = claims(self._domains, request)
+        found = self._claims.of(request)
         now = int(self._clock())
-        windows = hits(request, found, now)
+        hits = windows(found, request.hits_addend, now)
         try:
-            counts = await self._counters.hit(windows, timeout) if windows else []
+            counts = await self._counters.hit(hits, timeout) if hits else []
         except CounterError as error:
             if (held := self._throttle(error.reason)) is not None:
                 _log.warning("count_failed", reason=error.reason, error=str(error), held_back=held)
             if error.reason == "timeout" and deadline is not None and time.monotonic() >= deadline:
                 raise DeadlineError("deadline", str(error)) from error
             raise
-        return self._answer(request, found, counts, now)
+        return self._answer(request, found, zip(hits, counts, strict=True), now)
 
     def _answer(
-        self, request: RateLimitRequest, found: Sequence[Claim | None], counts: Sequence[int], now: int
+        self,
+        request: RateLimitRequest,
+        found: Sequence[Claim | None],
+        counted: Iterator[tuple[FixedWindow, int]],
+        now: int,
     ) -> bytes:
-        """The answer, where the descriptors that were counted have these counts."""
+        """The answer, where `counted` are the counts of the descriptors that have any."""
         tally = _Tally()
         parts = [b""]  # the overall code comes here
         passed: list[Limit] = []
-        next_count = iter(counts)
         for claim in found:
             if claim is None:
                 self._no_limit.inc()
                 parts.append(answer.NO_LIMIT)
                 tally.quotas += self._quota_mode
                 continue
-            limit = claim[0]
-            texts = self._answers.get(limit) or LimitAnswers(limit)  # an override is made for its request
+            limit, texts = claim.limit, claim.texts
             if limit.unlimited:
                 self._unlimited.inc()
                 parts.append(answer.UNLIMITED)
                 tally.unlimited = texts
                 continue
-            left = limit.requests_per_unit - next(next_count)
-            code = self._code(limit, left)
-            seconds = SECONDS[limit.unit]
-            until_reset = seconds - now % seconds
-            parts.append(answer.status(texts.status[code], max(left, 0), until_reset))
-            tally.add(texts, max(left, 0), until_reset, code, self._quota_mode or limit.quota_mode)
+            window, count = next(counted)
+            left = max(limit.requests_per_unit - count, 0)
+            code = self._code(limit, count)
+            until_reset = window.start + window.seconds - now
+            parts.append(answer.status(texts.status[code], left, until_reset))
+            tally.add(texts, left, until_reset, code, self._quota_mode or limit.quota_mode)
             if code == OK:
                 passed.append(limit)
         overall = OVER_LIMIT if tally.is_over() and not self._shadow_mode else OK
@@ -122,9 +120,9 @@ class QuotaService:
             )
         return b"".join(parts)
 
-    def _code(self, limit: Limit, left: int) -> int:
-        """The status of a descriptor with so many hits left (below 0: over), which is counted by outcome."""
-        if left >= 0:
+    def _code(self, limit: Limit, count: int) -> int:
+        """The status of a descriptor whose counter is at `count`; its outcome is counted."""
+        if count <= limit.requests_per_unit:
             self._ok.inc()
             return OK
         (self._shadow if limit.shadow_mode or self._shadow_mode else self._over_limit).inc()
@@ -146,16 +144,16 @@ class _Tally:
     )
 
     def __init__(self) -> None:
-        self.least: LimitAnswers | None = None  # or the last one that is over
+        self.least: LimitTexts | None = None  # or the last one that is over
         self.left = 0  # of that one
         self.until_reset = 0  # of that one, seconds
         self.quotas = 0
-        self.unlimited: LimitAnswers | None = None
+        self.unlimited: LimitTexts | None = None
         self._is_over = False
         self._quotas_over = 0
-        self._first_quota_over: LimitAnswers | None = None
+        self._first_quota_over: LimitTexts | None = None
 
-    def add(self, limit: LimitAnswers, left: int, until_reset: int, code: int, is_quota: bool) -> None:
+    def add(self, limit: LimitTexts, left: int, until_reset: int, code: int, is_quota: bool) -> None:
         is_over = code == OVER_LIMIT
         if self.least is None or left < self.left or (is_over and not is_quota):
             self.least, self.left, self.until_reset = limit, left, until_reset
@@ -171,7 +169,7 @@ class _Tally:
         """Any ordinary limit is over, or all quotas are."""
         return self._is_over or 0 < self.quotas == self._quotas_over
 
-    def decisive(self) -> LimitAnswers | None:
+    def decisive(self) -> LimitTexts | None:
         """The limit that fired, else the one with the least left, else an unlimited one."""
         if self._is_over or not self.is_over():
             return self.least or self.unlimited
