@@ -14,8 +14,10 @@ from mixer.demo.stack import Stack, get, stack
 from mixer.demo.stop import StopRequestedError, StopSignal, stop_signal
 from mixer.demo.tokens import Issuer
 from mixer.demo.traffic import Outcome, requests, send_all
+from mixer.errors import StartError
 
 _REPORT_WITHIN = 20.0  # seconds; Envoy sends its access log each second
+_SETTLED_WITHIN = 2.0  # seconds from the last record until nothing changes any more
 _POLL = 0.1  # seconds
 
 
@@ -69,13 +71,20 @@ def _collect(
     Raises `StartError` if a part of the demo ends meanwhile.
     """
     records: list[Record] = []
-    end = time.monotonic() + _REPORT_WITHIN
+    expected = {outcome.key for outcome in outcomes}
+    end, all_there = time.monotonic() + _REPORT_WITHIN, False
     while True:
         running.check()
         records += file.read()
-        series = Series(get(running.mixer["admin"], "/metrics")[1])
+        try:
+            series = Series(get(running.mixer["admin"], "/metrics")[1])
+        except OSError as error:
+            running.check()
+            raise StartError(f"Mixer's admin listener does not answer: {error}") from error
         if not checks.differences(outcomes, records, series) or time.monotonic() > end:
             return records, series
+        if not all_there and expected <= {key(record) for record in records}:
+            all_there, end = True, time.monotonic() + _SETTLED_WITHIN
         stop.sleep(_POLL)
 
 

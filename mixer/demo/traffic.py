@@ -148,9 +148,6 @@ def _send(connection: http.client.HTTPConnection, item: HttpRequest) -> Outcome:
     response = connection.getresponse()
     body = response.read()
     seconds = time.perf_counter() - start
-    reached = None
-    if response.status == 200:
-        reached = json.loads(body)["headers"]
     return Outcome(
         request=item,
         status=str(response.status),
@@ -159,8 +156,17 @@ def _send(connection: http.client.HTTPConnection, item: HttpRequest) -> Outcome:
         limit=_number(response.headers.get("x-ratelimit-limit", "").partition(",")[0]),
         left=_number(response.headers.get("x-ratelimit-remaining", "")),
         reset=_number(response.headers.get("x-ratelimit-reset", "")),
-        upstream_headers=reached,
+        upstream_headers=_seen_by_upstream(body),
     )
+
+
+def _seen_by_upstream(body: bytes) -> dict[str, str] | None:
+    """The headers that the demo's upstream told of; None for an answer that is not its own."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return None
+    return document["headers"] if isinstance(document, dict) and "upstream" in document else None
 
 
 def _connect(address: str, item: Connection) -> Outcome:

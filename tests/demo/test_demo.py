@@ -84,7 +84,7 @@ def test_once_shows_what_came_out_and_exits_0(tmp_path: Path) -> None:
         r"alice +GET /api/orders +allowed ok +0 of 5 +429",
         r"127\.0\.0\.1 +TCP connection +allowed ok .*open",
         r"127\.0\.0\.2 +TCP connection +denied source_unknown .*closed",
-        r'istio_requests_total\{response_code="429".*\} +1\b',
+        r'istio_requests_total\{response_code="429".*\} +2\b',
         r'mixer_decisions_total\{outcome="denied"\} +\d+',
         r"envoy/authz/allow +role_lacks_path",
         r"envoy/authz/allow +ok .*OVER_LIMIT",
