@@ -5,6 +5,7 @@ append), so an answer is its overall code, its statuses, its headers and its met
 descriptors that costs a fifth of building and serialising the message.
 """
 
+from functools import lru_cache
 from typing import Any
 
 from envoy.config.core.v3.base_pb2 import HeaderValue
@@ -18,23 +19,26 @@ OVER_LIMIT: int = RateLimitResponse.OVER_LIMIT
 MAX_REMAINING = 2**32 - 1
 
 _DescriptorStatus = RateLimitResponse.DescriptorStatus
-_ONE_BYTE = 0x80  # varints below are one byte
-_SMALL = tuple(bytes((number,)) for number in range(_ONE_BYTE))
 
 # Fields of DescriptorStatus and Duration: their number and wire type in one byte.
 _STATUSES, _LIMIT_REMAINING, _DURATION_UNTIL_RESET, _SECONDS = b"\x12", b"\x18", b"\x22", b"\x08"
 
 
+@lru_cache(maxsize=8192)  # counts and seconds come again and again
 def _varint(number: int) -> bytes:
-    """A number that is not negative, base 128."""
-    if number < _ONE_BYTE:
-        return _SMALL[number]
-    out = bytearray()
-    while number >= _ONE_BYTE:
-        out.append(number & 0x7F | 0x80)
+    """A number that is not negative, base 128, the low digits first."""
+    digits = bytearray()
+    while number > 0x7F:
+        digits.append(number & 0x7F | 0x80)
         number >>= 7
-    out.append(number)
-    return bytes(out)
+    digits.append(number)
+    return bytes(digits)
+
+
+@lru_cache(maxsize=8192)
+def _until_reset(seconds: int) -> bytes:
+    duration = _SECONDS + _varint(seconds)
+    return _DURATION_UNTIL_RESET + _varint(len(duration)) + duration
 
 
 class LimitTexts:
@@ -56,9 +60,8 @@ class LimitTexts:
 
 def status(begin: bytes, remaining: int, until_reset: int) -> bytes:
     """One status, as a part of the answer. `until_reset` in seconds."""
-    seconds = _varint(until_reset)
-    duration = _DURATION_UNTIL_RESET + _SMALL[1 + len(seconds)] + _SECONDS + seconds
-    body = begin + (_LIMIT_REMAINING + _varint(remaining) + duration if remaining else duration)
+    left = _LIMIT_REMAINING + _varint(remaining) if remaining else b""  # a 0 is not written
+    body = begin + left + _until_reset(until_reset)
     return _STATUSES + _varint(len(body)) + body
 
 
