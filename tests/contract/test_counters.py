@@ -1,0 +1,455 @@
+"""The contract of `mixer.ratelimit.counters.Counters`, on every store, and on a Redis that fails."""
+
+import asyncio
+import itertools
+import json
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+import uvloop
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from mixer import config
+from mixer.errors import CounterError
+from mixer.metrics import Metrics
+from mixer.ratelimit.counters import Counters, FixedWindow
+from mixer.ratelimit.memory import MemoryCounters
+from mixer.ratelimit.redis import RedisCounters
+from tests.components.processes import Redis
+
+START = 1_800_000_000  # where a minute, an hour and a day begin
+TIMEOUT = 0.3  # seconds, of a round trip to Redis
+
+
+class Store:
+    """A store of counters, and clients of it: the same object in memory, connections of their own to Redis."""
+
+    def __init__(self, url: str | None) -> None:
+        self._url = url
+        self._names = itertools.count()
+        self.prefix = f"{uuid.uuid4()}:"  # of the keys in Redis
+
+    @asynccontextmanager
+    async def clients(self, count: int = 1) -> AsyncIterator[list[Counters]]:
+        opened: list[Counters]
+        if self._url is None:
+            opened = [MemoryCounters(Metrics(CollectorRegistry()), lambda: START)]
+        else:
+            opened = [redis_counters(self._url, key_prefix=self.prefix) for _ in range(count)]
+        for client in opened:
+            await client.start()
+        try:
+            yield opened if self._url is not None else opened * count
+        finally:
+            for client in opened:
+                await client.close()
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Counters]:
+        async with self.clients() as (client,):
+            yield client
+
+    def new_name(self) -> str:
+        return f"name{next(self._names)}|"
+
+
+def redis_counters(url: str, **settings: object) -> RedisCounters:
+    return RedisCounters(
+        config.Redis.model_validate({"url": url, "timeout": f"{TIMEOUT}s", **settings}),
+        Metrics(CollectorRegistry()),
+    )
+
+
+def one(name: str, hits: int = 1, start: int = START, seconds: int = 60) -> FixedWindow:
+    return FixedWindow(name, seconds, start, hits)
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest) -> Store:
+    return Store(request.getfixturevalue("redis_url") if request.param == "redis" else None)
+
+
+def test_first_hit_counts_one_and_the_next_ones_follow(store: Store) -> None:
+    async def scenario() -> list[list[int]]:
+        async with store.client() as client:
+            return [await client.hit([one("a")]) for _ in range(3)]
+
+    assert uvloop.run(scenario()) == [[1], [2], [3]]
+
+
+def test_hits_of_one_call_are_counted_one_after_the_other(store: Store) -> None:
+    async def scenario() -> list[int]:
+        async with store.client() as client:
+            return await client.hit([one("a", 2), one("b", 5), one("a", 3), one("b", 0)])
+
+    assert uvloop.run(scenario()) == [2, 5, 5, 5]
+
+
+def test_no_hits_have_no_counts(store: Store) -> None:
+    async def scenario() -> list[int]:
+        async with store.client() as client:
+            return await client.hit([])
+
+    assert uvloop.run(scenario()) == []
+
+
+def test_a_look_at_a_counter_does_not_count(store: Store) -> None:
+    async def scenario() -> list[list[int]]:
+        async with store.client() as client:
+            return [await client.hit([one("a", hits)]) for hits in (0, 1, 0, 0, 1)]
+
+    assert uvloop.run(scenario()) == [[0], [1], [1], [1], [2]]
+
+
+def test_a_window_starts_at_zero_and_leaves_the_one_before_as_it_was(store: Store) -> None:
+    async def scenario() -> list[list[int]]:
+        async with store.client() as client:
+            starts = (START, START, START + 60, START, START + 60)
+            return [await client.hit([one("a", start=start)]) for start in starts]
+
+    assert uvloop.run(scenario()) == [[1], [2], [1], [3], [2]]
+
+
+def test_windows_of_another_length_are_other_counters(store: Store) -> None:
+    async def scenario() -> list[int]:
+        async with store.client() as client:
+            return await client.hit([one("a", seconds=seconds) for seconds in (1, 60, 3600, 60)])
+
+    assert uvloop.run(scenario()) == [1, 1, 1, 2]
+
+
+def test_names_are_told_apart_whatever_they_hold(store: Store) -> None:
+    names = ["", "a", "a|", "|a", "a b", "ü", "a\r\nb", "*", "1|2|a", "💥", "a" * 400]
+
+    async def scenario() -> list[int]:
+        async with store.client() as client:
+            return await client.hit([one(name) for name in names])
+
+    assert uvloop.run(scenario()) == [1] * len(names)
+
+
+def test_large_hits_are_exact(store: Store) -> None:
+    async def scenario() -> list[list[int]]:
+        async with store.client() as client:
+            return [await client.hit([one("a", 2**32)]) for _ in range(3)]
+
+    assert uvloop.run(scenario()) == [[2**32], [2**33], [3 * 2**32]]
+
+
+def test_eight_clients_at_once_are_admitted_exactly_as_often_as_the_limit(store: Store) -> None:
+    limit, calls = 100, 50
+
+    async def scenario() -> int:
+        async with store.clients(8) as clients:
+
+            async def admitted(client: Counters) -> int:
+                counts = await asyncio.gather(*(client.hit([one("a")]) for _ in range(calls)))
+                return sum(count <= limit for (count,) in counts)
+
+            return sum(await asyncio.gather(*map(admitted, clients)))
+
+    assert uvloop.run(scenario()) == limit
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    calls=st.lists(
+        st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from((0, 1)), st.integers(0, 5)), max_size=5),
+        max_size=30,
+    )
+)
+def test_counts_of_calls_at_once_are_those_of_the_calls_one_by_one(
+    store: Store, calls: list[list[tuple[str, int, int]]]
+) -> None:
+    base = store.new_name()
+    hits = [
+        [one(f"{base}{name}", count, START + 60 * window) for name, window, count in call] for call in calls
+    ]
+
+    async def scenario() -> list[list[int]]:
+        async with store.client() as client:
+            return await asyncio.gather(*map(client.hit, hits))
+
+    assert uvloop.run(scenario()) == expected(hits)
+
+
+def expected(calls: Sequence[Sequence[FixedWindow]]) -> list[list[int]]:
+    """The model: a number for each name and window."""
+    counters: Counter[tuple[str, int, int]] = Counter()
+    answers = []
+    for call in calls:
+        answer = []
+        for hit in call:
+            counters[hit[:3]] += hit.hits
+            answer.append(counters[hit[:3]])
+        answers.append(answer)
+    return answers
+
+
+def test_a_call_that_is_cancelled_disturbs_no_other(store: Store) -> None:
+    async def scenario() -> list[int]:
+        async with store.client() as client:
+            calls = [asyncio.ensure_future(client.hit([one("a")])) for _ in range(20)]
+            await asyncio.sleep(0)
+            for call in calls[::2]:
+                call.cancel()
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            return [result[0] for result in results if isinstance(result, list)]
+
+    counts = uvloop.run(scenario())
+    assert len(set(counts)) == len(counts) >= 10
+    assert max(counts) <= 20
+
+
+def test_a_store_that_answers_is_ready(store: Store) -> None:
+    async def scenario() -> str | None:
+        async with store.client() as client:
+            return client.ready()
+
+    assert uvloop.run(scenario()) is None
+
+
+# Two processes, as Mixer's check workers would be.
+
+CHILD = """\
+import asyncio, json, sys, uvloop
+from tests.contract.test_counters import CALLS, one, redis_counters
+
+async def main():
+    clients = [redis_counters(sys.argv[1], key_prefix=sys.argv[2], timeout="20s") for _ in range(4)]
+    for client in clients:
+        await client.start()
+    print("started", flush=True)
+    sys.stdin.readline()
+    counts = await asyncio.gather(*(client.hit([one("a")]) for _ in range(CALLS) for client in clients))
+    print(json.dumps([count for count, in counts]), flush=True)
+    for client in clients:
+        await client.close()
+
+uvloop.run(main())
+"""
+CALLS = 100
+
+
+def test_processes_that_share_a_redis_share_the_limit(redis_url: str) -> None:
+    prefix = f"{uuid.uuid4()}:"
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, redis_url, prefix],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    try:
+        for child in children:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "started\n"
+        counts = []
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        for child in children:
+            output, _ = child.communicate(timeout=60)
+            counts += json.loads(output)
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
+    assert sorted(counts) == list(range(1, 2 * 4 * CALLS + 1))
+
+
+# Redis that fails. `TIMEOUT` bounds a round trip, and a call that must wait for another one first.
+
+
+async def error_of(client: Counters, timeout: float | None = None) -> tuple[str, float]:
+    """The reason of the error that a call gets, and how long that took."""
+    start = time.monotonic()
+    with pytest.raises(CounterError) as caught:
+        await client.hit([one("a")], timeout)
+    return caught.value.reason, time.monotonic() - start
+
+
+async def recovered(client: Counters, within: float = 10) -> list[int]:
+    """The first answer that is no error."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            return await client.hit([one("a")])
+        except CounterError:
+            assert time.monotonic() < deadline, "no answer again"
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def connected(server: Redis, **settings: object) -> AsyncIterator[RedisCounters]:
+    client = redis_counters(server.url, **settings)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def test_scripts_that_were_flushed_are_sent_again(start_redis: Callable[..., Redis]) -> None:
+    server = start_redis()
+
+    async def scenario() -> list[list[int]]:
+        async with connected(server) as client:
+            first = await client.hit([one("a")])
+            server.call("SCRIPT FLUSH")
+            at_once = await asyncio.gather(*(client.hit([one("a")]) for _ in range(3)))
+            return [first, *at_once, await client.hit([one("a")])]
+
+    assert uvloop.run(scenario()) == [[1], [2], [3], [4], [5]]
+
+
+def test_a_killed_redis_is_an_error_at_once_and_a_restarted_one_counts_again(
+    start_redis: Callable[..., Redis],
+) -> None:
+    server = start_redis()
+
+    async def scenario() -> None:
+        async with connected(server) as client:
+            assert await client.hit([one("a")]) == [1]
+            server.kill()
+            for _ in range(3):
+                reason, seconds = await error_of(client)
+                assert reason == "unavailable"
+                assert seconds < TIMEOUT
+            assert client.ready() is not None
+            server.start()
+            assert await recovered(client) == [1]  # a Redis without persistence has forgotten
+            assert client.ready() is None
+
+    uvloop.run(scenario())
+
+
+def test_a_redis_that_comes_later_is_found_without_a_call(start_redis: Callable[..., Redis]) -> None:
+    server = start_redis()
+    server.kill()
+
+    async def scenario() -> None:
+        async with connected(server) as client:
+            assert client.ready() is not None
+            server.start()
+            deadline = time.monotonic() + 10
+            while client.ready() is not None:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.02)
+
+    uvloop.run(scenario())
+
+
+def test_a_paused_redis_is_a_timeout_and_counts_again_when_it_goes_on(
+    start_redis: Callable[..., Redis],
+) -> None:
+    server = start_redis()
+
+    async def scenario() -> None:
+        async with connected(server) as client:
+            assert await client.hit([one("a")]) == [1]
+            server.pause()
+            try:
+                reason, seconds = await error_of(client)
+                assert reason == "timeout"
+                assert TIMEOUT * 0.9 < seconds < 2 * TIMEOUT + 0.5
+                reason, seconds = await error_of(client)  # while it tries to connect again
+                assert reason in ("timeout", "unavailable")
+                assert seconds < 2 * TIMEOUT + 0.5
+            finally:
+                server.resume()
+            (count,) = await recovered(client)
+            assert count >= 2
+
+    uvloop.run(scenario())
+
+
+def test_calls_that_wait_behind_a_paused_redis_all_end(start_redis: Callable[..., Redis]) -> None:
+    server = start_redis()
+
+    async def scenario() -> None:
+        async with connected(server, max_batch=2) as client:
+            await client.hit([one("a")])
+            server.pause()
+            try:
+                start = time.monotonic()
+                results = await asyncio.gather(
+                    *(client.hit([one("a")]) for _ in range(50)), return_exceptions=True
+                )
+                assert time.monotonic() - start < 2 * TIMEOUT + 0.5
+            finally:
+                server.resume()
+        assert all(isinstance(result, CounterError) for result in results)
+
+    uvloop.run(scenario())
+
+
+def test_a_call_waits_no_longer_than_its_own_timeout(start_redis: Callable[..., Redis]) -> None:
+    server = start_redis()
+
+    async def scenario() -> None:
+        async with connected(server, timeout="30s") as client:
+            await client.hit([one("a")])
+            server.pause()
+            try:
+                reason, seconds = await error_of(client, timeout=0.05)
+                assert reason == "timeout"
+                assert 0.04 < seconds < 1
+            finally:
+                server.resume()
+            # It had been sent, so it was counted; and the connection is as good as before.
+            assert await client.hit([one("a")]) == [3]
+
+    uvloop.run(scenario())
+
+
+def test_a_connection_that_redis_closed_while_idle_is_made_anew(start_redis: Callable[..., Redis]) -> None:
+    server = start_redis()
+
+    async def scenario() -> None:
+        async with connected(server) as client:
+            await client.hit([one("a")])
+            server.call("CLIENT KILL TYPE normal")
+            assert await recovered(client) == [2]
+
+    uvloop.run(scenario())
+
+
+def test_more_calls_than_may_wait_are_an_overload(
+    start_redis: Callable[..., Redis], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixer.ratelimit.redis.MAX_WAITING", 10)
+    server = start_redis()
+
+    async def scenario() -> Counter[str]:
+        async with connected(server) as client:
+            results = await asyncio.gather(
+                *(client.hit([one("a")]) for _ in range(15)), return_exceptions=True
+            )
+            return Counter(
+                result.reason if isinstance(result, CounterError) else "counted" for result in results
+            )
+
+    assert uvloop.run(scenario()) == {"counted": 10, "overload": 5}
+
+
+def test_closed_counters_refuse(start_redis: Callable[..., Redis]) -> None:
+    server = start_redis()
+
+    async def scenario() -> tuple[str, float]:
+        async with connected(server) as client:
+            pass
+        return await error_of(client)
+
+    assert uvloop.run(scenario())[0] == "unavailable"
