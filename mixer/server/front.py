@@ -44,7 +44,9 @@ class Front(Protocol):
         """Bind and serve. Raises `StartError` where the address cannot be had (it is never shared)."""
 
     async def drain(self, timeout: float) -> None:
-        """Health to NOT_SERVING, refuse new calls, answer those in flight, end quiet streams; at most `timeout` s."""
+        """Stop without a call lost: health says NOT_SERVING, and calls are still answered until there is a moment
+        without one, or half of `timeout` (seconds) has passed; then new ones are refused, and those in flight get
+        the other half. Streams are ended when nothing more comes on them."""
 
 
 Methods = Sequence[Method]

@@ -1,8 +1,5 @@
 """The grpcio front: `grpc.aio`. TLS, streams and reflection; a sixth of the native front's calls a second."""
 
-import asyncio
-import contextlib
-
 import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2_grpc
@@ -55,10 +52,8 @@ class GrpcioFront:
 
     async def drain(self, timeout: float) -> None:
         await self._health.drain()
-        stopped = asyncio.ensure_future(self._server.stop(timeout))
-        await self._handlers.drain()
-        with contextlib.suppress(asyncio.CancelledError):
-            await stopped
+        await self._handlers.drain(timeout / 2)
+        await self._server.stop(timeout / 2)
 
 
 def bound(address: str, port: int) -> str:

@@ -1,6 +1,7 @@
 """gRPC handlers around methods: parsing, counting, and errors as status. Both fronts use the same."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, NoReturn, TypeAlias
@@ -34,6 +35,9 @@ class Handlers:
         self._metrics = metrics
         self._reads: dict[object, asyncio.Task[Any]] = {}
         self._draining = False
+        self._unary_calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def by_service(self) -> dict[str, dict[str, AnyHandler]]:
         """Service name to its handlers by method name. Messages are parsed here, so that no front's own
@@ -61,10 +65,14 @@ class Handlers:
     def _unary(self, method: Unary) -> Handler:
         ok, seconds, in_flight = self._counters(method.name)
         parse, call = method.request.FromString, method.call
+        idle = self._idle
 
         async def handle(data: bytes, context: Context) -> bytes:
             start = time.perf_counter()
             in_flight(1)
+            if not self._unary_calls:
+                idle.clear()
+            self._unary_calls += 1
             try:
                 left = context.time_remaining()
                 answer = await call(
@@ -77,6 +85,9 @@ class Handlers:
                 raise
             finally:
                 in_flight(-1)
+                self._unary_calls -= 1
+                if not self._unary_calls:
+                    idle.set()
                 seconds.observe(time.perf_counter() - start)
             ok.inc()
             return answer
@@ -124,14 +135,17 @@ class Handlers:
         finally:
             self._reads.pop(key, None)
 
-    async def drain(self) -> None:
-        """From now on, end each stream once it is quiet."""
+    async def drain(self, timeout: float) -> None:
+        """Wait for a moment without a unary call, `timeout` seconds at most. From now on, end each stream once it
+        is quiet."""
         self._draining = True
         waiting = set(self._reads.values())
         if waiting:
             _, quiet = await asyncio.wait(waiting, timeout=_QUIET)
             for read in quiet:
                 read.cancel()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), timeout)
 
     async def _fail(self, name: str, error: Exception, context: Context) -> NoReturn:
         if isinstance(error, aio.AbortError):

@@ -38,5 +38,5 @@ class NativeFront:
 
     async def drain(self, timeout: float) -> None:
         await self._health.drain()
-        await self._handlers.drain()
-        await self._server.stop(timeout)
+        await self._handlers.drain(timeout / 2)
+        await self._server.stop(timeout / 2)
