@@ -41,6 +41,12 @@ def test_forbidden_path_has_no_other_spelling(any_fleet: Fleet, path: str) -> No
     assert any_fleet.call("GET", path, user=any_fleet.user()).status in (400, 403)
 
 
+def test_upstream_is_asked_for_the_path_that_was_judged(any_fleet: Fleet) -> None:
+    answer = any_fleet.call("GET", "/api/.././/admin", user=any_fleet.user("admin"))
+    assert answer.json()["upstream"] == "GET /admin"
+    assert any_fleet.call("GET", "/api%2fadmin", user=any_fleet.user("admin")).status == 400
+
+
 def test_allowed_request_reaches_the_upstream_with_the_policys_headers_and_without_the_token(
     any_fleet: Fleet,
 ) -> None:
