@@ -43,7 +43,8 @@ def demo(
             yield process
         finally:
             if process.poll() is None:
-                process.kill()
+                process.terminate()  # not killed: it would leave its children behind
+                process.communicate(timeout=60)
 
 
 def output_of(process: subprocess.Popen[str]) -> str:
