@@ -65,21 +65,21 @@ class Reader:
 
     def _file(self, section: Section) -> None:
         name = section.text("domain")
-        if not name:
-            if name == "":
-                section.problem("domain", "a name", "nothing")
-            return
-        if name in self.domains and not self._merge_domain_config:
+        if name == "":
+            section.problem("domain", "a name", "nothing")
+        elif name in self.domains and not self._merge_domain_config:
             section.problem(
                 "domain",
                 "a domain that no other file has (or rate_limits.merge_domain_config: true)",
                 f'"{name}", as in {self._domain_files[name]}',
             )
-            domain = Domain(name)
-        else:
+            name = None
+        if name:
             domain = self.domains.setdefault(name, Domain(name))
             self._domain_files.setdefault(name, section.file)
-        self._descriptors(section, domain, domain.level, f"{name}.")
+        else:
+            domain = Domain("")  # for the sake of the mistakes in what follows
+        self._descriptors(section, domain, domain.level, f"{domain.name}.")
 
     def _descriptors(self, parent: Section, domain: Domain, level: Level, parent_key: str) -> None:
         for section in parent.sections("descriptors", DESCRIPTOR_KEYS):

@@ -7,7 +7,6 @@ resolve as they do there.
 """
 
 import base64
-import binascii
 import math
 import re
 from collections.abc import Iterator
@@ -88,8 +87,8 @@ class Node:
         """
         if self.tag == f"{_CORE}binary":
             try:
-                return base64.b64decode(self.text).decode()
-            except (binascii.Error, UnicodeDecodeError) as error:
+                return base64.b64decode("".join(self.text.splitlines()), validate=True).decode()
+            except ValueError as error:  # of base64 or of UTF-8
                 raise YamlError(self.line, "!!binary without base64 of UTF-8 text") from error
         name = self.tag.removeprefix(_CORE) if self.tag else ""
         if self.tag is None:

@@ -219,31 +219,39 @@ def test_a_store_that_answers_is_ready(store: Store) -> None:
 
 # Two processes, as Mixer's check workers would be.
 
+CALLS = 100
 CHILD = """\
 import asyncio, json, sys, uvloop
-from tests.contract.test_counters import CALLS, one, redis_counters
+from prometheus_client import CollectorRegistry
+from mixer import config
+from mixer.metrics import Metrics
+from mixer.ratelimit.counters import FixedWindow
+from mixer.ratelimit.redis import RedisCounters
+
+url, prefix, start, calls = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 
 async def main():
-    clients = [redis_counters(sys.argv[1], key_prefix=sys.argv[2], timeout="20s") for _ in range(4)]
+    settings = config.Redis.model_validate({"url": url, "key_prefix": prefix, "timeout": "20s"})
+    clients = [RedisCounters(settings, Metrics(CollectorRegistry())) for _ in range(4)]
     for client in clients:
         await client.start()
     print("started", flush=True)
     sys.stdin.readline()
-    counts = await asyncio.gather(*(client.hit([one("a")]) for _ in range(CALLS) for client in clients))
+    hit = [FixedWindow("a", 60, start, 1)]
+    counts = await asyncio.gather(*(client.hit(hit) for _ in range(calls) for client in clients))
     print(json.dumps([count for count, in counts]), flush=True)
     for client in clients:
         await client.close()
 
 uvloop.run(main())
 """
-CALLS = 100
 
 
 def test_processes_that_share_a_redis_share_the_limit(redis_url: str) -> None:
     prefix = f"{uuid.uuid4()}:"
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", CHILD, redis_url, prefix],
+            [sys.executable, "-c", CHILD, redis_url, prefix, str(START), str(CALLS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

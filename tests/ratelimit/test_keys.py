@@ -1,0 +1,36 @@
+"""Names of counters: never the same for two descriptors, and never long."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixer.ratelimit import keys
+from tests.ratelimit.files import Entry
+
+# Characters that names are made of, so that collisions would be near.
+TEXT = st.text(st.sampled_from("a=|%_25#7CD\n"), max_size=6)
+ENTRIES = st.lists(st.builds(Entry, TEXT, TEXT), max_size=3)
+
+
+@given(TEXT, ENTRIES, TEXT, ENTRIES)
+def test_two_descriptors_never_share_a_name(
+    domain: str, entries: list[Entry], other: str, others: list[Entry]
+) -> None:
+    same = (domain, entries) == (other, others)
+    assert (keys.of_entries(domain, entries) == keys.of_entries(other, others)) == same
+
+
+def test_name_reads_as_the_descriptor() -> None:
+    entries = [Entry("user", "alice"), Entry("path", "/a?b=c")]
+    assert keys.of_entries("shop", entries) == "shop|user=alice|path=/a?b=c|"
+
+
+@given(st.text(), st.lists(st.builds(Entry, st.text(), st.text(min_size=100)), min_size=1))
+def test_name_is_never_longer_than_its_bound(domain: str, entries: list[Entry]) -> None:
+    assert len(keys.of_entries(domain, entries).encode()) <= keys.MAX_BYTES
+
+
+def test_long_names_are_told_apart_by_their_hash() -> None:
+    long = "ä" * 500
+    names = {keys.of_entries("d", [Entry("k", long + end)]) for end in ("", "x", "y")}
+    assert len(names) == 3
+    assert all(name.startswith("#") for name in names)

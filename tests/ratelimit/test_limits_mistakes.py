@@ -1,0 +1,247 @@
+"""Each mistake in a limits file, and the message that names it: file, place, expected, got."""
+
+from pathlib import Path
+
+import pytest
+
+from mixer.errors import LimitsError
+from mixer.ratelimit.limits import load
+
+ONE = """\
+domain: d
+descriptors:
+- key: a
+  rate_limit: {unit: minute, requests_per_unit: 5}
+"""
+
+# The name of the mistake, the file, and the whole message after the folder.
+MISTAKES = {
+    "not YAML": ("domain: [d\n", "a.yaml: line 2: is not usable YAML: did not find expected ',' or ']'"),
+    "control character": (
+        "domain: \x01",
+        "a.yaml: is not usable YAML: unacceptable character #x0001: control characters are not allowed"
+        '   in "<byte string>", position 8',
+    ),
+    "alias without anchor": (
+        "domain: *d\n",
+        'a.yaml: line 1: is not usable YAML: alias "*d" has no anchor before it',
+    ),
+    "alias in itself": (
+        "domain: d\ndescriptors: &x\n- key: a\n  descriptors: *x\n",
+        'a.yaml: line 4: is not usable YAML: alias "*x" stands inside its own anchor',
+    ),
+    "too deep": ("[" * 300, "a.yaml: line 1: is not usable YAML: is nested deeper than 200 levels"),
+    "too large": (
+        "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
+        + "".join(
+            f"{b}: &{b} [{','.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdef", "bcdefg", strict=True)
+        ),
+        "a.yaml: line 6: is not usable YAML: expands to more than 1,000,000 nodes through its aliases",
+    ),
+    "merge of text": (
+        "domain: d\n<<: text\n",
+        'a.yaml: line 2: is not usable YAML: "<<" takes a mapping or a list of mappings',
+    ),
+    "tag that is not true": (
+        "domain: !!int d\n",
+        "a.yaml: line 1: is not usable YAML: `d` is tagged !!int, which it is not",
+    ),
+    "no binary": (
+        "domain: !!binary ä\n",
+        "a.yaml: line 1: is not usable YAML: !!binary without base64 of UTF-8 text",
+    ),
+    "no mapping": ("- a\n", "a.yaml: expected a mapping with domain and descriptors, got a list"),
+    "empty file": ("", "a.yaml: domain: expected a name, got nothing"),
+    "domain that is a list": ("domain: [d]\n", "a.yaml: domain: expected text, got a list"),
+    "descriptors that are a mapping": (
+        "domain: d\ndescriptors: {key: a}\n",
+        "a.yaml: descriptors: expected a list of mappings with key, got a mapping",
+    ),
+    "descriptor that is text": (
+        "domain: d\ndescriptors: [a]\n",
+        "a.yaml: descriptors[0]: expected a mapping with key, got a",
+    ),
+    "no key": (
+        "domain: d\ndescriptors:\n- value: x\n",
+        "a.yaml: descriptors[0].key: expected a name, got nothing",
+    ),
+    "unknown key with a guess": (
+        "domain: d\ndescriptors:\n- key: a\n  rate_limits: {}\n",
+        'a.yaml: descriptors[0].rate_limits: unknown key; did you mean "rate_limit"?',
+    ),
+    "unknown key": (
+        "domain: d\nlimits: []\n",
+        "a.yaml: limits: unknown key; known here: domain, descriptors",
+    ),
+    "unknown key below one that is ignored": (
+        "domain: d\nrate_limit: {units: hour}\n",
+        'a.yaml: rate_limit.units: unknown key; did you mean "unit"?',
+    ),
+    "text in a list that is ignored": (
+        "domain: d\nreplaces: [n]\n",
+        "a.yaml: replaces[0]: expected a mapping, got n",
+    ),
+    "key that is no text": (
+        "domain: d\nyes: 1\n",
+        "a.yaml: expected one of the keys domain, descriptors, got the key yes",
+    ),
+    "value with a fraction": (
+        "domain: d\ndescriptors:\n- {key: a, value: 1.0}\n",
+        'a.yaml: descriptors[0].value: expected text in quotes ("1.0"), got 1.0, '
+        "which YAML reads as a number with a fraction",
+    ),
+    "value beyond 64 bits": (
+        "domain: d\ndescriptors:\n- {key: a, value: 18446744073709551615}\n",
+        'a.yaml: descriptors[0].value: expected text in quotes ("18446744073709551615"), '
+        "got 18446744073709551615, which YAML reads as a number beyond 64 bits",
+    ),
+    "value that is a list": (
+        "domain: d\ndescriptors:\n- {key: a, value: [x]}\n",
+        "a.yaml: descriptors[0].value: expected text, got a list",
+    ),
+    "flag in words": (
+        "domain: d\ndescriptors:\n- {key: a, shadow_mode: 'true'}\n",
+        'a.yaml: descriptors[0].shadow_mode: expected true or false, got "true"',
+    ),
+    "metadata that is text": (
+        "domain: d\ndescriptors:\n- {key: a, metadata: m}\n",
+        "a.yaml: descriptors[0].metadata: expected a mapping, got m",
+    ),
+    "rate_limit that is a number": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: 5}\n",
+        "a.yaml: descriptors[0].rate_limit: expected a mapping with unit, requests_per_unit, unlimited, "
+        "name, replaces, got 5",
+    ),
+    "no unit": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {requests_per_unit: 5}}\n",
+        "a.yaml: descriptors[0].rate_limit.unit: expected second, minute, hour, day, week, month or year, "
+        "got nothing",
+    ),
+    "unknown unit": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: fortnight}}\n",
+        "a.yaml: descriptors[0].rate_limit.unit: expected second, minute, hour, day, week, month or year, "
+        'got "fortnight"',
+    ),
+    "unit of an unlimited one": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {unlimited: true, unit: day}}\n",
+        'a.yaml: descriptors[0].rate_limit.unit: expected no unit beside unlimited: true, got "day"',
+    ),
+    "rate with a fraction": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: day, requests_per_unit: 5.0}}\n",
+        "a.yaml: descriptors[0].rate_limit.requests_per_unit: expected a whole number from 0 to 4294967295, "
+        "got 5.0",
+    ),
+    "rate in quotes": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: day, requests_per_unit: '5'}}\n",
+        "a.yaml: descriptors[0].rate_limit.requests_per_unit: expected a whole number from 0 to 4294967295, "
+        'got "5"',
+    ),
+    "rate below zero": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: day, requests_per_unit: -1}}\n",
+        "a.yaml: descriptors[0].rate_limit.requests_per_unit: expected a whole number from 0 to 4294967295, "
+        "got -1",
+    ),
+    "rate beyond 32 bits": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: day, requests_per_unit: 4294967296}}\n",
+        "a.yaml: descriptors[0].rate_limit.requests_per_unit: expected a whole number from 0 to 4294967295, "
+        "got 4294967296",
+    ),
+    "replaces without a name": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: day, replaces: [{}]}}\n",
+        "a.yaml: descriptors[0].rate_limit.replaces[0].name: expected the name of a limit, got nothing",
+    ),
+    "replaces itself": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: day, name: n, replaces: [{name: n}]}}\n",
+        "a.yaml: descriptors[0].rate_limit.replaces[0].name: expected the name of another limit, "
+        'got "n", its own',
+    ),
+    "share_threshold without a wildcard": (
+        "domain: d\ndescriptors:\n- {key: a, value: x, share_threshold: true}\n",
+        "a.yaml: descriptors[0].share_threshold: expected a wildcard (*) in the value beside it, "
+        'got the value "x"',
+    ),
+    "share_threshold without a value": (
+        "domain: d\ndescriptors:\n- {key: a, share_threshold: true}\n",
+        "a.yaml: descriptors[0].share_threshold: expected a wildcard (*) in the value beside it, got no value",
+    ),
+    "same key and value": (
+        "domain: d\ndescriptors:\n- {key: a, value: x}\n- {key: a}\n- {key: a, value: x}\n",
+        "a.yaml: descriptors[2]: expected a key and value not given before on this level, "
+        'got key "a" with value "x", as at {folder}/a.yaml: descriptors[0]',
+    ),
+    "same key without a value, deeper": (
+        "domain: d\ndescriptors:\n- key: a\n  descriptors: [{key: b}, {key: b}]\n",
+        "a.yaml: descriptors[0].descriptors[1]: expected a key and value not given before on this level, "
+        'got key "b" without a value, as at {folder}/a.yaml: descriptors[0].descriptors[0]',
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistake_is_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(LimitsError) as caught:
+        load([tmp_path / "a.yaml"])
+    assert str(caught.value) == f"{tmp_path}/{message.replace('{folder}', str(tmp_path))}"
+
+
+def test_all_mistakes_of_all_files_are_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: x, requests_per_unit: y}}\n"
+    )
+    (tmp_path / "b.yml").write_text("descriptors: 5\n")
+    (tmp_path / "c.yaml").write_text("[")
+    with pytest.raises(LimitsError) as caught:
+        load([tmp_path])
+    places = [(Path(problem.file).name, problem.path) for problem in caught.value.problems]
+    assert sorted(places) == [
+        ("a.yaml", "descriptors[0].rate_limit.requests_per_unit"),
+        ("a.yaml", "descriptors[0].rate_limit.unit"),
+        ("b.yml", "descriptors"),
+        ("b.yml", "domain"),
+        ("c.yaml", "line 2"),
+    ]
+
+
+def test_domain_of_two_files_is_a_mistake_that_names_both(tmp_path: Path) -> None:
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text(ONE)
+    with pytest.raises(LimitsError) as caught:
+        load([tmp_path])
+    assert str(caught.value) == (
+        f"{tmp_path}/b.yaml: domain: expected a domain that no other file has "
+        f'(or rate_limits.merge_domain_config: true), got "d", as in {tmp_path}/a.yaml'
+    )
+
+
+def test_descriptor_of_two_merged_files_is_a_mistake_that_names_both(tmp_path: Path) -> None:
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text(ONE)
+    with pytest.raises(LimitsError) as caught:
+        load([tmp_path], merge_domain_config=True)
+    assert str(caught.value) == (
+        f"{tmp_path}/b.yaml: descriptors[0]: expected a key and value not given before on this level, "
+        f'got key "a" without a value, as at {tmp_path}/a.yaml: descriptors[0]'
+    )
+
+
+def test_file_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(LimitsError) as caught:
+        load([tmp_path / "none.yaml"])
+    assert str(caught.value) == f"{tmp_path}/none.yaml: cannot be read: No such file or directory"
+
+
+def test_folder_without_limits_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no limits")
+    with pytest.raises(LimitsError) as caught:
+        load([tmp_path])
+    assert (
+        str(caught.value)
+        == f"{tmp_path}: expected at least one file *.yaml or *.yml, got none in this folder"
+    )
+
+
+def test_bytes_that_are_no_text_are_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"domain: \xff\n")
+    with pytest.raises(LimitsError, match=r"a\.yaml: is not usable YAML: .*invalid"):
+        load([tmp_path])
