@@ -1,0 +1,165 @@
+"""Modules and data made ready for regorus, and one decision evaluated over them.
+
+What regorus lacks is supplied (`builtins`); a policy that uses what it lacks or has wrong is refused at load,
+never decided otherwise. An engine of regorus belongs to the thread that made it, and so does a program.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+
+import orjson
+
+os.environ["RUST_LIB_BACKTRACE"] = (
+    "0"  # regorus captures a backtrace with each error; 50 µs, and no use to anyone
+)
+import regorus
+
+from mixer.errors import DecisionError, PolicyError, Problem
+from mixer.policy.builtins import DIFFERENT, NATIVE, NONDETERMINISTIC, SUPPLIED
+from mixer.policy.guard import add_guards, guarded_modules
+from mixer.policy.jwt import Jwt
+from mixer.policy.references import Uses, analyse
+from mixer.policy.sources import Module, Sources
+
+_UNDEFINED = '"<undefined>"'
+_WHERE = re.compile(r"--> (?P<file>.+):(?P<line>\d+):(?P<column>\d+)\n")
+_WHAT = re.compile(r"error: (?P<what>.+)")
+_QUOTED = re.compile(r"`[^`]*`|\"[^\"]*\"")  # values of the request, which may be secret
+_ENTRY = "mixer_entry"  # package of the rule that names the decision where that is no single rule
+_OPA_RUNS_IT = "engine: opa runs it"
+
+
+class Program:
+    """One decision of a set of modules. Raises `PolicyError` for modules that cannot be used.
+
+    `decision`: a path, "envoy/authz/allow". `uncacheable`: why an equal input may get another answer.
+    """
+
+    def __init__(self, loaded: Sources, decision: str, clock: Callable[[], float] = time.time) -> None:
+        self._decision = decision
+        self._files = ", ".join(module.file for module in loaded.modules)
+        self._jwt = Jwt(clock)
+        self._supplied = SUPPLIED | self._jwt.builtins()
+        self._rule = "data." + decision.replace("/", ".")
+        self.uses = self._analyse(loaded)
+        modules = list(loaded.modules)
+        if decision not in self.uses.rules:
+            modules.append(Module(f"<{_ENTRY}>", f"package {_ENTRY}\ndecision := {self._rule}"))
+            self._rule = f"data.{_ENTRY}.decision"
+        base = regorus.Engine()
+        base.add_data_json(orjson.dumps(loaded.data).decode())
+        for name in {call.name for call in self.uses.calls}.intersection(self._supplied):
+            base.add_extension(name, *self._supplied[name])
+        self._engine = base.clone()
+        for module in modules:
+            self._engine.add_policy(module.file, module.source)
+        self._guarded = base.clone()
+        add_guards(self._guarded, self.uses.calls, self._supplied)
+        for module in guarded_modules(modules, self.uses.calls):
+            self._guarded.add_policy(module.file, module.source)
+        for engine in (self._engine, self._guarded):
+            engine.set_gather_prints(True)
+        self._prints = any(call.name == "print" for call in self.uses.calls)
+        self._compile()
+        self.uncacheable = tuple(
+            f"{call.name} ({call.file}:{call.line})"
+            for call in self.uses.calls
+            if call.name in NONDETERMINISTIC
+        )
+
+    def _analyse(self, loaded: Sources) -> Uses:
+        """Parse each module by itself, so that all mistakes are named at once, and check what they use."""
+        problems: list[Problem] = []
+        asts = []
+        for module in loaded.modules:
+            engine = regorus.Engine()
+            try:
+                engine.add_policy(module.file, module.source)
+            except RuntimeError as error:
+                problems.append(_problem(module.file, str(error)))
+                continue
+            asts += orjson.loads(engine.get_ast_as_json())
+        if problems:
+            raise PolicyError(problems)
+        uses = analyse(asts)
+        if problems := list(self._unusable(uses)):
+            raise PolicyError(problems)
+        return uses
+
+    def _unusable(self, uses: Uses) -> Iterator[Problem]:
+        """What the modules use and this engine has not, or has wrong."""
+        for call in uses.calls:
+            where, name = f"line {call.line}", call.name
+            if name in DIFFERENT:
+                yield Problem(
+                    call.file, where, f"the embedded engine answers {name} otherwise than OPA; {_OPA_RUNS_IT}"
+                )
+            elif name not in NATIVE and name not in self._supplied:
+                yield Problem(
+                    call.file,
+                    where,
+                    f"the embedded engine has no function {name}; if OPA has it, {_OPA_RUNS_IT}",
+                )
+        for call in uses.functions:
+            if call.name not in uses.rules:
+                name = "data." + call.name.replace("/", ".")
+                yield Problem(call.file, f"line {call.line}", f"no module defines the function {name}")
+        if not any(rule == self._decision or rule.startswith(self._decision + "/") for rule in uses.rules):
+            package = self._decision.rpartition("/")[0]
+            near = sorted(rule for rule in uses.rules if rule.startswith(package + "/")) or sorted(uses.rules)
+            there = ", ".join(near[:8])
+            yield Problem(
+                self._files, "", f'no rule gives the decision "{self._decision}"; rules there: {there}'
+            )
+
+    def _compile(self) -> None:
+        """regorus compiles at the first evaluation; what that finds is a mistake of the policy, not of a request."""
+        for engine in (self._engine, self._guarded):
+            engine.set_input_json("{}")
+        try:
+            self._guarded.eval_rule_as_json(self._rule)
+        except RuntimeError as error:
+            if "is unsafe" in str(error) or "could not find function" in str(error):
+                raise PolicyError([_problem(self._files, str(error))]) from None
+
+    def evaluate(self, document: str) -> str | None:
+        """The decision over an input (JSON text), as JSON text; None where no rule gives a value.
+
+        Raises `DecisionError` for an evaluation that failed.
+        """
+        self._jwt.reset()
+        try:
+            self._engine.set_input_json(document)
+            decision: str = self._engine.eval_rule_as_json(self._rule)
+        except RuntimeError:
+            decision = self._evaluate_guarded(document)
+        return None if decision == _UNDEFINED else decision
+
+    def _evaluate_guarded(self, document: str) -> str:
+        try:
+            self._guarded.set_input_json(document)
+            return self._guarded.eval_rule_as_json(self._rule)  # type: ignore[no-any-return]
+        except RuntimeError as error:
+            raise DecisionError("evaluation", str(_problem(self._decision, str(error)))) from None
+        finally:
+            self._guarded.take_prints()
+
+    @property
+    def valid_until(self) -> float | None:
+        """Until when the last decision holds for an equal input (Unix seconds), or None."""
+        return self._jwt.valid_until
+
+    def take_prints(self) -> list[str]:
+        """What the last evaluation printed."""
+        return self._engine.take_prints() if self._prints else []
+
+
+def _problem(file: str, message: str) -> Problem:
+    """regorus' message as ours: where, and what; no value of the request."""
+    where, what = _WHERE.search(message), _WHAT.search(message)
+    text = _QUOTED.sub("…", what["what"] if what else message.partition("\n")[0])
+    if where is None:
+        return Problem(file, "", text)
+    return Problem(where["file"], f"line {where['line']}, column {where['column']}", text)
