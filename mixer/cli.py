@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         "--role",
         choices=("all", "check", "report"),
         default="all",
-        help="serve only Check and Quota, or only Report, so that a flood of reports cannot slow a check (default: all)",
+        help="serve only Check and Quota, or only Report, so that no flood of reports slows a check (default: all)",
     )
     serve.set_defaults(run=_serve)
 
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--once",
         action="store_true",
-        help="end by itself; exit code 0 only if all came out right",
+        help="end by itself; exit code 0 only if all is right",
     )
     demo.set_defaults(run=_demo)
 
