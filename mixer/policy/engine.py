@@ -1,5 +1,6 @@
 """The seam of policy engines."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,8 +47,8 @@ class PolicyEngine(Protocol):
     async def start(self) -> None:
         """Load or connect. Raises `PolicyError` for policies that cannot be used, `StartError` for a server away."""
 
-    async def evaluate(self, document: bytes, timeout: float | None) -> Evaluation:
-        """Evaluate over `document` (JSON) within `timeout` seconds."""
+    def evaluate(self, document: bytes, timeout: float | None) -> Evaluation | Awaitable[Evaluation]:
+        """Evaluate over `document` (JSON) within `timeout` seconds: at once, or as something to wait for."""
 
     async def ready(self) -> str | None:
         """Why the engine cannot decide now, or None."""

@@ -9,12 +9,15 @@ from google.protobuf.message import Message
 
 @dataclass(frozen=True, slots=True)
 class Unary:
-    """A unary method: `call` gets the parsed request and the seconds left (None: no deadline), and answers bytes."""
+    """A unary method: `call` gets the parsed request and the seconds left (None: no deadline).
+
+    It answers a serialised message: at once where it can, which spares a task, else as something to wait for.
+    """
 
     service: str  # "envoy.service.auth.v3.Authorization"
     name: str  # "Check"
     request: type[Message]
-    call: Callable[[Any, float | None], Awaitable[bytes]]
+    call: Callable[[Any, float | None], bytes | Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)

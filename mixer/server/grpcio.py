@@ -12,9 +12,10 @@ from mixer.server.front import Methods
 from mixer.server.handlers import Handlers
 from mixer.server.health import Health
 
+MAX_MESSAGE = 4 * 1024 * 1024  # bytes, grpc's default
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # or an address in use would be shared in silence
-    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
 )
 
 

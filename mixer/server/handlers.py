@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeAlias
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
-from prometheus_client import Counter
 
 from mixer.errors import MixerError, RequestError
 from mixer.metrics import Metrics
@@ -25,6 +24,16 @@ _QUIET = 0.1  # seconds; a stream with nothing to read for this long is ended wh
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"  # generic only to the type checker
 AnyHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Handler = Callable[[Any, Context], Coroutine[Any, Any, Any]]
+Begin = Callable[[bytes, float | None], bytes | Awaitable[bytes]]
+
+
+class StatusError(Exception):
+    """How a call ends that has no answer."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        self.code = code
+        self.details = details
+        super().__init__(details)
 
 
 class Handlers:
@@ -35,15 +44,17 @@ class Handlers:
         self._metrics = metrics
         self._reads: dict[object, asyncio.Task[Any]] = {}
         self._draining = False
-        self._unary_calls = 0
+        self._waiting = 0  # unary calls
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def by_service(self) -> dict[str, dict[str, AnyHandler]]:
-        """Service name to its handlers by method name. Messages are parsed here, so that no front's own
-        wording or code for a malformed one shows."""
+    def by_service(self, kinds: tuple[type, ...] = (Unary, ClientStream)) -> dict[str, dict[str, AnyHandler]]:
+        """Service name to grpcio's handlers by method name, for methods of these kinds. Messages are parsed here,
+        so that no front's own wording or code for a malformed one shows."""
         services: dict[str, dict[str, AnyHandler]] = {}
         for method in self._methods:
+            if not isinstance(method, kinds):
+                continue
             handler = (
                 grpc.unary_unary_rpc_method_handler(self._unary(method))
                 if isinstance(method, Unary)
@@ -52,63 +63,89 @@ class Handlers:
             services.setdefault(method.service, {})[method.name] = handler
         return services
 
-    def _counters(self, name: str) -> tuple[Counter, Any, Callable[[int], None]]:
-        count = 0
+    def unary(self, method: Unary) -> Begin:
+        """What a front calls for a unary method: message and seconds left to the answer, or to one to wait for.
 
-        def add(change: int) -> None:
-            nonlocal count
-            count += change
-
-        self._metrics.calls_in_flight.labels(name).set_function(lambda: count)
-        return self._metrics.calls.labels(name, "OK"), self._metrics.call_seconds.labels(name), add
-
-    def _unary(self, method: Unary) -> Handler:
-        ok, seconds, in_flight = self._counters(method.name)
+        Both raise `StatusError` alone (and the latter CancelledError, when its task is cancelled).
+        """
+        metrics, name = self._metrics, method.name
+        ok, seconds = metrics.calls.labels(name, "OK"), metrics.call_seconds.labels(name)
         parse, call = method.request.FromString, method.call
-        idle = self._idle
+        waiting = 0
+        metrics.calls_in_flight.labels(name).set_function(lambda: waiting)
 
-        async def handle(data: bytes, context: Context) -> bytes:
+        def begin(data: bytes, left: float | None) -> bytes | Awaitable[bytes]:
             start = time.perf_counter()
-            in_flight(1)
-            if not self._unary_calls:
-                idle.clear()
-            self._unary_calls += 1
             try:
-                left = context.time_remaining()
-                answer = await call(
-                    _parse(parse, data), None if left is None or left > _NO_DEADLINE else left
-                )
+                answer = call(_parse(parse, data), left)
             except Exception as error:
-                await self._fail(method.name, error, context)
+                seconds.observe(time.perf_counter() - start)
+                raise self._failure(name, error) from None
+            if not isinstance(answer, bytes):
+                return wait(answer, start)
+            ok.inc()
+            seconds.observe(time.perf_counter() - start)
+            return answer
+
+        async def wait(answer: Awaitable[bytes], start: float) -> bytes:
+            nonlocal waiting
+            waiting += 1
+            self._enter()
+            try:
+                result = await answer
+            except Exception as error:
+                raise self._failure(name, error) from None
             except asyncio.CancelledError:
-                self._metrics.calls.labels(method.name, "CANCELLED").inc()
+                metrics.calls.labels(name, "CANCELLED").inc()
                 raise
             finally:
-                in_flight(-1)
-                self._unary_calls -= 1
-                if not self._unary_calls:
-                    idle.set()
+                waiting -= 1
+                self._leave()
                 seconds.observe(time.perf_counter() - start)
             ok.inc()
-            return answer
+            return result
+
+        return begin
+
+    def _enter(self) -> None:
+        self._waiting += 1
+        self._idle.clear()
+
+    def _leave(self) -> None:
+        self._waiting -= 1
+        if not self._waiting:
+            self._idle.set()
+
+    def _unary(self, method: Unary) -> Handler:
+        begin = self.unary(method)
+
+        async def handle(data: bytes, context: Context) -> bytes:
+            left = context.time_remaining()
+            try:
+                answer = begin(data, None if left is None or left > _NO_DEADLINE else left)
+                return answer if isinstance(answer, bytes) else await answer
+            except StatusError as error:
+                await context.abort(error.code, error.details)
 
         return handle
 
     def _stream(self, method: ClientStream) -> Handler:
-        ok, _, in_flight = self._counters(method.name)
+        calls = self._metrics.calls
+        in_flight = self._metrics.calls_in_flight.labels(method.name)
 
         async def handle(_: object, context: Context) -> bytes:
-            in_flight(1)
+            in_flight.inc()
             try:
                 await method.call(self._messages(method, context))
             except Exception as error:
-                await self._fail(method.name, error, context)
+                failure = self._failure(method.name, error)
+                await context.abort(failure.code, failure.details)
             except asyncio.CancelledError:
-                self._metrics.calls.labels(method.name, "CANCELLED").inc()
+                calls.labels(method.name, "CANCELLED").inc()
                 raise
             finally:
-                in_flight(-1)
-            ok.inc()
+                in_flight.dec()
+            calls.labels(method.name, "OK").inc()
             return b""
 
         return handle
@@ -147,16 +184,14 @@ class Handlers:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout)
 
-    async def _fail(self, name: str, error: Exception, context: Context) -> NoReturn:
-        if isinstance(error, aio.AbortError):
-            raise error
+    def _failure(self, name: str, error: Exception) -> StatusError:
         if isinstance(error, MixerError):
-            code, details = code_of(error), str(error)
+            failure = StatusError(code_of(error), str(error))
         else:
-            code, details = grpc.StatusCode.INTERNAL, "internal error; the log has it"
+            failure = StatusError(grpc.StatusCode.INTERNAL, "internal error; the log has it")
             log.error("call_failed", method=name, exc_info=error)
-        self._metrics.calls.labels(name, code.name).inc()
-        await context.abort(code, details)
+        self._metrics.calls.labels(name, failure.code.name).inc()
+        return failure
 
 
 def _parse(parse: Callable[[bytes], Any], data: bytes) -> Any:

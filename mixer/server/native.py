@@ -1,17 +1,37 @@
 """The native front: pygrpc-native, whose HTTP/2 work runs in Rust beside the event loop. Plaintext only.
 
-Streams go through a grpc.aio server behind it, so they work here too, at grpcio's speed.
+Unary methods are driven from its low-level events: a call that is answered at once costs no task and no context
+object, which halves the price of a cached check (measured beside `pygrpc_native.aio`, one core: 33 against 47 µs for
+a constant). Streams and health go through a grpc.aio server behind it, at grpcio's speed.
+
+It takes a message whole before its size can be judged, so listen where only your proxies connect.
 """
 
+import asyncio
+import shutil
+import tempfile
+import threading
+from collections.abc import Awaitable
+from typing import Any
+
+import grpc
+from grpc import aio
 from grpc_health.v1 import health_pb2_grpc
-from pygrpc_native.aio import Server
+from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from mixer import config
 from mixer.metrics import Metrics
-from mixer.server.front import Methods
-from mixer.server.grpcio import OPTIONS, bound, cannot_listen
-from mixer.server.handlers import Handlers
+from mixer.server.front import ClientStream, Methods, Unary
+from mixer.server.grpcio import MAX_MESSAGE, OPTIONS, bound, cannot_listen
+from mixer.server.handlers import Begin, Handlers, StatusError
 from mixer.server.health import Health
+
+_BATCH = 64  # calls taken from the queue at once; at 100 µs each, the loop is held for 6 ms at most
+
+_TOO_LARGE = StatusError(
+    grpc.StatusCode.RESOURCE_EXHAUSTED, f"a message may have {MAX_MESSAGE} bytes at most"
+)
+_STOPPING = StatusError(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
 
 
 class NativeFront:
@@ -20,23 +40,91 @@ class NativeFront:
     def __init__(self, settings: config.Listener, methods: Methods, metrics: Metrics) -> None:
         self.address = settings.address
         self._handlers = Handlers(methods, metrics)
+        self._methods = methods
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._stopping = False
 
     async def start(self) -> None:
-        self._server = Server(options=OPTIONS, io_threads=1)
-        services = self._handlers.by_service()
-        for service, handlers in services.items():
-            self._server.add_registered_method_handlers(service, handlers)
-        self._health = Health(services)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._loop = asyncio.get_running_loop()
+        unary = [method for method in self._methods if isinstance(method, Unary)]
+        self._begin: list[Begin] = [self._handlers.unary(method) for method in unary]
+        paths = [(f"/{method.service}/{method.name}", False) for method in unary]
         try:
-            port = self._server.add_insecure_port(self.address)
-        except RuntimeError:
+            self._front = NativeGrpcFront(self.address, paths, io_threads=1, call_details=True)
+        except OSError:
             raise cannot_listen(self.address) from None
-        self.address = bound(self.address, port)
+        self.address = bound(self.address, self._front.bound_port)
+        await self._start_behind()
+        self._front.start()
+        threading.Thread(target=self._dispatch, name="native-dispatch", daemon=True).start()
+
+    async def _start_behind(self) -> None:
+        """The grpc.aio server that the front hands all other methods to."""
+        self._folder = tempfile.mkdtemp(prefix="mixer-")  # only this user may enter it
+        path = f"{self._folder}/behind.sock"
+        self._behind = aio.server(options=OPTIONS)
+        for service, handlers in self._handlers.by_service((ClientStream,)).items():
+            self._behind.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+        self._health = Health(dict.fromkeys(method.service for method in self._methods))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._behind)
+        self._behind.add_insecure_port(f"unix:{path}")
         await self._health.start()
-        await self._server.start()
+        await self._behind.start()
+        self._front.set_fallback(path)
 
     async def drain(self, timeout: float) -> None:
         await self._health.drain()
         await self._handlers.drain(timeout / 2)
-        await self._server.stop(timeout / 2)
+        self._stopping = True
+        behind = asyncio.ensure_future(self._behind.stop(timeout / 2))
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks.values(), timeout=timeout / 2)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await behind
+        await asyncio.to_thread(self._front.close)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _dispatch(self) -> None:
+        """Of a thread of its own: hands events to the loop until the front is closed."""
+        while (events := self._front.recv_batch_details(_BATCH)) is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._on_events, events)
+            except RuntimeError:  # the loop was closed without a drain
+                self._front.close()
+
+    def _on_events(self, events: list[tuple[Any, ...]]) -> None:
+        respond = self._front.respond
+        for kind, call, method, message, _, details in events:
+            if kind == EVENT_CANCEL:
+                if (task := self._tasks.get(call)) is not None:
+                    task.cancel()
+                continue
+            try:
+                if len(message) > MAX_MESSAGE:
+                    raise _TOO_LARGE
+                if self._stopping:
+                    raise _STOPPING
+                answer = self._begin[method](message, details[2])
+            except StatusError as error:
+                self._fail(call, error)
+                continue
+            if isinstance(answer, bytes):
+                respond(call, answer)
+            else:
+                self._tasks[call] = self._loop.create_task(self._wait(call, answer))
+
+    async def _wait(self, call: int, answer: Awaitable[bytes]) -> None:
+        try:
+            self._front.respond(call, await answer)
+        except StatusError as error:
+            self._fail(call, error)
+        except asyncio.CancelledError:
+            self._fail(call, _STOPPING)  # a client that cancelled is not there to hear it
+            raise
+        finally:
+            del self._tasks[call]
+
+    def _fail(self, call: int, error: StatusError) -> None:
+        self._front.fail(call, error.code.value[0], error.details)
