@@ -1,0 +1,284 @@
+"""Settings: what is read, and each mistake's message."""
+
+from pathlib import Path
+
+import pytest
+
+from mixer import config
+from mixer.errors import SettingsError
+
+
+def load(tmp_path: Path, text: str, **env: str) -> config.Config:
+    file = tmp_path / "mixer.yaml"
+    file.write_text(text)
+    return config.load(file, env)
+
+
+def mistakes(tmp_path: Path, text: str, **env: str) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, text, **env)
+    prefix = f"{tmp_path / 'mixer.yaml'}: "
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(prefix) for line in lines)
+    return [line.removeprefix(prefix) for line in lines]
+
+
+def test_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    settings = load(tmp_path, "")
+    assert settings.listeners.check.address == "127.0.0.1:9191"
+    assert settings.listeners.check.server == "native"
+    assert settings.listeners.report.server == "grpcio"
+    assert settings.policy is None
+    assert settings.rate_limits is None
+    assert settings.telemetry.sinks == ()
+
+
+def test_settings_of_the_design_are_read(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        """
+listeners:
+  check:  {address: "127.0.0.1:9191", server: native}
+  report: {address: "unix:/run/mixer/report.sock"}
+  admin:  {address: "127.0.0.1:9901"}
+workers: {check: 1, report: 1}
+policy:
+  engine: embedded
+  opa: {url: "http://127.0.0.1:8181"}
+  paths: [policies/]
+  decision: envoy/authz/allow
+  cache: {max_entries: 100000, ttl: 60s}
+rate_limits:
+  paths: [policies/limits/]
+  counters: redis
+  redis: {url: "redis://127.0.0.1:6379/0"}
+  shadow_mode: false
+  response_headers: {enabled: true, limit: RateLimit-Limit, remaining: RateLimit-Remaining, reset: RateLimit-Reset}
+telemetry:
+  sinks:
+    - {type: kafka, bootstrap_servers: ["127.0.0.1:9092"], topic: mixer.access}
+    - {type: file, path: "-"}
+""",
+    )
+    assert settings.policy is not None
+    assert settings.policy.cache == config.Cache(max_entries=100_000, ttl="60s")  # type: ignore[arg-type]
+    assert settings.policy.paths == (tmp_path / "policies",)
+    assert [sink.type for sink in settings.telemetry.sinks] == ["kafka", "file"]
+
+
+def test_relative_paths_count_from_the_files_folder(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        'policy: {paths: [a, /b]}\ntelemetry: {sinks: [{type: file, path: c.jsonl}, {type: file, path: "-"}]}',
+    )
+    assert settings.policy is not None
+    assert settings.policy.paths == (tmp_path / "a", Path("/b"))
+    assert [str(sink.path) for sink in settings.telemetry.sinks if sink.type == "file"] == [
+        str(tmp_path / "c.jsonl"),
+        "-",
+    ]
+
+
+@pytest.mark.parametrize("off", ["off", '"off"', "false"])
+def test_cache_off(tmp_path: Path, off: str) -> None:
+    settings = load(tmp_path, f"policy: {{paths: [a], cache: {off}}}")
+    assert settings.policy is not None
+    assert settings.policy.cache is None
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("250ms", 0.25), ("1.5s", 1.5), ("2m", 120), ("1h", 3600)])
+def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
+    assert load(tmp_path, f"drain_timeout: {text}").drain_timeout == seconds
+
+
+def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        'listeners: {check: {address: "${HOST}:${PORT:-9000}"}}\nworkers: {check: "${N}"}',
+        HOST="127.0.0.1",
+        N="1",
+    )
+    assert settings.listeners.check.address == "127.0.0.1:9000"
+    assert settings.workers.check == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("- a", "expected a mapping of sections (listeners, policy, …), got a list"),
+        ("a: [", "line 2, column 1: did not find expected node content"),
+        ("workers: {check: 1, check: 2}", 'line 1, column 21: key "check" is given twice'),
+        ("polcy: {}", 'polcy: unknown key; did you mean "policy"?'),
+        (
+            "xyz: {}",
+            "xyz: unknown key; known here: drain_timeout, listeners, logging, policy, rate_limits, telemetry, workers",
+        ),
+        ("policy: {paths: [a], engin: opa}", 'policy.engin: unknown key; did you mean "engine"?'),
+        (
+            "listeners: {check: {adress: x}}",
+            'listeners.check.adress: unknown key; did you mean "address"?',
+        ),
+        (
+            "listeners: {check: {address: localhost}}",
+            'listeners.check.address: expected "host:port", "[::1]:port" or "unix:/path", got "localhost"',
+        ),
+        (
+            'listeners: {check: {address: "a:99999"}}',
+            'listeners.check.address: expected "host:port", "[::1]:port" or "unix:/path", got "a:99999"',
+        ),
+        (
+            'listeners: {check: {address: "unix:x"}}',
+            'listeners.check.address: expected an absolute path after "unix:", such as '
+            '"unix:/run/mixer/check.sock", got "unix:x"',
+        ),
+        (
+            'listeners: {admin: {address: "unix:/x"}}',
+            'listeners.admin.address: expected "host:port": Prometheus and probes come over TCP, got "unix:/x"',
+        ),
+        (
+            "listeners: {check: {server: rust}}",
+            'listeners.check.server: expected native or grpcio, got "rust"',
+        ),
+        ("listeners: 5", "listeners: expected a mapping, got 5"),
+        ("workers: {check: 0}", "workers.check: expected a number above 0, got 0"),
+        ("workers: {check: many}", 'workers.check: expected a whole number, got "many"'),
+        ("logging: {level: loud}", 'logging.level: expected debug, info, warning or error, got "loud"'),
+        (
+            "drain_timeout: 10",
+            'drain_timeout: expected a duration such as "500ms", "10s", "5m" or "1h", got 10',
+        ),
+        ("policy: {paths: a}", 'policy.paths: expected a list, got "a"'),
+        ("policy: {paths: [5]}", "policy.paths[0]: expected a path, got 5"),
+        (
+            "policy: {paths: [a], decision: allow}",
+            'policy.decision: expected a rule\'s path such as "envoy/authz/allow", got "allow"',
+        ),
+        ("policy: {paths: [a], engine: wasm}", 'policy.engine: expected embedded or opa, got "wasm"'),
+        (
+            "policy: {paths: [a], opa: {url: localhost}}",
+            'policy.opa.url: expected "http://host:port", "https://host:port" or "unix:/path", got "localhost"',
+        ),
+        (
+            "policy: {paths: [a], cache: {ttl: 0s}}",
+            'policy.cache.ttl: expected a number above 0, got "0s"',
+        ),
+        (
+            'policy: {paths: [a], opa: {url: "${OPA}"}}',
+            'policy.opa.url: environment variable OPA is not set; set it, or give a default: "${OPA:-…}"',
+        ),
+        (
+            "rate_limits: {paths: [a], shadow_mode: maybe}",
+            'rate_limits.shadow_mode: expected true or false, got "maybe"',
+        ),
+        (
+            "rate_limits: {paths: [a], counters: disk}",
+            'rate_limits.counters: expected memory or redis, got "disk"',
+        ),
+        (
+            "rate_limits: {paths: [a], response_headers: {limit: 'a b'}}",
+            'rate_limits.response_headers.limit: expected an HTTP header name, got "a b"',
+        ),
+        (
+            "telemetry: {sinks: [{type: kafak}]}",
+            'telemetry.sinks[0].type: expected kafka or file, got "kafak"',
+        ),
+        ("telemetry: {sinks: [{path: x}]}", "telemetry.sinks[0].type: expected kafka or file, got nothing"),
+        (
+            "telemetry: {sinks: [{type: file}, {type: kafka}]}",
+            "telemetry.sinks[1].bootstrap_servers: expected a value (this key is required), got nothing",
+        ),
+        (
+            "telemetry: {sinks: [{type: kafka, bootstrap_servers: []}]}",
+            "telemetry.sinks[0].bootstrap_servers: expected at least 1 entry, got a list",
+        ),
+        (
+            "telemetry: {sinks: [{type: kafka, bootstrap_servers: [a], topic: 'a b'}]}",
+            'telemetry.sinks[0].topic: expected text that matches ^[A-Za-z0-9._-]{1,249}$, got "a b"',
+        ),
+        (
+            "telemetry: {sinks: [{type: file, pth: x}]}",
+            'telemetry.sinks[0].pth: unknown key; did you mean "path"?',
+        ),
+    ],
+)
+def test_mistake_says_where_what_was_expected_and_what_was_got(
+    tmp_path: Path, text: str, mistake: str
+) -> None:
+    assert mistakes(tmp_path, text) == [mistake]
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        (
+            "workers: {check: 4}\nrate_limits: {paths: [a]}",
+            "rate_limits.counters: memory with 4 check workers would admit 4 times the limit; "
+            "use redis, or workers.check: 1",
+        ),
+        (
+            "workers: {report: 2}",
+            "workers.report: expected 1, got 2: one process serves one worker of a role; start more with "
+            "`mixer serve --role report` on addresses of their own, and let Envoy balance over them",
+        ),
+        (
+            'listeners: {report: {address: "127.0.0.1:9191"}}',
+            "listeners.report.address: 127.0.0.1:9191 is taken by listeners.check; give each its own",
+        ),
+        (
+            "listeners: {check: {tls: {cert: a, key: b}}}",
+            "listeners.check.tls: the native server has no TLS; set server: grpcio for this listener",
+        ),
+        (
+            "policy: {}",
+            "policy.paths: the embedded engine needs at least one .rego file or folder; or use engine: opa",
+        ),
+        (
+            "rate_limits: {}",
+            "rate_limits.paths: at least one limits file or folder is needed; "
+            "leave rate_limits out to switch Quota off",
+        ),
+    ],
+)
+def test_dangerous_combination_is_refused_with_the_way_out(tmp_path: Path, text: str, mistake: str) -> None:
+    assert mistake in mistakes(tmp_path, text)
+
+
+def test_several_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    found = mistakes(
+        tmp_path, "workers: {check: 0}\npolicy: {engine: x}\ntelemetry: {sinks: [{type: y}]}\nz: 1"
+    )
+    assert [line.split(":")[0] for line in found] == [
+        "workers.check",
+        "policy.engine",
+        "telemetry.sinks[0].type",
+        "z",
+    ]
+
+
+def test_secret_of_a_wrong_url_is_not_shown(tmp_path: Path) -> None:
+    text = 'rate_limits: {paths: [a], redis: {url: "${URL}"}}'
+    found = mistakes(tmp_path, text, URL="reddis://user:hunter2@redis:6379")
+    assert "hunter2" not in "\n".join(found)
+    assert found[0].startswith("rate_limits.redis.url: expected ")
+
+
+def test_secret_is_not_shown_where_it_stands_in_the_file_itself(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, "rate_limits: {paths: [a], redis: {url: 'http://u:hunter2@redis'}}")
+    assert "hunter2" not in "\n".join(found)
+
+
+def test_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read: No such file or directory"):
+        config.load(tmp_path / "mixer.yaml")
+
+
+def test_file_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "mixer.yaml").write_bytes(b"a: \xff")
+    with pytest.raises(SettingsError, match="is not UTF-8 at byte 3"):
+        config.load(tmp_path / "mixer.yaml")
+
+
+def test_example_for_production_is_valid() -> None:
+    settings = config.load(Path(__file__).parents[1] / "deploy" / "mixer.yaml", {})
+    assert settings.rate_limits is not None
+    assert settings.rate_limits.counters == "redis"
