@@ -1,0 +1,381 @@
+"""Counters in Redis: what lies there, how calls share a round trip, how it is reached."""
+
+import asyncio
+import contextlib
+import datetime
+import socket
+import socketserver
+import ssl
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import structlog
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from prometheus_client import CollectorRegistry
+
+from mixer import config
+from mixer.errors import CounterError, StartError
+from mixer.metrics import Metrics
+from mixer.ratelimit.counters import FixedWindow
+from mixer.ratelimit.redis import RedisCounters
+from tests.components.processes import Redis
+
+START = 1_800_000_000
+T = TypeVar("T")
+
+
+def one(name: str, hits: int = 1, seconds: int = 60) -> FixedWindow:
+    return FixedWindow(name, seconds, START, hits)
+
+
+def counters(url: str, registry: CollectorRegistry | None = None, **settings: object) -> RedisCounters:
+    return RedisCounters(
+        config.Redis.model_validate({"url": url, **settings}), Metrics(registry or CollectorRegistry())
+    )
+
+
+@asynccontextmanager
+async def connected(url: str, **options: object) -> AsyncIterator[RedisCounters]:
+    client = counters(url, **options)  # type: ignore[arg-type]
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def run(url: str, scenario: Callable[[RedisCounters], Awaitable[T]], **options: object) -> T:
+    async def main() -> T:
+        async with connected(url, **options) as client:
+            return await scenario(client)
+
+    return uvloop.run(main())
+
+
+def batches(registry: CollectorRegistry) -> tuple[float, float]:
+    """Round trips, and the calls in them."""
+    labels = {"store": "redis"}
+    return tuple(  # type: ignore[return-value]
+        registry.get_sample_value(f"mixer_counter_batch_size_{what}", labels) or 0
+        for what in ("count", "sum")
+    )
+
+
+async def many(client: RedisCounters, calls: int) -> list[list[int]]:
+    return await asyncio.gather(*(client.hit([one("a"), one(f"b{number}")]) for number in range(calls)))
+
+
+def test_calls_of_one_turn_share_one_round_trip(redis_url: str) -> None:
+    registry = CollectorRegistry()
+    counts = run(redis_url, lambda client: many(client, 50), registry=registry)
+    assert counts == [[number, 1] for number in range(1, 51)]
+    assert batches(registry) == (1, 50)
+
+
+def test_calls_that_come_during_a_round_trip_share_the_next_one(redis_url: str) -> None:
+    registry = CollectorRegistry()
+
+    async def scenario(client: RedisCounters) -> None:
+        first = asyncio.ensure_future(client.hit([one("a")]))
+        await asyncio.sleep(0)  # it is queued
+        await asyncio.sleep(0)  # it is sent
+        assert batches(registry) == (1, 1)
+        rest = [asyncio.ensure_future(client.hit([one("a")])) for _ in range(20)]
+        await asyncio.gather(first, *rest)
+
+    run(redis_url, scenario, registry=registry)
+    assert batches(registry) == (2, 21)
+
+
+def test_a_round_trip_has_no_more_calls_than_the_settings_say(redis_url: str) -> None:
+    registry = CollectorRegistry()
+    run(redis_url, lambda client: many(client, 50), registry=registry, max_batch=20)
+    assert batches(registry) == (3, 50)
+
+
+def test_a_round_trip_has_a_bounded_number_of_counters(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixer.ratelimit.redis.MAX_BATCH_COUNTERS", 10)
+    registry = CollectorRegistry()
+    counts = run(redis_url, lambda client: many(client, 20), registry=registry)
+    assert counts == [[number, 1] for number in range(1, 21)]
+    assert batches(registry)[0] == 3  # of 9, 9 and 2 calls: one counter is common to all
+
+
+def test_a_call_that_is_cancelled_before_it_is_sent_is_not_counted(redis_url: str) -> None:
+    async def scenario(client: RedisCounters) -> list[int]:
+        call = asyncio.ensure_future(client.hit([one("a")]))
+        await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        return await client.hit([one("a")])
+
+    assert run(redis_url, scenario) == [1]
+
+
+def test_a_call_that_is_out_of_time_before_it_is_sent_is_not_counted(
+    start_redis: Callable[..., Redis],
+) -> None:
+    server = start_redis()
+
+    async def scenario(client: RedisCounters) -> list[int]:
+        await client.hit([one("a")])
+        server.pause()
+        try:
+            blocked = asyncio.ensure_future(client.hit([one("b")]))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            with pytest.raises(CounterError):
+                await client.hit([one("a")], 0.01)
+        finally:
+            server.resume()
+        assert await blocked == [1]
+        return await client.hit([one("a")])
+
+    assert run(server.url, scenario, timeout="20s") == [2]
+
+
+def test_counters_are_readable_and_expire_after_their_window(redis_server: Redis) -> None:
+    name = "shop|user=alice|"
+
+    async def scenario(client: RedisCounters) -> None:
+        await client.hit([one(name, 3), one(name, seconds=1), one("looked-at", 0)])
+
+    run(redis_server.url, scenario, key_prefix="mixer:")
+    lines = redis_server.call("KEYS mixer:*").decode().split("\r\n")
+    keys = sorted(line for line in lines if line.startswith("mixer:"))
+    assert keys == [f"mixer:1|{START}|{name}", f"mixer:60|{START}|{name}"]
+    assert redis_server.call(f"GET mixer:60|{START}|{name}") == b"$1\r\n3\r\n"
+    for seconds in (1, 60):
+        left = int(redis_server.call(f"PTTL mixer:{seconds}|{START}|{name}").strip(b":\r\n"))
+        assert (seconds + 4) * 1000 < left <= (seconds + 30) * 1000
+
+
+def test_expiry_is_set_by_the_first_hit_alone(redis_server: Redis) -> None:
+    async def scenario(client: RedisCounters) -> None:
+        await client.hit([one("a")])
+        redis_server.call(f"PEXPIRE x:60|{START}|a 5000")
+        await client.hit([one("a")])
+
+    run(redis_server.url, scenario, key_prefix="x:")
+    assert int(redis_server.call(f"PTTL x:60|{START}|a").strip(b":\r\n")) <= 5000
+
+
+def test_a_counter_that_is_something_else_fails_its_calls_alone(redis_server: Redis) -> None:
+    redis_server.call(f"LPUSH x:60|{START}|bad 1")
+    redis_server.call(f"SET x:60|{START}|text words")
+
+    async def scenario(client: RedisCounters) -> list[list[int] | BaseException]:
+        return await asyncio.gather(
+            client.hit([one("a")]),
+            client.hit([one("a"), one("bad")]),
+            client.hit([one("text", 0)]),
+            client.hit([one("bad", 0)]),
+            client.hit([one("a")]),
+            return_exceptions=True,
+        )
+
+    results = run(redis_server.url, scenario, key_prefix="x:")
+    assert [r.reason if isinstance(r, CounterError) else r for r in results] == [
+        [1],
+        "script",
+        "script",
+        "script",
+        [3],
+    ]
+
+
+def test_a_counter_that_would_overflow_stays_over_every_limit(redis_server: Redis) -> None:
+    redis_server.call(f"SET x:60|{START}|a 9223372036854775807")
+    (count,) = run(redis_server.url, lambda client: client.hit([one("a")]), key_prefix="x:")
+    assert count > 2**52
+
+
+def test_errors_are_counted_by_reason(redis_server: Redis) -> None:
+    redis_server.call(f"LPUSH x:60|{START}|bad 1")
+    registry = CollectorRegistry()
+
+    async def scenario(client: RedisCounters) -> None:
+        with pytest.raises(CounterError):
+            await client.hit([one("bad")])
+
+    run(redis_server.url, scenario, registry=registry, key_prefix="x:")
+    labels = {"store": "redis", "reason": "script"}
+    assert registry.get_sample_value("mixer_counter_errors_total", labels) == 1
+
+
+def test_a_replica_is_no_store_for_counters(start_redis: Callable[..., Redis]) -> None:
+    primary = start_redis()
+    replica = start_redis("--replicaof", "127.0.0.1", str(primary.port))
+
+    async def scenario(client: RedisCounters) -> str:
+        with pytest.raises(CounterError) as caught:
+            await client.hit([one("a")])
+        return caught.value.reason
+
+    assert run(replica.url, scenario) == "unavailable"
+
+
+def test_database_of_the_url_is_used(redis_server: Redis) -> None:
+    url = redis_server.url.removesuffix("/0") + "/5"
+    run(url, lambda client: client.hit([one("a")]))
+    assert redis_server.call("DBSIZE") == b":0\r\n"
+    assert b"db5:keys=1" in redis_server.call("INFO keyspace")
+
+
+def test_unix_socket(start_redis: Callable[..., Redis]) -> None:
+    server = start_redis(unix=True)
+    assert run(server.url, lambda client: client.hit([one("a")])) == [1]
+
+
+@pytest.mark.parametrize("user", ["", "mixer"])
+def test_password_and_user(start_redis: Callable[..., Redis], user: str) -> None:
+    server = start_redis("--requirepass", "s3cret/#", "--user", "mixer", "on", ">s3cret/#", "~*", "+@all")
+    url = server.url.replace("redis://", f"redis://{user}:s3cret%2F%23@")
+    assert run(url, lambda client: client.hit([one("a")])) == [1]
+
+
+def test_wrong_password_is_said_once_and_never_shown(start_redis: Callable[..., Redis]) -> None:
+    server = start_redis("--requirepass", "right")
+
+    async def scenario(client: RedisCounters) -> tuple[str, str | None]:
+        with pytest.raises(CounterError) as caught:
+            await client.hit([one("a")])
+        return str(caught.value), client.ready()
+
+    with structlog.testing.capture_logs() as logged:
+        message, ready = run(server.url.replace("redis://", "redis://:wr0ng@"), scenario)
+    assert [event["event"] for event in logged] == ["redis_away"]
+    assert "AUTH" in message
+    assert ready == f"redis at {server.address}: {message.split(': ', 1)[1]}"
+    assert "wr0ng" not in message + str(logged)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost:port/0",
+        "rediss://localhost?ssl_ca_certs=/no/such/file",
+        "rediss://localhost?what=1",
+    ],
+)
+def test_url_that_cannot_be_used_stops_the_start(url: str) -> None:
+    with pytest.raises(StartError, match=r"^rate_limits\.redis\.url: "):
+        counters(url)
+
+
+def test_something_else_than_redis_is_unavailable() -> None:
+    async def chatter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    async def main() -> tuple[str | None, str]:
+        async with await asyncio.start_server(chatter, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with connected(f"redis://127.0.0.1:{port}") as client:
+                with pytest.raises(CounterError) as caught:
+                    await client.hit([one("a")])
+                return client.ready(), caught.value.reason
+
+    ready, reason = uvloop.run(main())
+    assert ready is not None
+    assert reason == "unavailable"
+
+
+# TLS: the test ends it in front of a plain Redis, since not every build of Redis speaks it.
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A self-signed certificate of localhost, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    folder = tmp_path_factory.mktemp("tls")
+    (folder / "cert.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    """Carry bytes until either side ends."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def tls_in_front_of(server: Redis, certificate: tuple[Path, Path]) -> Iterator[int]:
+    """The port of a relay that speaks TLS to clients and nothing of it to Redis."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+
+    class Relay(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with (
+                contextlib.suppress(OSError),  # a client that does not like the certificate
+                context.wrap_socket(self.request, server_side=True) as client,
+                socket.create_connection(("127.0.0.1", server.port)) as redis,
+            ):
+                back = threading.Thread(target=pump, args=(redis, client))
+                back.start()
+                pump(client, redis)
+                back.join()
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Relay) as front:
+        thread = threading.Thread(target=front.serve_forever)
+        thread.start()
+        try:
+            yield front.server_address[1]
+        finally:
+            front.shutdown()
+            thread.join()
+
+
+def over_tls(server: Redis, certificate: tuple[Path, Path], query: str) -> list[int] | str | None:
+    """The answer to a hit, or why there is none."""
+
+    async def scenario(client: RedisCounters) -> list[int] | str | None:
+        reason = client.ready()
+        return reason if reason is not None else await client.hit([one("a")])
+
+    with tls_in_front_of(server, certificate) as port:
+        return run(f"rediss://localhost:{port}{query}", scenario)
+
+
+def test_tls_with_the_authority_of_the_url(redis_server: Redis, certificate: tuple[Path, Path]) -> None:
+    assert over_tls(redis_server, certificate, f"/0?ssl_ca_certs={certificate[0]}") == [1]
+
+
+def test_tls_refuses_a_certificate_of_nobody_known(
+    redis_server: Redis, certificate: tuple[Path, Path]
+) -> None:
+    answer = over_tls(redis_server, certificate, "/0")
+    assert isinstance(answer, str)
+    assert "certificate verify failed" in answer

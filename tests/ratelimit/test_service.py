@@ -1,0 +1,436 @@
+"""The quota service: which answer a request gets. Counters are in memory, the clock is the test's."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import structlog
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.unknown_fields import UnknownFieldSet
+from prometheus_client import CollectorRegistry
+
+from mixer import config
+from mixer.errors import CounterError, DeadlineError, RequestError
+from mixer.metrics import Metrics
+from mixer.ratelimit import claims
+from mixer.ratelimit.counters import Hit
+from mixer.ratelimit.memory import MemoryCounters
+from mixer.ratelimit.service import QuotaService
+from tests.ratelimit.files import limits_of
+
+START = 1_800_000_000  # where a minute, an hour and a day begin
+OK, OVER = "OK", "OVER_LIMIT"
+MAX = 2**32 - 1
+
+LIMITS = """\
+domain: shop
+descriptors:
+- {key: user, rate_limit: {unit: minute, requests_per_unit: 2, name: per-user}}
+- {key: user, value: admin, rate_limit: {unlimited: true, name: admins}}
+- {key: user, value: none, rate_limit: {unit: hour, requests_per_unit: 0}}
+- {key: path, rate_limit: {unit: second, requests_per_unit: 3}}
+- {key: trial, shadow_mode: true, rate_limit: {unit: day, requests_per_unit: 1, name: trial}}
+- {key: q1, quota_mode: true, rate_limit: {unit: day, requests_per_unit: 1, name: q1}}
+- {key: q2, quota_mode: true, rate_limit: {unit: day, requests_per_unit: 2, name: q2}}
+- {key: vip, rate_limit: {unit: minute, requests_per_unit: 9, name: vip, replaces: [{name: per-user}]}}
+- {key: free, rate_limit: {unlimited: true, replaces: [{name: per-user}]}}
+- {key: left, rate_limit: {unit: minute, requests_per_unit: 9, name: left, replaces: [{name: right}]}}
+- {key: right, rate_limit: {unit: minute, requests_per_unit: 9, name: right, replaces: [{name: left}]}}
+- key: open
+  metadata: {team: core, nested: {a: 1}}
+  rate_limit: {unit: day, requests_per_unit: 9}
+- key: closed
+  metadata: {team: other, nested: {b: 2}}
+  rate_limit: {unit: day, requests_per_unit: 9}
+- {key: week, rate_limit: {unit: week, requests_per_unit: 1}}
+"""
+
+
+class Quota:
+    """A service with these settings, and a clock that the test sets."""
+
+    def __init__(self, limits: str = LIMITS, counters: Any = None, **settings: Any) -> None:
+        self.now = float(START)
+        self.metrics = Metrics(CollectorRegistry())
+        self.service = QuotaService(
+            limits_of(limits),
+            counters or MemoryCounters(self.metrics, self.clock),
+            config.RateLimits.model_validate(settings),
+            self.metrics,
+            self.clock,
+        )
+
+    def clock(self) -> float:
+        return self.now
+
+    def ask(self, request: RateLimitRequest, timeout: float | None = None) -> RateLimitResponse:
+        return RateLimitResponse.FromString(asyncio.run(self.service.should_rate_limit(request, timeout)))
+
+    def codes(self, *descriptors: dict[str, str]) -> tuple[str, list[str]]:
+        """The overall code, and those of the statuses."""
+        return codes_of(self.ask(request(*descriptors)))
+
+    def outcomes(self) -> dict[str, float]:
+        """Descriptors by outcome, as the metric has them."""
+        (family,) = self.metrics.quota_descriptors.collect()
+        return {
+            sample.labels["outcome"]: sample.value
+            for sample in family.samples
+            if sample.name.endswith("_total") and sample.value
+        }
+
+
+def request(*descriptors: dict[str, str], domain: str = "shop", hits_addend: int = 0) -> RateLimitRequest:
+    message = RateLimitRequest(domain=domain, hits_addend=hits_addend)
+    for entries in descriptors:
+        descriptor = message.descriptors.add()
+        for key, value in entries.items():
+            descriptor.entries.add(key=key, value=value)
+    return message
+
+
+def codes_of(response: RateLimitResponse) -> tuple[str, list[str]]:
+    name = RateLimitResponse.Code.Name
+    return name(response.overall_code), [name(status.code) for status in response.statuses]
+
+
+def mixer_of(response: RateLimitResponse) -> dict[str, str]:
+    """Our dynamic metadata."""
+    return MessageToDict(response.dynamic_metadata)["mixer"]
+
+
+ALICE = {"user": "alice"}
+
+
+def test_requests_up_to_the_limit_pass_and_the_next_one_does_not() -> None:
+    quota = Quota()
+    assert [quota.codes(ALICE)[0] for _ in range(4)] == [OK, OK, OVER, OVER]
+
+
+def test_status_tells_the_limit_what_is_left_and_when_it_starts_anew() -> None:
+    quota = Quota()
+    quota.now = START + 12.9
+    (status,) = quota.ask(request(ALICE)).statuses
+    assert MessageToDict(status) == {
+        "code": OK,
+        "currentLimit": {"name": "per-user", "requestsPerUnit": 2, "unit": "MINUTE"},
+        "limitRemaining": 1,
+        "durationUntilReset": "48s",
+    }
+
+
+def test_a_new_window_admits_again() -> None:
+    quota = Quota()
+    quota.now = START + 59.99
+    assert [quota.codes(ALICE)[0] for _ in range(3)] == [OK, OK, OVER]
+    quota.now = START + 60
+    assert quota.codes(ALICE)[0] == OK
+
+
+def test_weeks_begin_on_thursday_as_the_epoch_did() -> None:
+    quota = Quota()
+    quota.now = 7 * 86400 * 100.0
+    (status,) = quota.ask(request({"week": "x"})).statuses
+    assert status.duration_until_reset.seconds == 7 * 86400
+
+
+def test_a_limit_of_zero_admits_nothing() -> None:
+    assert Quota().codes({"user": "none"}) == (OVER, [OVER])
+
+
+def test_values_are_counted_apart() -> None:
+    quota = Quota()
+    assert [quota.codes({"user": user})[0] for user in ("a", "b", "a", "b", "a")] == [OK, OK, OK, OK, OVER]
+
+
+def test_one_descriptor_over_its_limit_is_enough_and_statuses_keep_their_order() -> None:
+    quota = Quota()
+    for _ in range(2):
+        quota.codes(ALICE)
+    assert quota.codes({"path": "/"}, ALICE, {"user": "bob"}) == (OVER, [OK, OVER, OK])
+
+
+def test_a_descriptor_given_twice_counts_twice() -> None:
+    quota = Quota()
+    response = quota.ask(request(ALICE, ALICE, ALICE))
+    assert codes_of(response) == (OVER, [OK, OK, OVER])
+    assert [status.limit_remaining for status in response.statuses] == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "message", [request({"other": "x"}), request(ALICE, domain="elsewhere"), request({})]
+)
+def test_what_meets_no_limit_passes_without_one(message: RateLimitRequest) -> None:
+    response = Quota().ask(message)
+    assert [MessageToDict(status) for status in response.statuses] == [{"code": OK}]
+    assert mixer_of(response) == {"code": OK}
+
+
+def test_unlimited_passes_with_the_most_left_that_there_is() -> None:
+    response = Quota().ask(request({"user": "admin"}))
+    assert [MessageToDict(status) for status in response.statuses] == [{"code": OK, "limitRemaining": MAX}]
+    assert mixer_of(response) == {"limit": "admins", "code": OK}
+
+
+def test_hits_of_the_request_count_for_descriptors_without_their_own() -> None:
+    quota = Quota()
+    message = request(ALICE, {"path": "/"}, hits_addend=2)
+    message.descriptors[1].hits_addend.value = 1
+    assert [status.limit_remaining for status in quota.ask(message).statuses] == [0, 2]
+
+
+def test_zero_hits_of_a_descriptor_look_without_counting() -> None:
+    quota = Quota()
+    look = request(ALICE)
+    look.descriptors[0].hits_addend.value = 0
+    assert quota.ask(look).statuses[0].limit_remaining == 2
+    quota.codes(ALICE)
+    quota.codes(ALICE)
+    assert codes_of(quota.ask(look)) == (OK, [OK])  # at the limit, not over it
+    quota.codes(ALICE)
+    assert codes_of(quota.ask(look)) == (OVER, [OVER])
+
+
+def test_hits_beyond_any_limit_are_over_and_stay_countable() -> None:
+    quota = Quota()
+    message = request(ALICE)
+    message.descriptors[0].hits_addend.value = 2**64 - 1
+    assert [codes_of(quota.ask(message))[0] for _ in range(3)] == [OVER] * 3
+
+
+def test_a_limit_of_the_request_stands_in_for_that_of_the_file() -> None:
+    quota = Quota()
+    message = request(ALICE)
+    message.descriptors[0].limit.requests_per_unit = 1
+    message.descriptors[0].limit.unit = 2
+    response = quota.ask(message)
+    (status,) = response.statuses
+    assert MessageToDict(status.current_limit) == {"requestsPerUnit": 1, "unit": "MINUTE"}
+    assert mixer_of(response) == {"limit": "shop.user_alice", "code": OK}
+    assert quota.codes(ALICE) == (OK, [OK])  # the same counter, by the file's limit of 2
+    assert codes_of(quota.ask(message)) == (OVER, [OVER])
+
+
+def test_a_limit_of_the_request_needs_a_known_domain() -> None:
+    message = request(ALICE, domain="elsewhere")
+    message.descriptors[0].limit.requests_per_unit = 0
+    message.descriptors[0].limit.unit = 2
+    assert codes_of(Quota().ask(message)) == (OK, [OK])
+
+
+@pytest.mark.parametrize("key", ["vip", "free"])
+def test_a_limit_that_replaces_another_takes_it_out(key: str) -> None:
+    quota = Quota()
+    assert [quota.codes(ALICE, {key: "x"}) for _ in range(3)] == [(OK, [OK, OK])] * 3
+    response = quota.ask(request(ALICE, {key: "x"}))
+    assert MessageToDict(response.statuses[0]) == {"code": OK}
+    assert quota.codes(ALICE) == (OK, [OK])  # it was not counted either
+
+
+def test_limits_that_replace_each_other_are_both_out() -> None:
+    response = Quota().ask(request({"left": "x"}, {"right": "x"}))
+    assert [MessageToDict(status) for status in response.statuses] == [{"code": OK}, {"code": OK}]
+
+
+def test_shadow_mode_counts_and_passes() -> None:
+    quota = Quota()
+    assert [quota.codes({"trial": "x"}) for _ in range(3)] == [(OK, [OK])] * 3
+    assert quota.outcomes() == {"ok": 1, "shadow": 2}
+
+
+def test_shadow_mode_for_all_passes_and_tells_what_would_have_been() -> None:
+    quota = Quota(shadow_mode=True)
+    for _ in range(2):
+        quota.codes(ALICE)
+    response = quota.ask(request(ALICE, {"path": "/"}))
+    assert codes_of(response) == (OK, [OVER, OK])
+    assert mixer_of(response) == {"limit": "per-user", "code": OK}
+    assert quota.outcomes() == {"ok": 3, "shadow": 1}
+
+
+def test_quotas_refuse_only_together() -> None:
+    quota = Quota()
+    both = ({"q1": "x"}, {"q2": "x"})
+    assert [quota.codes(*both) for _ in range(3)] == [(OK, [OK, OK]), (OK, [OVER, OK]), (OVER, [OVER, OVER])]
+    assert mixer_of(quota.ask(request(*both))) == {"limit": "q1", "code": OVER}
+
+
+def test_an_ordinary_limit_refuses_whatever_the_quotas_say() -> None:
+    quota = Quota()
+    assert quota.codes({"q1": "x"}, {"user": "none"}) == (OVER, [OK, OVER])
+
+
+def test_quota_mode_for_all_makes_every_limit_a_quota() -> None:
+    quota = Quota(quota_mode=True)
+    assert quota.codes({"user": "none"}, {"path": "/"}) == (OK, [OVER, OK])
+    assert quota.codes({"user": "none"}) == (OVER, [OVER])
+    # A descriptor without a limit is a quota that is never over; an unlimited one is none.
+    assert quota.codes({"user": "none"}, {"other": "x"}) == (OK, [OVER, OK])
+    assert quota.codes({"user": "none"}, {"user": "admin"}) == (OVER, [OVER, OK])
+
+
+def test_metadata_names_the_limit_that_fired_else_the_one_with_the_least_left() -> None:
+    quota = Quota()
+    assert mixer_of(quota.ask(request({"path": "/"}, ALICE, {"user": "admin"}))) == {
+        "limit": "per-user",
+        "code": OK,
+    }
+    for _ in range(2):
+        quota.codes({"path": "/"})
+    response = quota.ask(request(ALICE, {"path": "/"}))
+    assert mixer_of(response) == {"limit": "shop.path", "code": OVER}
+
+
+def test_headers_are_those_of_the_decisive_limit() -> None:
+    headers = {"enabled": True, "remaining": "X-Left"}
+    quota = Quota(response_headers=headers)
+    quota.now = START + 20
+
+    def names(*descriptors: dict[str, str]) -> list[tuple[str, str]]:
+        response = quota.ask(request(*descriptors))
+        return [(header.key, header.value) for header in response.response_headers_to_add]
+
+    assert names({"path": "/"}, ALICE) == [
+        ("RateLimit-Limit", "2"),
+        ("X-Left", "1"),
+        ("RateLimit-Reset", "40"),
+    ]
+    quota.codes(ALICE)
+    assert names({"path": "/"}, ALICE) == [
+        ("RateLimit-Limit", "2"),
+        ("X-Left", "0"),
+        ("RateLimit-Reset", "40"),
+    ]
+    assert names({"other": "x"}) == []
+    assert names({"user": "admin"}) == []
+
+
+def test_no_headers_unless_asked_for() -> None:
+    assert not Quota().ask(request(ALICE)).response_headers_to_add
+
+
+def test_metadata_of_the_request_when_asked_for() -> None:
+    quota = Quota(response_dynamic_metadata=True)
+    message = request({"open": "x"}, {"closed": "y"}, ALICE, hits_addend=3)
+    message.descriptors[0].limit.requests_per_unit = 5
+    message.descriptors[0].limit.unit = 3
+    message.descriptors[1].hits_addend.value = 1
+    fields = MessageToDict(quota.ask(message).dynamic_metadata)
+    assert fields == {
+        "mixer": {"limit": "per-user", "code": OVER},
+        "domain": "shop",
+        "hitsAddend": 3.0,
+        "descriptors": [
+            {"entries": ["open=x"], "limit": "requests_per_unit: 5 unit: HOUR"},
+            {"entries": ["closed=y"], "hitsAddend": 1.0},
+            {"entries": ["user=alice"]},
+        ],
+        "metadata": {"team": "other", "nested": {"b": 2.0}},
+    }
+
+
+def test_metadata_of_limits_that_passed_is_merged_and_the_first_stays() -> None:
+    quota = Quota(response_dynamic_metadata=True)
+    for _ in range(2):  # nothing of one answer is left in the next
+        fields = MessageToDict(quota.ask(request({"open": "x"}, {"closed": "y"})).dynamic_metadata)
+        assert fields["metadata"] == {"team": "core", "nested": {"a": 1.0, "b": 2.0}}
+    fields = MessageToDict(quota.ask(request({"closed": "y"})).dynamic_metadata)
+    assert fields["metadata"] == {"team": "other", "nested": {"b": 2.0}}
+
+
+def test_descriptors_are_counted_by_outcome() -> None:
+    quota = Quota()
+    quota.codes(ALICE, {"user": "none"}, {"user": "admin"}, {"other": "x"})
+    quota.ask(request(ALICE, domain="elsewhere"))
+    quota.codes(ALICE)
+    assert quota.outcomes() == {"ok": 2, "over_limit": 1, "unlimited": 1, "no_limit": 2}
+
+
+WRONG = {
+    "no domain": (request(ALICE, domain=""), "domain: expected the name of a domain, got nothing"),
+    "no descriptors": (request(), "descriptors: expected 1 to 1000, got 0"),
+    "too many descriptors": (request(*[ALICE] * 1001), "descriptors: expected 1 to 1000, got 1001"),
+}
+
+
+@pytest.mark.parametrize(("message", "text"), WRONG.values(), ids=WRONG)
+def test_request_that_is_wrong_is_refused_by_name(message: RateLimitRequest, text: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        Quota().ask(message)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("unit", [0, 99])
+def test_limit_of_a_request_without_a_known_unit_is_refused(unit: int) -> None:
+    message = request({"path": "/"}, ALICE)
+    message.descriptors[1].limit.requests_per_unit = 1
+    message.descriptors[1].limit.unit = unit
+    with pytest.raises(RequestError) as caught:
+        Quota().ask(message)
+    assert str(caught.value) == (
+        f"descriptors[1].limit.unit: expected one of SECOND, MINUTE, HOUR, DAY, WEEK, MONTH, YEAR, got {unit}"
+    )
+
+
+def test_giving_hits_back_is_refused() -> None:
+    message = request(ALICE)
+    message.descriptors[0].hits_addend.value = 1
+    (descriptor,) = message.descriptors
+    descriptor.MergeFromString(b"\x20\x01")  # field 4, is_negative_hits: true
+    with pytest.raises(RequestError, match=r"descriptors\[0\]\.is_negative_hits: .* not supported"):
+        Quota().ask(message)
+    (descriptor,) = request(ALICE).descriptors
+    descriptor.hits_addend.value = 1
+    descriptor.MergeFromString(b"\x20\x00\x28\x01")  # false, and a field that nobody knows
+    assert len(UnknownFieldSet(descriptor)) >= 1
+    message = request()
+    message.domain = "shop"
+    message.descriptors.append(descriptor)
+    assert codes_of(Quota().ask(message)) == (OK, [OK])
+
+
+class Failing:
+    """Counters that are away, for as long as they are asked to take."""
+
+    def __init__(self, reason: str, wait: bool) -> None:
+        self._reason, self._wait = reason, wait
+
+    async def hit(self, hits: Sequence[Hit], timeout: float | None = None) -> list[int]:
+        if self._wait:
+            assert timeout is not None
+            await asyncio.sleep(timeout)
+        raise CounterError(self._reason, "the store is away")
+
+
+def test_counters_that_fail_are_an_error_and_logged() -> None:
+    with structlog.testing.capture_logs() as logged, pytest.raises(CounterError) as caught:
+        Quota(counters=Failing("unavailable", wait=False)).ask(request(ALICE), 5)
+    assert not isinstance(caught.value, DeadlineError)
+    assert caught.value.reason == "unavailable"
+    assert [(event["event"], event["reason"]) for event in logged] == [("count_failed", "unavailable")]
+
+
+def test_a_timeout_of_the_counters_within_the_caller_s_deadline_is_theirs() -> None:
+    with pytest.raises(CounterError):
+        Quota(counters=Failing("timeout", wait=False)).ask(request(ALICE), 5)
+
+
+def test_a_timeout_at_the_caller_s_deadline_is_a_deadline() -> None:
+    with pytest.raises(DeadlineError):
+        Quota(counters=Failing("timeout", wait=True)).ask(request(ALICE), 0.01)
+
+
+def test_requests_without_anything_to_count_need_no_counters() -> None:
+    quota = Quota(counters=Failing("unavailable", wait=False))
+    assert quota.codes({"user": "admin"}, {"other": "x"}) == (OK, [OK, OK])
+
+
+def test_more_descriptors_than_are_remembered_are_answered_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "REMEMBERED", 3)
+    monkeypatch.setattr(claims, "REMEMBERED_BYTES", 20)
+    quota = Quota()
+    users = ["a", "b", "c", "d", "a" * 30, "admin", "none"]
+    seen = [[quota.codes({"user": user})[0] for user in users] for _ in range(3)]
+    assert seen == [[OK] * 6 + [OVER], [OK] * 6 + [OVER], [OVER] * 5 + [OK, OVER]]
