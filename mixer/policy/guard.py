@@ -10,7 +10,8 @@ from typing import Any
 
 from regorus import Engine
 
-from mixer.policy.builtins import NONDETERMINISTIC, BuiltinError
+from mixer.policy.builtins import BuiltinError
+from mixer.policy.builtins.catalog import ARITY, NONDETERMINISTIC
 from mixer.policy.references import Call
 from mixer.policy.sources import Module
 
@@ -26,14 +27,14 @@ def guarded_modules(modules: Iterable[Module], calls: Iterable[Call]) -> list[Mo
     for call in calls:
         if call.name not in _UNGUARDED:
             by_file.setdefault(call.file, []).append(call)
-            needed[call.name, call.arity] = None
+            needed[call.name, _arity(call)] = None
     result = []
     for module in modules:
         source = module.source.encode()
         for call in sorted(by_file.get(module.file, ()), key=lambda call: call.start, reverse=True):
             source = (
                 source[: call.start]
-                + f"data.{PACKAGE}.{_name(call.name, call.arity)}".encode()
+                + f"data.{PACKAGE}.{_name(call.name, _arity(call))}".encode()
                 + source[call.end :]
             )
         result.append(Module(module.file, source.decode()))
@@ -50,9 +51,14 @@ def add_guards(
     engine: Engine, calls: Iterable[Call], supplied: dict[str, tuple[int, Callable[..., Any]]]
 ) -> None:
     """Register the functions that the guards call: a list with the builtin's value, or an empty one."""
-    for name, arity in {(call.name, call.arity) for call in calls if call.name not in _UNGUARDED}:
+    for name, arity in {(call.name, _arity(call)) for call in calls if call.name not in _UNGUARDED}:
         function = supplied[name][1] if name in supplied else _native(name, arity)
         engine.add_extension(f"mixer.{_name(name, arity)}", arity, _guarded(function))
+
+
+def _arity(call: Call) -> int:
+    """The builtin's own: one operand more takes its result."""
+    return ARITY.get(call.name, call.arity)
 
 
 def _name(name: str, arity: int) -> str:

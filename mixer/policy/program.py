@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -17,41 +18,54 @@ os.environ["RUST_LIB_BACKTRACE"] = (
 import regorus
 
 from mixer.errors import DecisionError, PolicyError, Problem
-from mixer.policy.builtins import DIFFERENT, NATIVE, NONDETERMINISTIC, SUPPLIED
+from mixer.policy.builtins import Builtin, supplied
+from mixer.policy.builtins.catalog import ARITY, NATIVE, NONDETERMINISTIC, REFUSED
 from mixer.policy.guard import add_guards, guarded_modules
-from mixer.policy.jwt import Jwt
 from mixer.policy.references import Uses, analyse
 from mixer.policy.sources import Module, Sources
+
+if TYPE_CHECKING:
+    from mixer.policy.jwt import Jwt
 
 _UNDEFINED = '"<undefined>"'
 _WHERE = re.compile(r"--> (?P<file>.+):(?P<line>\d+):(?P<column>\d+)\n")
 _WHAT = re.compile(r"error: (?P<what>.+)")
 _QUOTED = re.compile(r"`[^`]*`|\"[^\"]*\"")  # values of the request, which may be secret
 _ENTRY = "mixer_entry"  # package of the rule that names the decision where that is no single rule
+_LONGEST = 64 * 1024 * 1024  # bytes of one module
 _OPA_RUNS_IT = "engine: opa runs it"
 
 
 class Program:
     """One decision of a set of modules. Raises `PolicyError` for modules that cannot be used.
 
-    `decision`: a path, "envoy/authz/allow". `uncacheable`: why an equal input may get another answer.
+    `decision`: a path, "envoy/authz/allow". `strict_errors`: a builtin's error fails the evaluation; else its call
+    is undefined. `uncacheable`: why an equal input may get another answer.
     """
 
-    def __init__(self, loaded: Sources, decision: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        loaded: Sources,
+        decision: str,
+        *,
+        strict_errors: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._decision = decision
+        self._strict_errors = strict_errors
         self._files = ", ".join(module.file for module in loaded.modules)
-        self._jwt = Jwt(clock)
-        self._supplied = SUPPLIED | self._jwt.builtins()
         self._rule = "data." + decision.replace("/", ".")
-        self.uses = self._analyse(loaded)
+        self._supplied: dict[str, Builtin] = {}
+        self._jwt: Jwt | None = None
+        self.uses = self._analyse(loaded, clock)
         modules = list(loaded.modules)
         if decision not in self.uses.rules:
             modules.append(Module(f"<{_ENTRY}>", f"package {_ENTRY}\ndecision := {self._rule}"))
             self._rule = f"data.{_ENTRY}.decision"
-        base = regorus.Engine()
+        base = _engine()
         base.add_data_json(orjson.dumps(loaded.data).decode())
-        for name in {call.name for call in self.uses.calls}.intersection(self._supplied):
-            base.add_extension(name, *self._supplied[name])
+        for name, builtin in self._supplied.items():
+            base.add_extension(name, *builtin)
         self._engine = base.clone()
         for module in modules:
             self._engine.add_policy(module.file, module.source)
@@ -69,12 +83,12 @@ class Program:
             if call.name in NONDETERMINISTIC
         )
 
-    def _analyse(self, loaded: Sources) -> Uses:
+    def _analyse(self, loaded: Sources, clock: Callable[[], float]) -> Uses:
         """Parse each module by itself, so that all mistakes are named at once, and check what they use."""
         problems: list[Problem] = []
         asts = []
         for module in loaded.modules:
-            engine = regorus.Engine()
+            engine = _engine()
             try:
                 engine.add_policy(module.file, module.source)
             except RuntimeError as error:
@@ -84,24 +98,32 @@ class Program:
         if problems:
             raise PolicyError(problems)
         uses = analyse(asts)
+        self._supply({call.name for call in uses.calls}, clock)
         if problems := list(self._unusable(uses)):
             raise PolicyError(problems)
         return uses
 
+    def _supply(self, names: set[str], clock: Callable[[], float]) -> None:
+        if any(name.startswith("io.jwt.") for name in names):
+            from mixer.policy.jwt import Jwt  # and cryptography with it, which takes memory
+
+            self._jwt = Jwt(clock)
+            table = self._jwt.builtins()
+            self._supplied |= {name: table[name] for name in names & table.keys()}
+        for name in names:
+            if (builtin := supplied(name)) is not None:
+                self._supplied[name] = builtin
+
     def _unusable(self, uses: Uses) -> Iterator[Problem]:
         """What the modules use and this engine has not, or has wrong."""
         for call in uses.calls:
-            where, name = f"line {call.line}", call.name
-            if name in DIFFERENT:
-                yield Problem(
-                    call.file, where, f"the embedded engine answers {name} otherwise than OPA; {_OPA_RUNS_IT}"
-                )
-            elif name not in NATIVE and name not in self._supplied:
-                yield Problem(
-                    call.file,
-                    where,
-                    f"the embedded engine has no function {name}; if OPA has it, {_OPA_RUNS_IT}",
-                )
+            if call.name not in NATIVE and call.name not in self._supplied:
+                if call.name in ARITY:
+                    reason = f" ({REFUSED[call.name]})" if call.name in REFUSED else ""
+                    what = f"the embedded engine has no {call.name}{reason}; {_OPA_RUNS_IT}"
+                else:
+                    what = f"there is no function {call.name}"
+                yield Problem(call.file, f"line {call.line}", what)
         for call in uses.functions:
             if call.name not in uses.rules:
                 name = "data." + call.name.replace("/", ".")
@@ -116,30 +138,33 @@ class Program:
 
     def _compile(self) -> None:
         """regorus compiles at the first evaluation; what that finds is a mistake of the policy, not of a request."""
-        for engine in (self._engine, self._guarded):
-            engine.set_input_json("{}")
         try:
             self._guarded.eval_rule_as_json(self._rule)
         except RuntimeError as error:
             if "is unsafe" in str(error) or "could not find function" in str(error):
                 raise PolicyError([_problem(self._files, str(error))]) from None
 
-    def evaluate(self, document: str) -> str | None:
-        """The decision over an input (JSON text), as JSON text; None where no rule gives a value.
+    def evaluate(self, document: str | None) -> str | None:
+        """The decision over an input (JSON text; None: no input), as JSON text; None where no rule gives a value.
 
         Raises `DecisionError` for an evaluation that failed.
         """
-        self._jwt.reset()
+        if self._jwt is not None:
+            self._jwt.reset()
         try:
-            self._engine.set_input_json(document)
+            if document is not None:
+                self._engine.set_input_json(document)
             decision: str = self._engine.eval_rule_as_json(self._rule)
-        except RuntimeError:
+        except RuntimeError as error:
+            if self._strict_errors:
+                raise DecisionError("evaluation", str(_problem(self._decision, str(error)))) from None
             decision = self._evaluate_guarded(document)
         return None if decision == _UNDEFINED else decision
 
-    def _evaluate_guarded(self, document: str) -> str:
+    def _evaluate_guarded(self, document: str | None) -> str:
         try:
-            self._guarded.set_input_json(document)
+            if document is not None:
+                self._guarded.set_input_json(document)
             return self._guarded.eval_rule_as_json(self._rule)  # type: ignore[no-any-return]
         except RuntimeError as error:
             raise DecisionError("evaluation", str(_problem(self._decision, str(error)))) from None
@@ -149,11 +174,18 @@ class Program:
     @property
     def valid_until(self) -> float | None:
         """Until when the last decision holds for an equal input (Unix seconds), or None."""
-        return self._jwt.valid_until
+        return self._jwt.valid_until if self._jwt is not None else None
 
     def take_prints(self) -> list[str]:
         """What the last evaluation printed."""
         return self._engine.take_prints() if self._prints else []
+
+
+def _engine() -> regorus.Engine:
+    engine = regorus.Engine()
+    # A token or a certificate in a policy is longer than the 1,024 columns that regorus allows by itself.
+    engine.set_policy_length_config(max_col=_LONGEST, max_file_bytes=_LONGEST, max_lines=_LONGEST)
+    return engine
 
 
 def _problem(file: str, message: str) -> Problem:

@@ -28,11 +28,11 @@ class EmbeddedEngine:
 
     async def start(self) -> None:
         loaded = sources.load(self._settings.paths)
-        self._program = Program(loaded, self.decision, self._clock)
+        self._program = Program(loaded, self.decision, clock=self._clock)
         self.revision = loaded.revision
         self.references = References(frozenset(self._program.uses.paths), self._program.uncacheable)
 
-    async def evaluate(self, document: bytes, timeout: float | None) -> Evaluation:
+    def evaluate(self, document: bytes, timeout: float | None) -> Evaluation:
         decision = self._program.evaluate(document.decode())
         for line in self._program.take_prints():
             log.info("policy_print", text=line)

@@ -1,0 +1,90 @@
+"""One case through the load path and the evaluation that decide in production."""
+
+import json
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+from mixer.errors import DecisionError, PolicyError
+from mixer.policy.program import Program
+from mixer.policy.sources import Module, Sources
+from tests.conformance.cases import Case
+
+_RULE = re.compile(r"data((?:\.[A-Za-z_]\w*)+) = (\w+)")
+_QUERY_PACKAGE = "conformance_query"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`detail`: for a refusal and an error their text, for an answer the answer."""
+
+    kind: Literal["pass", "refused", "error", "different"]
+    detail: str = ""
+
+
+def run(case: Case) -> Outcome:
+    modules = [Module(f"test-{index}.rego", text) for index, text in enumerate(case.modules)]
+    match = _RULE.fullmatch(case.query)
+    term = case.input_term
+    document = json.dumps(case.input) if case.has_input else None
+    if term is not None and (text := _json_text(term)) is not None:
+        document, term = text, None
+    if match and term is None:
+        decision, variables = match[1].removeprefix(".").replace(".", "/"), [match[2]]
+    else:
+        variables = sorted({name for row in case.want_result or [] for name in row})
+        modules.append(Module("query.rego", _query_module(case.query, variables, term)))
+        decision = f"{_QUERY_PACKAGE}/answers"
+    try:
+        program = Program(
+            Sources(tuple(modules), case.data, ""), decision, strict_errors=case.strict_error
+        )
+    except PolicyError as error:
+        return Outcome("refused", str(error))
+    try:
+        answer = program.evaluate(document)
+    except DecisionError as error:
+        return Outcome("pass" if case.want_result is None else "error", str(error))
+    rows: list[dict[str, Any]] = []
+    if answer is not None:
+        value = json.loads(answer, parse_float=Decimal)
+        rows = [{variables[0]: value}] if match and term is None else value
+    if case.want_result is not None and _same_rows(rows, case):
+        return Outcome("pass")
+    return Outcome("different", json.dumps(rows, default=str))
+
+
+def _query_module(query: str, variables: list[str], term: str | None) -> str:
+    row = ", ".join(f'"{name}": {name}' for name in variables)
+    override = f" with input as {term}" if term is not None else ""
+    return f"package {_QUERY_PACKAGE}\nimport rego.v1\nanswers contains {{{row}}} if {{\n{query}{override}\n}}"
+
+
+def _json_text(term: str) -> str | None:
+    try:
+        json.loads(term)
+    except ValueError:
+        return None
+    return term
+
+
+def _same_rows(rows: list[dict[str, Any]], case: Case) -> bool:
+    wanted = case.want_result or []
+    if case.ignore_generated_vars:
+        wanted = [{k: v for k, v in row.items() if not k.startswith("__localq")} for row in wanted]
+    sort = case.sort_bindings
+    return {_canonical(row, sort) for row in rows} == {_canonical(row, sort) for row in wanted}
+
+
+def _canonical(value: Any, sort: bool = False) -> str:
+    """Text that is equal for values that are equal in Rego: 1 is 1.0, and is not true."""
+    if isinstance(value, dict):
+        return "{%s}" % ",".join(f"{json.dumps(k)}:{_canonical(value[k], sort)}" for k in sorted(value))
+    if isinstance(value, list):
+        items = [_canonical(item) for item in value]
+        return "[%s]" % ",".join(sorted(items) if sort else items)
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return json.dumps(value)
+    number = Decimal(str(value))
+    return str(int(number)) if number == number.to_integral_value() else str(number.normalize())
