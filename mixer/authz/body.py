@@ -62,7 +62,9 @@ def _multipart(text: str, content_type: str) -> dict[str, list[Any]] | None:
         name = part.get_param("name", header="content-disposition")
         if not isinstance(name, str) or not name or part.get_content_disposition() != "form-data":
             continue
-        content = str(part.get_payload()).encode("ascii", "surrogateescape")
+        if part.get("content-transfer-encoding", "").lower() != "quoted-printable":
+            del part["content-transfer-encoding"]  # Go's reader knows no other
+        content = part.get_payload(decode=True)
         is_json = "application/json" in part.get("content-type", "")
         values.setdefault(name, []).append(_json(content) if is_json else content.decode("utf-8", "replace"))
     return values
