@@ -29,9 +29,9 @@ class RecordFile:
 
 
 def key(record: Record) -> str:
-    """What `Outcome.key` is: the request's id, or the port that a connection came from."""
+    """What `Outcome.key` is: the request's id, or the address and port that a connection came from."""
     if record.get("network.protocol.name") == "tcp":
-        return str(record.get("client.port", ""))
+        return f"{record.get('client.address')}:{record.get('client.port')}"
     return str(record.get("envoy.request_id", ""))
 
 

@@ -22,8 +22,7 @@ from mixer.demo.upstream import upstreams
 from mixer.errors import StartError
 
 _START_WITHIN = 30.0  # seconds; both take about one on an idle machine
-# Taken where they are free, since a person may type them; else any free port.
-_HTTP, _TCP, _ENVOY_ADMIN, _MIXER_ADMIN = 10000, 10001, 9902, 9901
+_HTTP, _TCP, _ENVOY_ADMIN, _MIXER_ADMIN = 10000, 10001, 9902, 9901  # where free, for a person may type them
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,47 +58,39 @@ def stack(folder: Path, issuer: Issuer, stop: StopSignal, progress: Callable[[st
 
     Raises `StartError` with the end of a log where something does not start.
     """
-    envoy = envoy_binary()
+    binary = envoy_binary()
     records = folder / "records.jsonl"
     records.touch()
-    keys = folder / "data" / "jwks"
-    keys.mkdir(parents=True)
-    (keys / "data.json").write_text(json.dumps(issuer.jwks, indent=2))
-    settings = folder / "mixer.yaml"
-    settings.write_text(yaml.safe_dump(_settings(assets.policies(), keys.parent, records), sort_keys=False))
     with contextlib.ExitStack() as opened:
+        port = opened.enter_context(_ports())
         behind = opened.enter_context(upstreams())
+
         progress("starting Mixer")
-        mixer = opened.enter_context(
-            running("mixer", [sys.executable, "-m", "mixer", "serve", "--config", settings], folder, stop)
-        )
+        settings = folder / "mixer.yaml"
+        document = _settings(_keys(folder, issuer), records, port(_MIXER_ADMIN))
+        settings.write_text(yaml.safe_dump(document, sort_keys=False))
+        command = [sys.executable, "-m", "mixer", "serve", "--config", str(settings)]
+        mixer = opened.enter_context(running("mixer", command, folder, stop))
         addresses: dict[str, str] = {}
         mixer.wait_for(lambda: _read_ready_line(mixer.output, addresses), _START_WITHIN, "serve")
+
         progress("starting Envoy")
-        configuration = folder / "envoy.json"
-        clusters = {**behind, "mixer-check": addresses["check"], "mixer-report": addresses["report"]}
-        listeners = {"http": _port(_HTTP), "tcp": _port(_TCP)}
+        configuration, admin_file = folder / "envoy.json", folder / "envoy.admin"
         document = bootstrap(
-            assets.envoy_configuration(), listeners=listeners, admin=_port(_ENVOY_ADMIN), clusters=clusters
+            assets.envoy_configuration(),
+            listeners={"http": port(_HTTP), "tcp": port(_TCP)},
+            admin=port(_ENVOY_ADMIN),
+            clusters={**behind, "mixer-check": addresses["check"], "mixer-report": addresses["report"]},
         )
         configuration.write_text(json.dumps(document, indent=2))
-        admin_file = folder / "envoy.admin"
-        command: list[str | Path] = [
-            envoy,
-            "-c",
-            configuration,
-            "--concurrency",
-            "1",
-            "--log-level",
-            "warning",
-        ]
-        command += ["--admin-address-path", admin_file]
+        command = [str(binary), "-c", str(configuration), "--admin-address-path", str(admin_file)]
+        command += ["--concurrency", "1", "--log-level", "warning"]
         command += ["--disable-hot-restart"]  # else two Envoys of one machine share memory, and so a name
-        proxy = opened.enter_context(running("envoy", command, folder, stop))
-        proxy.wait_for(lambda: _envoy_is_live(admin_file), _START_WITHIN, "serve")
+        envoy = opened.enter_context(running("envoy", command, folder, stop))
+        envoy.wait_for(lambda: _envoy_is_live(admin_file), _START_WITHIN, "serve")
         admin = admin_file.read_text()
         bound = _listeners(admin)
-        yield Stack(bound["http"], bound["tcp"], admin, addresses, folder, records, (proxy, mixer))
+        yield Stack(bound["http"], bound["tcp"], admin, addresses, folder, records, (envoy, mixer))
 
 
 def get(address: str, path: str) -> tuple[int, str]:
@@ -115,26 +106,45 @@ def get(address: str, path: str) -> tuple[int, str]:
         connection.close()
 
 
-def _settings(policies: Path, data: Path, records: Path) -> dict[str, Any]:
-    admin = _port(_MIXER_ADMIN)
+def _keys(folder: Path, issuer: Issuer) -> Path:
+    """A folder of data for the policy, with the issuer's keys as `data.jwks`."""
+    data = folder / "data"
+    (data / "jwks").mkdir(parents=True)
+    (data / "jwks" / "data.json").write_text(json.dumps(issuer.jwks, indent=2))
+    return data
+
+
+def _settings(keys: Path, records: Path, admin_port: int) -> dict[str, Any]:
+    policies = assets.policies()
     return {
         "listeners": {
-            "check": {"address": "127.0.0.1:0", "server": "native"},
+            "check": {"address": "127.0.0.1:0"},
             "report": {"address": "127.0.0.1:0"},
-            "admin": {"address": f"127.0.0.1:{admin}"},
+            "admin": {"address": f"127.0.0.1:{admin_port}"},
         },
-        "policy": {
-            "engine": "embedded",
-            "paths": [str(policies), str(data)],
-            "decision": "envoy/authz/allow",
-        },
-        "rate_limits": {"paths": [str(policies / "limits")], "counters": "memory"},
+        "policy": {"paths": [str(policies), str(keys)], "decision": "envoy/authz/allow"},
+        "rate_limits": {"paths": [str(policies / "limits")]},
         "telemetry": {"sinks": [{"type": "file", "path": str(records)}]},
     }
 
 
-def _port(preferred: int) -> int:
-    """The preferred port if it is free, else 0."""
+@contextlib.contextmanager
+def _ports() -> Iterator[Callable[[int], int]]:
+    """A function that answers a port if it is free, else 0, which means any free one.
+
+    Between the look and the use, another demo might take it. So only one at a time gets the preferred ports: who
+    holds an abstract Unix socket (it has no file, and goes with the process).
+    """
+    with socket.socket(socket.AF_UNIX) as turn:
+        try:
+            turn.bind("\0mixer-demo")
+        except OSError:
+            yield lambda preferred: 0
+        else:
+            yield _free_or_any
+
+
+def _free_or_any(preferred: int) -> int:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the demo's own last run is in TIME_WAIT
         try:

@@ -60,7 +60,7 @@ Request = HttpRequest | Connection
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came back. `key` finds the record: a request id, or the port that a connection came from."""
+    """What came back. `key` finds the record: a request's id, or a connection's source."""
 
     request: Request
     status: str
@@ -173,7 +173,7 @@ def _connect(address: str, item: Connection) -> Outcome:
     host, _, port = address.rpartition(":")
     start = time.perf_counter()
     with socket.create_connection((host, int(port)), _TIMEOUT, source_address=(item.source, 0)) as connection:
-        key = str(connection.getsockname()[1])
+        key = "{}:{}".format(*connection.getsockname())
         connection.sendall(b"ping")
         try:
             echo = connection.recv(16)

@@ -149,6 +149,12 @@ def test_taken_ports_are_no_trouble(tmp_path: Path) -> None:
     assert process.returncode == 0, output
 
 
+def test_two_demos_at_once_leave_each_other_alone(tmp_path: Path) -> None:
+    with demo(tmp_path, "--once") as one, demo(tmp_path, "--once") as other:
+        outputs = [output_of(one), output_of(other)]
+    assert (one.returncode, other.returncode) == (0, 0), outputs
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_signal_stops_everything_that_was_started(tmp_path: Path, number: signal.Signals) -> None:
     with demo(tmp_path) as process:

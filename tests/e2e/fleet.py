@@ -70,14 +70,15 @@ class Proxy:
         finally:
             connection.close()
 
-    def connect(self, source: str = "127.0.0.1") -> tuple[bytes, int]:
-        """Connect, send "ping": what came back before the end, and the client's port."""
+    def connect(self, source: str = "127.0.0.1") -> tuple[bytes, str]:
+        """Connect, send "ping": what came back before the end, and the client's own address."""
         host, _, port = self.tcp.rpartition(":")
         with socket.create_connection((host, int(port)), 30, source_address=(source, 0)) as connection:
+            client = "{}:{}".format(*connection.getsockname())
             connection.sendall(b"ping")
             with contextlib.suppress(ConnectionResetError):
-                return connection.recv(64), connection.getsockname()[1]
-            return b"", connection.getsockname()[1]
+                return connection.recv(64), client
+            return b"", client
 
     def stat(self, name: str) -> int:
         """A counter or gauge of Envoy's; 0 while it does not exist."""
@@ -100,7 +101,7 @@ class Fleet(Proxy):
         return f"{role}-{next(self._users)}"
 
     def record(self, name: str) -> Record:
-        """The one record of a request (by its id) or a connection (by its client's port), once it is there."""
+        """The one record of a request (by its id) or a connection (by its client's address), once it is there."""
 
         def found() -> bool:
             for record in self.records.read():

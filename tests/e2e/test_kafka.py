@@ -18,7 +18,7 @@ def test_joined_records_are_in_kafka(kafka_bootstrap: str, kafka_topic: str, red
         user = running.user()
         allowed = [running.call("GET", "/api", user=user) for _ in range(USER_LIMIT)]
         denied = running.call("GET", "/api")
-        _, port = running.connect()
+        _, client = running.connect()
         records = asyncio.run(consume(kafka_bootstrap, kafka_topic, USER_LIMIT + 2))
 
     by_id = {record.envoy_request_id: record for record in records if record.envoy_request_id}
@@ -30,7 +30,8 @@ def test_joined_records_are_in_kafka(kafka_bootstrap: str, kafka_topic: str, red
         assert record.http_response_status_code == answer.status
     assert by_id[denied.request_id].mixer_decision_reason == "token_missing"
     (connection,) = [record for record in records if record.network_protocol_name == "tcp"]
-    assert (connection.client_port, connection.mixer_decision_reason) == (port, "ok")
+    assert f"{connection.client_address}:{connection.client_port}" == client
+    assert connection.mixer_decision_reason == "ok"
     assert (
         len({record.mixer_decision_id for record in records})
         == len({r.event_id for r in records})

@@ -49,7 +49,7 @@ def test_no_two_requests_share_a_decision_id_even_if_the_decision_is_cached(any_
 
 def test_connections_are_recorded_with_their_decisions(any_fleet: Fleet) -> None:
     for source, reason in (("127.0.0.1", "ok"), ("127.0.0.2", "source_unknown")):
-        record = any_fleet.record(str(any_fleet.connect(source)[1]))
+        record = any_fleet.record(any_fleet.connect(source)[1])
         assert record["mixer.decision_id"]
         assert record["mixer.policy"] == POLICY
         assert record["mixer.decision.reason"] == reason
