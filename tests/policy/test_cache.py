@@ -1,0 +1,59 @@
+"""The decision cache."""
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from mixer.metrics import Metrics
+from mixer.policy.cache import DecisionCache
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+def cache(registry: CollectorRegistry, max_entries: int = 10, ttl: float = 60) -> DecisionCache:
+    return DecisionCache(max_entries, ttl, Metrics(registry))
+
+
+def test_entry_is_there_until_its_time_is_over(registry: CollectorRegistry) -> None:
+    kept = cache(registry, ttl=60)
+    kept.put(b"a", "true", 100.0, None)
+    assert kept.get(b"a", 159.9) == "true"
+    assert kept.get(b"a", 160.0) is None
+    assert kept.get(b"b", 100.0) is None
+
+
+def test_entry_ends_when_the_engine_said_its_answer_does(registry: CollectorRegistry) -> None:
+    kept = cache(registry, ttl=60)
+    kept.put(b"a", "true", 100.0, 110.0)
+    assert kept.get(b"a", 109.9) == "true"
+    assert kept.get(b"a", 110.0) is None
+
+
+def test_answer_that_has_ended_already_is_not_kept(registry: CollectorRegistry) -> None:
+    kept = cache(registry)
+    kept.put(b"a", "true", 100.0, 100.0)
+    assert kept.get(b"a", 99.0) is None
+
+
+def test_least_recently_used_goes_first(registry: CollectorRegistry) -> None:
+    kept = cache(registry, max_entries=2)
+    kept.put(b"a", "1", 0.0, None)
+    kept.put(b"b", "2", 0.0, None)
+    kept.get(b"a", 0.0)
+    kept.put(b"c", "3", 0.0, None)
+    assert [kept.get(key, 0.0) for key in (b"a", b"b", b"c")] == ["1", None, "3"]
+    assert registry.get_sample_value("mixer_decision_cache_evictions_total") == 1
+    assert registry.get_sample_value("mixer_decision_cache_entries") == 2
+
+
+def test_lookups_are_counted(registry: CollectorRegistry) -> None:
+    kept = cache(registry)
+    kept.get(b"a", 0.0)
+    kept.put(b"a", "1", 0.0, None)
+    kept.get(b"a", 0.0)
+    kept.get(b"a", 0.0)
+    outcome = "mixer_decision_cache_lookups_total"
+    assert registry.get_sample_value(outcome, {"outcome": "hit"}) == 2
+    assert registry.get_sample_value(outcome, {"outcome": "miss"}) == 1
