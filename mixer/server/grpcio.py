@@ -11,12 +11,7 @@ from mixer.metrics import Metrics
 from mixer.server.front import Methods
 from mixer.server.handlers import Handlers
 from mixer.server.health import Health
-
-MAX_MESSAGE = 4 * 1024 * 1024  # bytes, grpc's default
-OPTIONS = (
-    ("grpc.so_reuseport", 0),  # or an address in use would be shared in silence
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
-)
+from mixer.server.listening import OPTIONS, bound, cannot_listen, refuse_socket_in_use
 
 
 class GrpcioFront:
@@ -28,6 +23,7 @@ class GrpcioFront:
         self._handlers = Handlers(methods, metrics)
 
     async def start(self) -> None:
+        refuse_socket_in_use(self.address)
         self._server = aio.server(options=OPTIONS)
         services = self._handlers.by_service()
         for service, handlers in services.items():
@@ -55,17 +51,6 @@ class GrpcioFront:
         await self._health.drain()
         await self._handlers.drain(timeout / 2)
         await self._server.stop(timeout / 2)
-
-
-def bound(address: str, port: int) -> str:
-    """The address with the port that was really bound."""
-    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
-
-
-def cannot_listen(address: str) -> StartError:
-    if address.startswith("unix:"):
-        return StartError(f"cannot listen on {address}: its folder must exist and be writable")
-    return StartError(f"cannot listen on {address}: it is in use, or not an address of this machine")
 
 
 def _credentials(tls: config.Tls) -> grpc.ServerCredentials:

@@ -22,9 +22,9 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 from mixer import config
 from mixer.metrics import Metrics
 from mixer.server.front import ClientStream, Methods, Unary
-from mixer.server.grpcio import MAX_MESSAGE, OPTIONS, bound, cannot_listen
 from mixer.server.handlers import Begin, Handlers, StatusError
 from mixer.server.health import Health
+from mixer.server.listening import MAX_MESSAGE, OPTIONS, bound, cannot_listen, refuse_socket_in_use
 
 _BATCH = 64  # calls taken from the queue at once; at 100 µs each, the loop is held for 6 ms at most
 
@@ -49,6 +49,7 @@ class NativeFront:
         unary = [method for method in self._methods if isinstance(method, Unary)]
         self._begin: list[Begin] = [self._handlers.unary(method) for method in unary]
         paths = [(f"/{method.service}/{method.name}", False) for method in unary]
+        refuse_socket_in_use(self.address)
         try:
             self._front = NativeGrpcFront(self.address, paths, io_threads=1, call_details=True)
         except OSError:
