@@ -1,0 +1,110 @@
+"""A front that serves methods of a test, and clients of it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf.wrappers_pb2 import StringValue
+from grpc import aio
+from prometheus_client import CollectorRegistry
+
+from mixer import config
+from mixer.metrics import Metrics
+from mixer.server.front import ClientStream, Front, Method, Unary
+from mixer.server.grpcio import GrpcioFront
+from mixer.server.native import NativeFront
+from tests.components.server import scratch
+
+SERVICE = "test.Service"
+FRONTS = {"native": NativeFront, "grpcio": GrpcioFront}
+PATIENCE = 10.0  # seconds; nothing that is waited for takes as long
+
+
+def unary(call: Callable[[Any, float | None], bytes | Awaitable[bytes]]) -> Unary:
+    return Unary(SERVICE, "Unary", StringValue, call)
+
+
+def stream(call: Callable[[AsyncIterator[Any]], Awaitable[None]]) -> ClientStream:
+    return ClientStream("test.Streams", "Stream", StringValue, call)
+
+
+def text(value: str) -> bytes:
+    return StringValue(value=value).SerializeToString()
+
+
+def echo(request: StringValue, _: float | None) -> bytes:
+    return request.SerializeToString()
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@dataclass
+class Served:
+    """A started front."""
+
+    front: Front
+    registry: CollectorRegistry
+    channels: list[aio.Channel] = field(default_factory=list)
+    drained: bool = False
+
+    def channel(self, credentials: grpc.ChannelCredentials | None = None) -> aio.Channel:
+        """A connection of its own."""
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        address = self.front.address
+        opened = (
+            aio.insecure_channel(address, options)
+            if credentials is None
+            else aio.secure_channel(address, credentials, options)
+        )
+        self.channels.append(opened)
+        return opened
+
+    def call(
+        self, message: bytes = b"", timeout: float | None = None, channel: aio.Channel | None = None
+    ) -> Any:
+        method = (channel or self.channel()).unary_unary(f"/{SERVICE}/Unary")
+        return method(message, timeout=timeout)
+
+    def stream(self) -> Any:
+        return self.channel().stream_unary("/test.Streams/Stream")()
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+    def calls(self, method: str, code: str) -> float:
+        return self.value("mixer_calls_total", method=method, code=code)
+
+    async def drain(self, timeout: float = PATIENCE) -> None:
+        self.drained = True
+        await self.front.drain(timeout)
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Served]]
+
+
+@contextlib.asynccontextmanager
+async def served(
+    kind: str, transport: str, *methods: Method, tls: config.Tls | None = None
+) -> AsyncIterator[Served]:
+    """A front of this kind ("native", "grpcio") over this transport ("tcp", "unix")."""
+    with scratch("front") as folder:
+        address = "127.0.0.1:0" if transport == "tcp" else f"unix:{folder}/front.sock"
+        settings = config.Listener.model_validate({"address": address, "server": kind, "tls": tls})
+        registry = CollectorRegistry()
+        running = Served(FRONTS[kind](settings, methods, Metrics(registry)), registry)
+        await running.front.start()
+        try:
+            yield running
+        finally:
+            for channel in running.channels:
+                await channel.close()
+            if not running.drained:
+                await running.drain(0.2)
