@@ -175,7 +175,7 @@ def http_call(connection: socket.socket, method: str, path: str, body: str | Non
         client = http.client.HTTPConnection("localhost")
         client.sock = connection
         try:
-            client.request(method, path, body, {"connection": "close"})
+            client.request(method, path, None if body is None else body.encode(), {"connection": "close"})
             answer = client.getresponse()
             text = answer.read().decode()
         except http.client.HTTPException as error:
