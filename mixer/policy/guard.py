@@ -1,8 +1,9 @@
 """A builtin's error as *undefined*, which is what OPA makes of it.
 
 regorus raises instead. It raises, so nothing is decided wrongly; the evaluation is then repeated on an engine
-whose modules call each builtin through a guard: a function that is undefined where the builtin fails. Only a
-request that meets such an error pays for it.
+whose modules call each builtin through a guard: a function that is undefined where the builtin fails. Operators
+(`+`, `|`, …) are builtins too, and `some x in y` finds nothing where y is no collection. Only a request that meets
+such an error pays for it.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,55 +11,95 @@ from typing import Any
 
 from regorus import Engine
 
-from mixer.policy.builtins import BuiltinError
+from mixer.policy.builtins import Builtin, BuiltinError
 from mixer.policy.builtins.catalog import ARITY, NONDETERMINISTIC
-from mixer.policy.references import Call
 from mixer.policy.sources import Module
+from mixer.policy.syntax import Edit, Editor, Node, extent
 
 PACKAGE = "mixer_guard"
 # Relations and effects have no value to guard; what reads the clock must stay the one of this evaluation.
 _UNGUARDED = NONDETERMINISTIC | {"walk", "print", "trace"}
+_OPERATORS = {
+    "Add": "plus",
+    "Sub": "minus",
+    "Mul": "times",
+    "Div": "divided",
+    "Mod": "modulo",
+    "Union": "either",
+    "Intersection": "both",
+}
+_OPERATOR_RULES = """
+numbers(a, b) if { is_number(a); is_number(b) }
+sets(a, b) if { is_set(a); is_set(b) }
+plus(a, b) := a + b if numbers(a, b)
+minus(a, b) := a - b if numbers(a, b)
+minus(a, b) := a - b if sets(a, b)
+times(a, b) := a * b if numbers(a, b)
+divided(a, b) := a / b if { numbers(a, b); b != 0 }
+modulo(a, b) := a % b if { numbers(a, b); b != 0; floor(a) == a; floor(b) == b }
+either(a, b) := a | b if sets(a, b)
+both(a, b) := a & b if sets(a, b)
+collection(a) := a if is_array(a)
+collection(a) := a if is_object(a)
+collection(a) := a if is_set(a)
+"""
+
+Guards = set[tuple[str, int]]  # name and number of operands
 
 
-def guarded_modules(modules: Iterable[Module], calls: Iterable[Call]) -> list[Module]:
-    """The same modules, each builtin call's name replaced by its guard's, and the module of the guards."""
-    by_file: dict[str, list[Call]] = {}
-    needed: dict[tuple[str, int], None] = {}
-    for call in calls:
-        if call.name not in _UNGUARDED:
-            by_file.setdefault(call.file, []).append(call)
-            needed[call.name, _arity(call)] = None
-    result = []
-    for module in modules:
-        source = module.source.encode()
-        for call in sorted(by_file.get(module.file, ()), key=lambda call: call.start, reverse=True):
-            source = (
-                source[: call.start]
-                + f"data.{PACKAGE}.{_name(call.name, _arity(call))}".encode()
-                + source[call.end :]
+class _Guarded(Editor):
+    def __init__(self, module: Node) -> None:
+        super().__init__(module)
+        self.guards: Guards = set()
+
+    def expression(self, node: Node, statement: bool) -> list[Edit] | None:
+        kind, body = next(iter(node.items()))
+        if kind in ("ArithExpr", "BinExpr"):
+            function = _OPERATORS[body["op"]].encode()
+            text = b"data.%b.%b(%b, %b)" % (
+                PACKAGE.encode(),
+                function,
+                self.text(body["lhs"]),
+                self.text(body["rhs"]),
             )
-        result.append(Module(module.file, source.decode()))
-    lines = [f"package {PACKAGE}", "import rego.v1"]
-    for name, arity in needed:
+            return [self.replaced(*extent(node, self.source), text)]
+        if kind == "Call" and (name := self.builtin(node)) and name not in _UNGUARDED:
+            guard = name, ARITY.get(name, len(body["params"]))  # one operand more takes the value
+            self.guards.add(guard)
+            callee = f"data.{PACKAGE}.{_name(*guard)}".encode()
+            return [(*extent(body["fcn"], self.source), callee), *self.edits(body["params"])]
+        return None
+
+    def literal(self, kind: str, body: Node) -> list[Edit] | None:
+        if kind != "SomeIn":
+            return None
+        collection = body["collection"]
+        text = b"data.%b.collection(%b)" % (PACKAGE.encode(), self.text(collection))
+        patterns = [body["value"], body["key"]]
+        return [*self.edits(patterns), (*extent(collection, self.source), text)]
+
+
+def guarded_modules(modules: Iterable[Node]) -> tuple[list[Module], Guards]:
+    """The same modules with all that can fail guarded, and the module of the guards; and which builtins they need."""
+    result, needed = [], set[tuple[str, int]]()
+    for module in modules:
+        editor = _Guarded(module)
+        result.append(Module(editor.file, editor.rewritten()))
+        needed |= editor.guards
+    lines = [f"package {PACKAGE}", "import rego.v1", _OPERATOR_RULES]
+    for name, arity in sorted(needed):
         operands = ", ".join(f"a{index}" for index in range(arity))
         function = _name(name, arity)
         lines.append(f"{function}({operands}) := result if {{ result := mixer.{function}({operands})[0] }}")
     result.append(Module(f"<{PACKAGE}>", "\n".join(lines)))
-    return result
+    return result, needed
 
 
-def add_guards(
-    engine: Engine, calls: Iterable[Call], supplied: dict[str, tuple[int, Callable[..., Any]]]
-) -> None:
+def add_guards(engine: Engine, guards: Guards, supplied: dict[str, Builtin]) -> None:
     """Register the functions that the guards call: a list with the builtin's value, or an empty one."""
-    for name, arity in {(call.name, _arity(call)) for call in calls if call.name not in _UNGUARDED}:
+    for name, arity in guards:
         function = supplied[name][1] if name in supplied else _native(name, arity)
         engine.add_extension(f"mixer.{_name(name, arity)}", arity, _guarded(function))
-
-
-def _arity(call: Call) -> int:
-    """The builtin's own: one operand more takes its result."""
-    return ARITY.get(call.name, call.arity)
 
 
 def _name(name: str, arity: int) -> str:

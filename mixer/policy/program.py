@@ -7,7 +7,7 @@ never decided otherwise. An engine of regorus belongs to the thread that made it
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import orjson
@@ -21,8 +21,12 @@ from mixer.errors import DecisionError, PolicyError, Problem
 from mixer.policy.builtins import Builtin, supplied
 from mixer.policy.builtins.catalog import ARITY, NATIVE, NONDETERMINISTIC, REFUSED
 from mixer.policy.guard import add_guards, guarded_modules
+from mixer.policy.recursion import circles
 from mixer.policy.references import Uses, analyse
+from mixer.policy.rewrite import AsOpa
 from mixer.policy.sources import Module, Sources
+from mixer.policy.syntax import Node
+from mixer.policy.unfit import OPA_RUNS_IT, unfit
 
 if TYPE_CHECKING:
     from mixer.policy.jwt import Jwt
@@ -31,9 +35,10 @@ _UNDEFINED = '"<undefined>"'
 _WHERE = re.compile(r"--> (?P<file>.+):(?P<line>\d+):(?P<column>\d+)\n")
 _WHAT = re.compile(r"error: (?P<what>.+)")
 _QUOTED = re.compile(r"`[^`]*`|\"[^\"]*\"")  # values of the request, which may be secret
-_ENTRY = "mixer_entry"  # package of the rule that names the decision where that is no single rule
 _LONGEST = 64 * 1024 * 1024  # bytes of one module
-_OPA_RUNS_IT = "engine: opa runs it"
+# What regorus says of a policy that OPA's compiler would refuse; other errors may be those of the empty input.
+_OF_THE_POLICY = ("is unsafe", "could not find function", "used before definition", "in default value")
+_ENTRY = "mixer_entry"  # package of the rule that names the decision where that is no single rule
 
 
 class Program:
@@ -57,8 +62,9 @@ class Program:
         self._rule = "data." + decision.replace("/", ".")
         self._supplied: dict[str, Builtin] = {}
         self._jwt: Jwt | None = None
-        self.uses = self._analyse(loaded, clock)
-        modules = list(loaded.modules)
+        asts = _parsed(loaded.modules)
+        self.uses = self._analyse(asts, clock)
+        modules = [Module(ast["source"]["file"], AsOpa(ast).rewritten()) for ast in asts]
         if decision not in self.uses.rules:
             modules.append(Module(f"<{_ENTRY}>", f"package {_ENTRY}\ndecision := {self._rule}"))
             self._rule = f"data.{_ENTRY}.decision"
@@ -70,8 +76,9 @@ class Program:
         for module in modules:
             self._engine.add_policy(module.file, module.source)
         self._guarded = base.clone()
-        add_guards(self._guarded, self.uses.calls, self._supplied)
-        for module in guarded_modules(modules, self.uses.calls):
+        guarded, guards = guarded_modules(_parsed(modules))
+        add_guards(self._guarded, guards, self._supplied)
+        for module in guarded:
             self._guarded.add_policy(module.file, module.source)
         for engine in (self._engine, self._guarded):
             engine.set_gather_prints(True)
@@ -83,23 +90,11 @@ class Program:
             if call.name in NONDETERMINISTIC
         )
 
-    def _analyse(self, loaded: Sources, clock: Callable[[], float]) -> Uses:
-        """Parse each module by itself, so that all mistakes are named at once, and check what they use."""
-        problems: list[Problem] = []
-        asts = []
-        for module in loaded.modules:
-            engine = _engine()
-            try:
-                engine.add_policy(module.file, module.source)
-            except RuntimeError as error:
-                problems.append(_problem(module.file, str(error)))
-                continue
-            asts += orjson.loads(engine.get_ast_as_json())
-        if problems:
-            raise PolicyError(problems)
+    def _analyse(self, asts: list[Node], clock: Callable[[], float]) -> Uses:
+        """Check what the modules use, so that all mistakes are named at once."""
         uses = analyse(asts)
         self._supply({call.name for call in uses.calls}, clock)
-        if problems := list(self._unusable(uses)):
+        if problems := [*self._unusable(uses), *unfit(asts), *circles(asts)]:
             raise PolicyError(problems)
         return uses
 
@@ -120,7 +115,7 @@ class Program:
             if call.name not in NATIVE and call.name not in self._supplied:
                 if call.name in ARITY:
                     reason = f" ({REFUSED[call.name]})" if call.name in REFUSED else ""
-                    what = f"the embedded engine has no {call.name}{reason}; {_OPA_RUNS_IT}"
+                    what = f"the embedded engine has no {call.name}{reason}; {OPA_RUNS_IT}"
                 else:
                     what = f"there is no function {call.name}"
                 yield Problem(call.file, f"line {call.line}", what)
@@ -141,7 +136,7 @@ class Program:
         try:
             self._guarded.eval_rule_as_json(self._rule)
         except RuntimeError as error:
-            if "is unsafe" in str(error) or "could not find function" in str(error):
+            if any(words in str(error) for words in _OF_THE_POLICY):
                 raise PolicyError([_problem(self._files, str(error))]) from None
 
     def evaluate(self, document: str | None) -> str | None:
@@ -186,6 +181,23 @@ def _engine() -> regorus.Engine:
     # A token or a certificate in a policy is longer than the 1,024 columns that regorus allows by itself.
     engine.set_policy_length_config(max_col=_LONGEST, max_file_bytes=_LONGEST, max_lines=_LONGEST)
     return engine
+
+
+def _parsed(modules: Iterable[Module]) -> list[Node]:
+    """The modules' syntax trees, each parsed by itself, so that all mistakes are named at once."""
+    problems: list[Problem] = []
+    asts: list[Node] = []
+    for module in modules:
+        engine = _engine()
+        try:
+            engine.add_policy(module.file, module.source)
+        except RuntimeError as error:
+            problems.append(_problem(module.file, str(error)))
+            continue
+        asts += orjson.loads(engine.get_ast_as_json())
+    if problems:
+        raise PolicyError(problems)
+    return asts
 
 
 def _problem(file: str, message: str) -> Problem:

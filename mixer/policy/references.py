@@ -9,20 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mixer.policy.engine import Path
-
-_REFERENCES = ("Var", "RefDot", "RefBrack")
+from mixer.policy.syntax import REFERENCES, flatten, imports, own_names, rule_head
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call: the callee's name, and where that name stands in the source (byte offsets)."""
+    """One call: the callee's name, and where it is called."""
 
     name: str
     file: str
     line: int
-    start: int
-    end: int
-    arity: int
 
 
 @dataclass(slots=True)
@@ -59,25 +55,18 @@ def dotted(parts: Path) -> str:
 class _Module:
     def __init__(self, module: dict[str, Any], uses: Uses) -> None:
         self.file: str = module["source"]["file"]
-        self.source: bytes = module["source"]["contents"].encode()
         self.ast = module["ast"]
         self.uses = uses
-        self.aliases: dict[str, Path] = {}  # imports of input
-        self.imports: dict[str, Path] = {}  # imports of data
-        root, parts, _ = _flatten(self.ast["package"]["refr"])
+        imported = imports(module).items()
+        self.aliases = {name: path[1:] for name, path in imported if path[0] == "input"}
+        self.imports = {name: path[1:] for name, path in imported if path[0] == "data"}
+        root, parts, _ = flatten(self.ast["package"]["refr"])
         self.package = (root, *parts)
-        self.own: set[str] = set()  # names of rules and functions of this module
+        self.own = own_names(module)
 
     def run(self) -> None:
-        for item in self.ast["imports"]:
-            root, parts, _ = _flatten(item["refr"])
-            span = item.get("as")
-            name = self.source[span["start"] : span["end"]].decode() if span else (parts or [root])[-1]
-            if root in ("input", "data"):
-                (self.aliases if root == "input" else self.imports)[name] = tuple(parts)
         for rule in self.ast["rules"]:
-            root, parts, _ = _flatten(_head(rule))
-            self.own.add(root)
+            root, parts, _ = flatten(rule_head(rule))
             self.uses.rules.add("/".join((*self.package, root, *parts)))
         self._walk(self.ast["rules"])
 
@@ -88,7 +77,7 @@ class _Module:
         elif isinstance(node, dict):
             if call := node.get("Call"):
                 self._call(call)
-            elif any(kind in node for kind in _REFERENCES):
+            elif any(kind in node for kind in REFERENCES):
                 self._reference(node)
             else:
                 for name, item in node.items():
@@ -96,10 +85,9 @@ class _Module:
                         self._walk(item)
 
     def _call(self, call: dict[str, Any]) -> None:
-        root, parts, constant = _flatten(call["fcn"])
+        root, parts, constant = flatten(call["fcn"])
         if constant:
-            span = _span(call["fcn"])
-            where = (self.file, span["line"], span["start"], span["end"], len(call["params"]))
+            where = self.file, next(iter(call["fcn"].values()))["span"]["line"]
             if root == "data":
                 self.uses.functions.append(Call("/".join(parts), *where))
             elif root in self.imports:
@@ -110,49 +98,16 @@ class _Module:
 
     def _reference(self, node: dict[str, Any]) -> None:
         """Record what an input reference reads, and walk what its brackets hold."""
-        root, parts, _ = _flatten(node)
+        root, parts, _ = flatten(node)
         if root == "input":
             self.uses.paths.add(tuple(parts))
         elif (path := self.aliases.get(root)) is not None:
             self.uses.paths.add((*path, *parts))
         while not node.get("Var"):
             kind = next(iter(node))
-            if kind not in _REFERENCES:
+            if kind not in REFERENCES:
                 self._walk(node)  # a reference into a call, an object, a comprehension
                 return
             if kind == "RefBrack":
                 self._walk(node[kind]["index"])
             node = node[kind]["refr"]
-
-
-def _head(rule: dict[str, Any]) -> dict[str, Any]:
-    if "Default" in rule:
-        return rule["Default"]["refr"]  # type: ignore[no-any-return]
-    head = next(iter(rule["Spec"]["head"].values()))
-    return head["refr"]  # type: ignore[no-any-return]
-
-
-def _span(node: dict[str, Any]) -> dict[str, int]:
-    return next(iter(node.values()))["span"]  # type: ignore[no-any-return]
-
-
-def _flatten(node: dict[str, Any]) -> tuple[str, list[str], bool]:
-    """A reference as its root's name, its constant parts up to the first that varies, and whether all are constant.
-
-    The root is "" where the reference is into something without a name.
-    """
-    parts: list[str | None] = []
-    while True:
-        kind, body = next(iter(node.items()))
-        if kind == "Var":
-            break
-        if kind == "RefDot":
-            parts.append(body["field"][1])
-        elif kind == "RefBrack":
-            parts.append(body["index"]["String"]["value"] if "String" in body["index"] else None)
-        else:
-            return "", [], False
-        node = body["refr"]
-    parts.reverse()
-    known = parts[: parts.index(None)] if None in parts else parts
-    return body["value"], [part for part in known if part is not None], None not in parts

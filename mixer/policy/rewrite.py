@@ -1,0 +1,142 @@
+"""Modules rewritten so that regorus decides as OPA does, where the two differ in silence.
+
+OPA's compiler takes the operands of an expression out of it and evaluates them before; regorus evaluates them in
+place. The answers differ where an operand is undefined:
+
+    not startswith(input.name, "a")    no name: undefined in OPA, true in regorus
+    allowed := "a" in input.groups     no groups: undefined in OPA, false in regorus
+
+So the operands are taken out here too, by a comprehension, which is empty where one of them is undefined. And
+`[path, value] := walk(x)` finds nothing in regorus, but `walk(x, [path, value])` does; and an output as the last
+operand (`io.jwt.decode(token, [_, claims, _])`) is known to regorus only for its own builtins.
+Source: OPA's `ast/compile.go`, `rewriteDynamics` and `expandExpr`.
+"""
+
+from mixer.policy.builtins.catalog import ARITY
+from mixer.policy.syntax import (
+    COLLECTIONS,
+    COMPREHENSIONS,
+    INFIX,
+    Edit,
+    Editor,
+    Node,
+    children,
+    extent,
+    indices,
+    kind_of,
+)
+
+
+class AsOpa(Editor):
+    def __init__(self, module: Node) -> None:
+        super().__init__(module)
+        self._taken_out: dict[int, bytes] = {}  # an operand's index to the local that stands for it
+        self._locals = 0
+
+    def expression(self, node: Node, statement: bool) -> list[Edit] | None:
+        kind = kind_of(node)
+        if (local := self._taken_out.get(node[kind]["eidx"])) is not None:
+            return [(*extent(node, self.source), local)]
+        if kind == "Membership" and not statement:
+            return self._membership(node)
+        if kind == "Call":
+            name, arguments = self.builtin(node), node["Call"]["params"]
+            if name == "walk" and len(arguments) == 1:
+                return self._walk(node)
+            if statement and name != "walk" and len(arguments) == ARITY.get(name, -2) + 1:
+                return self._output(node)
+        return None
+
+    def literal(self, kind: str, body: Node) -> list[Edit] | None:
+        operands = self._operands(body["expr"]) if kind == "NotExpr" else []
+        return self._negation(body, operands) if operands else None
+
+    def _negation(self, literal: Node, operands: list[Node]) -> list[Edit]:
+        """`not f(input.x)` as `1 in [1 | a := input.x; not f(a)]`."""
+        bindings = self._take_out(operands)
+        body = self.text(literal["expr"], statement=True)
+        self._put_back(operands)
+        if "Membership" in literal["expr"]:
+            body = b"(%b)" % body  # a key and a value are apart by a comma
+        start, end = self._around(literal)
+        return [self.replaced(start, end, b"1 in [1 | %b; not %b]" % (bindings, body))]
+
+    def _around(self, literal: Node) -> tuple[int, int]:
+        """A negation's extent; parentheses around what is negated are in it."""
+        start, end = literal["span"]["start"], literal["span"]["end"]
+        return start, max(end, extent(literal["expr"], self.source)[1])
+
+    def _membership(self, node: Node) -> list[Edit] | None:
+        """`a in input.x` as a value: `[b | c := input.x; b := a in c][0]`."""
+        operands = [item for item in self._members(node) if self._may_be_undefined(item)]
+        if not operands:
+            return None
+        bindings = self._take_out(operands)
+        start, end = extent(node, self.source)
+        below = [edit for item in children(node) for edit in self.edits(item)]
+        body = self._apply(below, start, end)
+        self._put_back(operands)
+        result = self._local()
+        text = b"[%b | %b; %b := (%b)][0]" % (result, bindings, result, body)
+        return [self.replaced(start, end, text)]
+
+    def _walk(self, node: Node) -> list[Edit]:
+        pair = self._local()
+        text = b"[%b | walk(%b, %b)][_]" % (pair, self.text(node["Call"]["params"][0]), pair)
+        return [self.replaced(*extent(node, self.source), text)]
+
+    def _output(self, node: Node) -> list[Edit]:
+        *inputs, output = map(self.text, node["Call"]["params"])
+        callee = slice(*extent(node["Call"]["fcn"], self.source))
+        text = b"%b = %b(%b)" % (output, self.source[callee], b", ".join(inputs))
+        return [self.replaced(*extent(node, self.source), text)]
+
+    def _operands(self, node: Node) -> list[Node]:
+        """What OPA evaluates before it negates."""
+        kind, body = next(iter(node.items()))
+        if kind == "Call":
+            return list(filter(self._may_be_undefined, body["params"]))
+        if (kind == "BoolExpr" and body["op"] == "Eq") or kind == "AssignExpr":
+            # An equality only compares: its sides may be undefined, but not what is within them.
+            return [item for side in (body["lhs"], body["rhs"]) for item in self._within(side)]
+        if kind in INFIX:
+            return list(filter(self._may_be_undefined, (body["lhs"], body["rhs"])))
+        if kind == "Membership":
+            return list(filter(self._may_be_undefined, self._members(node)))
+        return self._within(node)
+
+    def _within(self, node: Node) -> list[Node]:
+        kind = kind_of(node)
+        if kind in ("RefDot", "RefBrack"):
+            return list(filter(self._may_be_undefined, indices(node)))
+        if kind in COMPREHENSIONS or kind == "Var":
+            return []
+        return [node] if self._may_be_undefined(node) else []
+
+    def _may_be_undefined(self, node: Node) -> bool:
+        kind = kind_of(node)
+        if kind == "Var":
+            return node["Var"]["value"] in self.names
+        if kind in COLLECTIONS:
+            return any(map(self._may_be_undefined, children(node)))
+        return kind in INFIX or kind in ("Call", "Membership", "RefBrack", "RefDot")
+
+    @staticmethod
+    def _members(node: Node) -> list[Node]:
+        body = node["Membership"]
+        return [body[side] for side in ("key", "value", "collection") if body[side] is not None]
+
+    def _take_out(self, operands: list[Node]) -> bytes:
+        """Bind each operand to a local, which stands for it from now on."""
+        bindings = [(operand, self._local(), self.text(operand)) for operand in operands]
+        for operand, local, _ in bindings:
+            self._taken_out[operand[kind_of(operand)]["eidx"]] = local
+        return b"; ".join(b"%b := %b" % (local, text) for _, local, text in bindings)
+
+    def _put_back(self, operands: list[Node]) -> None:
+        for operand in operands:
+            del self._taken_out[operand[kind_of(operand)]["eidx"]]
+
+    def _local(self) -> bytes:
+        self._locals += 1
+        return b"mixer_%d" % self._locals
