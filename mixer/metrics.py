@@ -74,7 +74,8 @@ class Metrics:
         self.quota_descriptors = Counter(
             "mixer_quota_descriptors", "Descriptors judged, by outcome.", ("outcome",), registry=registry
         )
-        # Counter calls that failed, by reason (unavailable, timeout, script). Look at Redis.
+        # Counter calls that failed, by reason (unavailable, timeout, script, overload: look at Redis; full: more
+        # counters than fit into memory, use Redis).
         self.counter_errors = Counter(
             "mixer_counter_errors", "Failed counter calls, by reason.", ("store", "reason"), registry=registry
         )

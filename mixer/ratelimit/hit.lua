@@ -1,4 +1,4 @@
--- Adds hits to counters, all or nothing in between of other clients.
+-- Adds hits to counters; no other client's commands come in between.
 -- KEYS: the counters, each once. ARGV: for each of them its hits (0: only read), then its milliseconds to live.
 -- Answers, in the same order, the count after the hits, or the error of that counter as text.
 local SATURATED = 2 ^ 53 -- what a number here can hold exactly

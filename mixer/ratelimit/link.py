@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
+from redis.exceptions import RedisError
 
 from mixer.errors import StartError
 
@@ -30,31 +31,52 @@ def pack(command: Sequence[str | int | bytes]) -> bytes:
     return packed
 
 
+# What a URL may say beside host, port, user, password and database, as redis-py names it.
+_TLS_OPTIONS = frozenset(
+    f"ssl_{name}"
+    for name in (
+        "keyfile",
+        "certfile",
+        "password",
+        "cert_reqs",
+        "ca_certs",
+        "ca_path",
+        "check_hostname",
+        "ciphers",
+    )
+)
+
+
 class Endpoint:
     """Where Redis is, and how to become a client of it, from a URL as redis-py reads it.
 
     Raises:
-        StartError: the URL cannot be used.
+        StartError: the URL cannot be used. The message never holds a part of it that may be a secret.
     """
 
     def __init__(self, url: str) -> None:
         try:
             options: dict[str, Any] = dict(parse_url(url))
-            kind = options.pop("connection_class", None)
-            self._ssl: ssl.SSLContext | None = None
-            if kind is SSLConnection:
-                self._ssl = kind(**options).ssl_context.get()
-        except (TypeError, ValueError, OSError) as error:
-            raise StartError(f"rate_limits.redis.url: {error}") from error
-        self._path: str | None = options.get("path")
-        self._host, self._port = options.get("host", "localhost"), options.get("port", 6379)
+        except ValueError:  # its text may hold what follows a ":" in a password
+            raise StartError(
+                "rate_limits.redis.url: expected redis://[user:password@]host[:port][/db], rediss://… or "
+                "unix:///path, with special characters in user and password percent-encoded"
+            ) from None
+        is_tls = options.pop("connection_class", None) is SSLConnection
+        username, password = options.pop("username", None), options.pop("password", None)
+        self._path: str | None = options.pop("path", None)
+        self._host, self._port = options.pop("host", "localhost"), options.pop("port", 6379)
+        database = options.pop("db", 0)
+        if unknown := sorted(options.keys() - (_TLS_OPTIONS if is_tls else set())):
+            known = f"; known here: {', '.join(sorted(_TLS_OPTIONS))}" if is_tls else ""
+            raise StartError(f"rate_limits.redis.url: unknown option {', '.join(unknown)}{known}")
+        self._ssl = _tls(options) if is_tls else None
         self._setup: list[tuple[str | int, ...]] = []
-        username, password = options.get("username"), options.get("password")
         if password is not None:
             self._setup.append(("AUTH", password) if username is None else ("AUTH", username, password))
         self._setup.append(("CLIENT", "SETNAME", "mixer"))
-        if options.get("db"):
-            self._setup.append(("SELECT", options["db"]))
+        if database:
+            self._setup.append(("SELECT", database))
 
     def __str__(self) -> str:
         """Without secrets, for logs and messages."""
@@ -88,16 +110,29 @@ class Endpoint:
                     raise reply
                 if isinstance(reply, hiredis.ReplyError):
                     raise ConnectionRefusedError(f"Redis answers {command[0]} with: {reply}")
+            if link.is_lost:
+                raise ConnectionResetError("Redis closed the connection")
         except BaseException:
             link.abort()
             raise
         return link
 
 
+def _tls(options: dict[str, Any]) -> ssl.SSLContext:
+    try:
+        context: ssl.SSLContext = SSLConnection(**options).ssl_context.get()
+    except (OSError, ValueError, RedisError) as error:
+        raise StartError(
+            f"rate_limits.redis.url: {', '.join(sorted(options))} cannot be used: {error}"
+        ) from error
+    return context
+
+
 class Link(asyncio.Protocol):
     """See the module. Made by `Endpoint.connect`."""
 
     def __init__(self, on_lost: Callable[["Link"], None]) -> None:
+        self.is_lost = False
         self._on_lost = on_lost
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._expected: deque[OnReply] = deque()
@@ -137,6 +172,7 @@ class Link(asyncio.Protocol):
             self.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.is_lost = True
         lost = ConnectionResetError(str(error) if error else "Redis closed the connection")
         while self._expected:
             self._expected.popleft()(lost)

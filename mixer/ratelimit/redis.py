@@ -227,7 +227,7 @@ class RedisCounters:
 class _Batch:
     """The calls of one round trip, and the counters that they hit, each once."""
 
-    __slots__ = ("_keys", "_lives", "_places", "_prefix", "_totals", "answers", "guard")
+    __slots__ = ("_keys", "_places", "_prefix", "_seconds", "_totals", "answers", "guard")
 
     def __init__(self, prefix: str) -> None:
         self.answers: list[Answer] = []
@@ -235,10 +235,8 @@ class _Batch:
         self._prefix = prefix
         self._keys: dict[str, int] = {}  # to their position in the lists
         self._totals: list[int] = []  # hits of the whole batch
-        self._lives: list[int] = []  # seconds
-        self._places: list[
-            list[tuple[int, int]]
-        ] = []  # of each call's hits: position, and the total after it
+        self._seconds: list[int] = []  # of its window
+        self._places: list[list[tuple[int, int]]] = []  # of each call: positions, and the totals after it
 
     def has_room(self) -> bool:
         return len(self._totals) < MAX_BATCH_COUNTERS
@@ -251,7 +249,7 @@ class _Batch:
             if position is None:
                 self._keys[key] = position = len(self._totals)
                 self._totals.append(count)
-                self._lives.append(seconds)
+                self._seconds.append(seconds)
                 places.append((position, count))
             else:
                 self._totals[position] = total = self._totals[position] + count
@@ -262,7 +260,7 @@ class _Batch:
     def pack(self, command: bytes, script: bytes) -> bytes:
         slack = TTL_SLACK + TTL_JITTER * random.random()  # noqa: S311
         arguments: list[bytes | str | int] = [command, script, len(self._keys), *self._keys]
-        for total, seconds in zip(self._totals, self._lives, strict=True):
+        for total, seconds in zip(self._totals, self._seconds, strict=True):
             arguments += (total, int((seconds + slack) * 1000))
         return pack(arguments)
 

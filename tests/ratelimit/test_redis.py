@@ -259,17 +259,28 @@ def test_wrong_password_is_said_once_and_never_shown(start_redis: Callable[..., 
     assert "wr0ng" not in message + str(logged)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://localhost:port/0",
-        "rediss://localhost?ssl_ca_certs=/no/such/file",
-        "rediss://localhost?what=1",
-    ],
+EXPECTED_URL = (
+    "expected redis://[user:password@]host[:port][/db], rediss://… or unix:///path, "
+    "with special characters in user and password percent-encoded"
 )
-def test_url_that_cannot_be_used_stops_the_start(url: str) -> None:
-    with pytest.raises(StartError, match=r"^rate_limits\.redis\.url: "):
+BAD_URLS = {
+    "redis://localhost:port/0": EXPECTED_URL,
+    "redis://:s3c/ret@localhost/0": EXPECTED_URL,
+    "redis://localhost/0?socket_timeout=5": "unknown option socket_timeout",
+    "rediss://localhost?what=1": "unknown option what; known here: ssl_ca_certs, ssl_ca_path, ssl_cert_reqs, "
+    "ssl_certfile, ssl_check_hostname, ssl_ciphers, ssl_keyfile, ssl_password",
+    "rediss://localhost?ssl_ca_certs=/no/such/file": "ssl_ca_certs cannot be used: "
+    "[Errno 2] No such file or directory",
+    "rediss://localhost?ssl_cert_reqs=perhaps": "ssl_cert_reqs cannot be used: "
+    "Invalid SSL Certificate Requirements Flag: perhaps",
+}
+
+
+@pytest.mark.parametrize(("url", "message"), BAD_URLS.items())
+def test_url_that_cannot_be_used_stops_the_start(url: str, message: str) -> None:
+    with pytest.raises(StartError) as caught:
         counters(url)
+    assert str(caught.value) == f"rate_limits.redis.url: {message}"
 
 
 def test_something_else_than_redis_is_unavailable() -> None:
