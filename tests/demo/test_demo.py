@@ -14,13 +14,13 @@ import pytest
 from mixer.demo import assets
 from tests.components.processes import wait_until
 
-# The demo with another folder of policies, which its command line has no option for.
-WITH_POLICIES = """
+# The demo with other policies or another Envoy configuration, which its command line has no option for.
+WITH_ASSET = """
 import sys
 from pathlib import Path
 from mixer import demo
 from mixer.demo import assets
-assets.policies = lambda: Path(sys.argv[1])
+setattr(assets, sys.argv[1], lambda: Path(sys.argv[2]))
 sys.exit(demo.run(once=True))
 """
 
@@ -109,7 +109,7 @@ def test_policy_that_decides_otherwise_is_noticed(tmp_path: Path) -> None:
     shutil.copytree(assets.policies(), policies)
     rego = policies / "authz.rego"
     rego.write_text(rego.read_text().replace('"status": 403', '"status": 404'))
-    with demo(tmp_path, str(policies), code=WITH_POLICIES) as process:
+    with demo(tmp_path, "policies", str(policies), code=WITH_ASSET) as process:
         output = output_of(process)
     assert process.returncode == 1, output
     assert re.search(r"GET /admin/users as alice: status: expected 403, got\s+404", output), output
@@ -120,7 +120,7 @@ def test_limit_that_is_not_counted_is_noticed(tmp_path: Path) -> None:
     shutil.copytree(assets.policies(), policies)
     limits = policies / "limits" / "demo.yaml"
     limits.write_text(re.sub(r"requests_per_unit: \d+", "requests_per_unit: 100", limits.read_text()))
-    with demo(tmp_path, str(policies), code=WITH_POLICIES) as process:
+    with demo(tmp_path, "policies", str(policies), code=WITH_ASSET) as process:
         output = output_of(process)
     assert process.returncode == 1, output
     assert re.search(r"expected 429, got\s+200", output), output
@@ -130,10 +130,23 @@ def test_policy_that_does_not_load_is_named(tmp_path: Path) -> None:
     policies = tmp_path / "policies"
     shutil.copytree(assets.policies(), policies)
     (policies / "authz.rego").write_text("package envoy.authz\n\nallow := nonsense(\n")
-    with demo(tmp_path, str(policies), code=WITH_POLICIES) as process:
+    with demo(tmp_path, "policies", str(policies), code=WITH_ASSET) as process:
         output = output_of(process)
     assert process.returncode == 1, output
     assert "authz.rego" in output
+
+
+def test_envoy_that_does_not_start_is_shown_with_the_end_of_its_log(tmp_path: Path) -> None:
+    configuration = tmp_path / "envoy.yaml"
+    configuration.write_text(
+        assets.envoy_configuration().read_text().replace("max_early_data_bytes", "no_such_field")
+    )
+    with demo(tmp_path, "envoy_configuration", str(configuration), code=WITH_ASSET) as process:
+        output = output_of(process)
+    assert process.returncode == 1, output
+    assert "envoy ended with exit code 1" in output
+    assert "no_such_field" in output
+    assert not processes_naming(tmp_path)
 
 
 def test_taken_ports_are_no_trouble(tmp_path: Path) -> None:
