@@ -6,12 +6,12 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from mixer import config
-from mixer.errors import StartError
 from mixer.metrics import Metrics
 from mixer.server.front import Methods
 from mixer.server.handlers import Handlers
 from mixer.server.health import Health
 from mixer.server.listening import OPTIONS, bound, cannot_listen, refuse_socket_in_use
+from mixer.server.tls import credentials
 
 
 class GrpcioFront:
@@ -42,7 +42,7 @@ class GrpcioFront:
             if self._tls is None:
                 port = self._server.add_insecure_port(self.address)
             else:
-                port = self._server.add_secure_port(self.address, _credentials(self._tls))
+                port = self._server.add_secure_port(self.address, credentials(self._tls))
         except RuntimeError:
             raise cannot_listen(self.address) from None
         return bound(self.address, port)
@@ -51,14 +51,3 @@ class GrpcioFront:
         await self._health.drain()
         await self._handlers.drain(timeout / 2)
         await self._server.stop(timeout / 2)
-
-
-def _credentials(tls: config.Tls) -> grpc.ServerCredentials:
-    try:
-        pair = (tls.key.read_bytes(), tls.cert.read_bytes())
-        client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
-    except OSError as error:
-        raise StartError(f"cannot read {error.filename}: {error.strerror}") from error
-    return grpc.ssl_server_credentials(
-        [pair], root_certificates=client_ca, require_client_auth=client_ca is not None
-    )

@@ -1,0 +1,39 @@
+"""Certificates of a listener, looked at before gRPC does: it would only say that it cannot listen."""
+
+import ssl
+
+import grpc
+
+from mixer import config
+from mixer.errors import StartError
+
+
+def credentials(settings: config.Tls) -> grpc.ServerCredentials:
+    """Raises `StartError` that names the file which cannot be read or used."""
+    try:
+        pair = (settings.key.read_bytes(), settings.cert.read_bytes())
+        client_ca = settings.client_ca.read_bytes() if settings.client_ca else None
+    except OSError as error:
+        raise StartError(f"cannot read {error.filename}: {error.strerror}") from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(settings.cert, settings.key, password="")
+    except ssl.SSLError as error:
+        raise StartError(
+            f"{settings.cert} and {settings.key}: expected a PEM certificate and its private key without a password, "
+            f"got {_reason(error)}"
+        ) from None
+    if settings.client_ca is not None:
+        try:
+            context.load_verify_locations(settings.client_ca)
+        except ssl.SSLError as error:
+            raise StartError(
+                f"{settings.client_ca}: expected PEM certificates of authorities, got {_reason(error)}"
+            ) from None
+    return grpc.ssl_server_credentials(
+        [pair], root_certificates=client_ca, require_client_auth=client_ca is not None
+    )
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return (error.reason or "something else").replace("_", " ").lower()
