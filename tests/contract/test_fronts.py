@@ -89,7 +89,7 @@ async def status(call: Awaitable[Any]) -> tuple[StatusCode, str]:
 
 
 async def health(channel: aio.Channel, service: str = "") -> int:
-    answer = await HealthStub(channel).Check(HealthCheckRequest(service=service))  # type: ignore[no-untyped-call]
+    answer = await HealthStub(channel).Check(HealthCheckRequest(service=service))
     return int(answer.status)
 
 
@@ -329,12 +329,12 @@ async def test_health_serves_for_the_server_and_each_service(serve: Serve) -> No
 @on_loop
 async def test_watch_is_told_of_the_drain_and_ended(serve: Serve) -> None:
     async with serve(unary(echo)) as running:
-        watch = HealthStub(running.channel()).Watch(HealthCheckRequest(service="test.Service"))  # type: ignore[no-untyped-call]
+        watch = HealthStub(running.channel()).Watch(HealthCheckRequest(service="test.Service"))
         assert (await watch.read()).status == SERVING
         drain = asyncio.create_task(running.drain())
         async with asyncio.timeout(PATIENCE):
             assert (await watch.read()).status == NOT_SERVING
-            assert await watch.read() is aio.EOF  # type: ignore[attr-defined]
+            assert await watch.read() is aio.EOF
         await drain
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,13 +14,16 @@ from prometheus_client import CollectorRegistry
 
 from mixer import config
 from mixer.metrics import Metrics
-from mixer.server.front import ClientStream, Front, Method, Unary
+from mixer.server.front import ClientStream, Front, Method, Methods, Unary
 from mixer.server.grpcio import GrpcioFront
 from mixer.server.native import NativeFront
 from tests.components.server import scratch
 
 SERVICE = "test.Service"
-FRONTS = {"native": NativeFront, "grpcio": GrpcioFront}
+FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
+    "native": NativeFront,
+    "grpcio": GrpcioFront,
+}
 PATIENCE = 10.0  # seconds; nothing that is waited for takes as long
 
 
@@ -92,7 +95,7 @@ Serve = Callable[..., AbstractAsyncContextManager[Served]]
 
 @contextlib.asynccontextmanager
 async def served(
-    kind: str, transport: str, *methods: Method, tls: config.Tls | None = None
+    kind: str, transport: str, *methods: Method, tls: Mapping[str, str] | None = None
 ) -> AsyncIterator[Served]:
     """A front of this kind ("native", "grpcio") over this transport ("tcp", "unix")."""
     with scratch("front") as folder:
