@@ -1,0 +1,99 @@
+"""Policies that the embedded engine refuses at load, and what it says of evaluations that fail."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from mixer import config
+from mixer.errors import DecisionError, PolicyError
+from mixer.policy.engine import Evaluation
+from mixer.policy.regorus import EmbeddedEngine
+
+
+def started(folder: Path, decision: str = "p/allow") -> EmbeddedEngine:
+    engine = EmbeddedEngine(config.Policy(paths=(folder,), decision=decision))
+    asyncio.run(engine.start())
+    return engine
+
+
+def refusals(folder: Path, policy: str, decision: str = "p/allow") -> list[str]:
+    (folder / "p.rego").write_text(policy)
+    with pytest.raises(PolicyError) as caught:
+        started(folder, decision)
+    return [line.removeprefix(f"{folder}/") for line in str(caught.value).splitlines()]
+
+
+def test_syntax_error_says_file_line_and_column(tmp_path: Path) -> None:
+    assert refusals(tmp_path, "package p\n\nallow {\n}\n")[0].startswith("p.rego: line 3, column 7: ")
+
+
+def test_unsafe_variable(tmp_path: Path) -> None:
+    [refusal] = refusals(tmp_path, "package p\n\nallow if x == y\n")
+    assert refusal.startswith("p.rego: line 3")
+    assert "unsafe" in refusal
+
+
+def test_builtin_that_opa_has_and_the_engine_lacks_names_the_way_out(tmp_path: Path) -> None:
+    [refusal] = refusals(tmp_path, "package p\n\nallow := http.send({})\n")
+    assert refusal.startswith("p.rego: line 3: the embedded engine has no http.send")
+    assert refusal.endswith("engine: opa runs it")
+
+
+def test_function_that_nobody_has(tmp_path: Path) -> None:
+    assert refusals(tmp_path, "package p\n\nallow := foo.bar(1)\n") == [
+        "p.rego: line 3: there is no function foo.bar"
+    ]
+
+
+def test_function_of_a_module_that_is_not_there(tmp_path: Path) -> None:
+    assert refusals(tmp_path, "package p\n\nallow := data.lib.f(1)\n") == [
+        "p.rego: line 3: no module defines the function data.lib.f"
+    ]
+
+
+def test_decision_that_no_rule_gives_names_those_that_are_there(tmp_path: Path) -> None:
+    [refusal] = refusals(tmp_path, "package p\n\nalow := 1\n")
+    assert 'no rule gives the decision "p/allow"; rules there: p/alow' in refusal
+
+
+def test_mistakes_of_several_modules_are_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.rego").write_text("package a\n\nx := \n")
+    assert len(refusals(tmp_path, "package p\n\nallow {\n}\n")) == 2
+
+
+def test_message_of_a_failed_evaluation_says_where_and_shows_no_value(tmp_path: Path) -> None:
+    (tmp_path / "p.rego").write_text("package p\n\nallow := 1 if input.a\nallow := input.b if input.b\n")
+    engine = started(tmp_path)
+    with pytest.raises(DecisionError) as caught:
+        engine.evaluate(b'{"a": 1, "b": "hunter2"}', None)
+    assert caught.value.reason == "evaluation"
+    assert f"{tmp_path}/p.rego: line 4" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_decision_by_token_ends_with_the_token(tmp_path: Path) -> None:
+    (tmp_path / "p.rego").write_text(
+        'package p\n\nallow := io.jwt.decode_verify(input.t, {"secret": "k"})[0]\n'
+    )
+    # HS256 with the secret "k": exp 4000000000, nbf 3000000000
+    token = (
+        "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQwMDAwMDAwMDAsIm5iZiI6MzAwMDAwMDAwMH0."
+        "tpDRykgic7Z1Op3kRWnmEeOCwxNMcQ89OlqDSDQ9nLM"
+    )
+    times = iter((2_000_000_000.0, 3_500_000_000.0, 5_000_000_000.0))
+    engine = EmbeddedEngine(config.Policy(paths=(tmp_path,), decision="p/allow"), clock=lambda: next(times))
+    asyncio.run(engine.start())
+    answers = [engine.evaluate(b'{"t": "%s"}' % token.encode(), None) for _ in range(3)]
+    assert answers == [
+        Evaluation("false", 3_000_000_000),
+        Evaluation("true", 4_000_000_000),
+        Evaluation("false", None),
+    ]
+
+
+def test_deep_input_is_refused_and_no_crash(tmp_path: Path) -> None:
+    (tmp_path / "p.rego").write_text("package p\n\nallow := input.a\n")
+    engine = started(tmp_path)
+    with pytest.raises(DecisionError):
+        engine.evaluate(b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", None)
