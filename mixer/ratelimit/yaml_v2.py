@@ -21,10 +21,10 @@ MAX_EXPANDED_NODES = 1_000_000  # with aliases a file of some lines can stand fo
 Scalar = str | int | float | bool | None
 
 _CORE = "tag:yaml.org,2002:"
-_TRUE = frozenset(("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"))
-_FALSE = frozenset(("n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"))
-_NULL = frozenset(("", "~", "null", "Null", "NULL"))
-_NAN_AND_INFINITY = {
+_WORDS: dict[str, Scalar] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"), True),
+    **dict.fromkeys(("n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"), False),
     **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
     **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), math.inf),
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
@@ -188,13 +188,11 @@ class _Document:
 
 def _resolve(text: str) -> Scalar:
     """An unquoted scalar by yaml.v2's rules: null, bool, int, float, else text."""
-    if text in _NULL:
-        return None
-    if text in _TRUE or text in _FALSE:
-        return text in _TRUE
-    if text in _NAN_AND_INFINITY:
-        return _NAN_AND_INFINITY[text]
-    digits = text.replace("_", "") if text[0] in "+-0123456789" else text
+    if text in _WORDS:
+        return _WORDS[text]
+    if text[0] not in "+-.0123456789":
+        return text
+    digits = text if text[0] == "." else text.replace("_", "")
     if len(digits) <= _MAX_DIGITS:
         if match := _INT.fullmatch(digits):
             sign, *magnitudes = match.groups()

@@ -3,8 +3,11 @@
 import asyncio
 import itertools
 import json
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
@@ -401,6 +404,53 @@ def test_calls_that_wait_behind_a_paused_redis_all_end(start_redis: Callable[...
         assert all(isinstance(result, CounterError) for result in results)
 
     uvloop.run(scenario())
+
+
+class SilentRelay(socketserver.ThreadingTCPServer):
+    """In front of Redis: the first connection goes silent when told to, later ones are good."""
+
+    def __init__(self, server: Redis) -> None:
+        self.silent = threading.Event()
+        relay, first = self, itertools.count()
+
+        class Carry(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                is_first = next(first) == 0
+                with socket.create_connection(("127.0.0.1", server.port)) as redis:
+                    while data := self.request.recv(65536):
+                        if is_first and relay.silent.is_set():
+                            continue
+                        redis.sendall(data)
+                        self.request.sendall(redis.recv(65536))
+
+        super().__init__(("127.0.0.1", 0), Carry)
+        self.url = f"redis://127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self) -> "SilentRelay":
+        self._thread = threading.Thread(target=self.serve_forever)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+
+def test_a_connection_that_went_silent_is_replaced(redis_server: Redis) -> None:
+    async def scenario(relay: SilentRelay) -> None:
+        client = redis_counters(relay.url)
+        await client.start()
+        try:
+            await client.hit([one("a")])
+            relay.silent.set()
+            assert (await error_of(client))[0] == "timeout"
+            assert await recovered(client) == [2]
+        finally:
+            await client.close()
+
+    with SilentRelay(redis_server) as relay:
+        uvloop.run(scenario(relay))
 
 
 def test_a_call_waits_no_longer_than_its_own_timeout(start_redis: Callable[..., Redis]) -> None:

@@ -1,7 +1,7 @@
 """Answers put together from bytes are the messages that protobuf would make."""
 
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer.ratelimit import answer
@@ -11,6 +11,7 @@ from mixer.ratelimit.tree import Limit
 UINT32 = st.integers(0, 2**32 - 1)
 
 
+@settings(deadline=None)  # a busy machine is no mistake
 @given(
     name=st.text(max_size=200),
     rate=UINT32,

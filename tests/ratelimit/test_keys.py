@@ -1,6 +1,6 @@
 """Names of counters: never the same for two descriptors, and never long."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer.ratelimit import keys
@@ -11,6 +11,7 @@ TEXT = st.text(st.sampled_from("a=|%_25#7CD\n"), max_size=6)
 ENTRIES = st.lists(st.builds(Entry, TEXT, TEXT), max_size=3)
 
 
+@settings(deadline=None)  # a busy machine is no mistake
 @given(TEXT, ENTRIES, TEXT, ENTRIES)
 def test_two_descriptors_never_share_a_name(
     domain: str, entries: list[Entry], other: str, others: list[Entry]
@@ -24,6 +25,7 @@ def test_name_reads_as_the_descriptor() -> None:
     assert keys.of_entries("shop", entries) == "shop|user=alice|path=/a?b=c|"
 
 
+@settings(deadline=None)  # a busy machine is no mistake
 @given(st.text(), st.lists(st.builds(Entry, st.text(), st.text(min_size=100)), min_size=1))
 def test_name_is_never_longer_than_its_bound(domain: str, entries: list[Entry]) -> None:
     assert len(keys.of_entries(domain, entries).encode()) <= keys.MAX_BYTES

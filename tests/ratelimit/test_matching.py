@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer.ratelimit.tree import Wildcard
@@ -120,6 +120,7 @@ def test_override_is_counted_where_the_limit_of_the_file_is() -> None:
 PATTERN = st.text(st.sampled_from("ab*"), max_size=8)
 
 
+@settings(deadline=None)  # a busy machine is no mistake
 @given(PATTERN, st.text(st.sampled_from("ab"), max_size=10))
 def test_wildcard_matches_as_a_regular_expression_would(pattern: str, text: str) -> None:
     pattern += "*"
@@ -184,6 +185,7 @@ ENTRIES = st.lists(
 )
 
 
+@settings(deadline=None)  # a busy machine is no mistake
 @given(descriptors(2), st.lists(ENTRIES, min_size=1, max_size=10))
 def test_matching_agrees_with_its_rules(tree: list[dict[str, Any]], requests: list[list[Entry]]) -> None:
     domain = limits_of(json.dumps({"domain": "d", "descriptors": as_file(tree)})).domains["d"]

@@ -4,7 +4,7 @@ import contextlib
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer.ratelimit.yaml_v2 import Node, Scalar, YamlError, read
@@ -144,6 +144,7 @@ FRAGMENTS = st.sampled_from(
 )
 
 
+@settings(deadline=None)  # a busy machine is no mistake
 @given(
     st.one_of(
         st.binary(max_size=60), st.lists(FRAGMENTS, max_size=30).map(lambda parts: "".join(parts).encode())
