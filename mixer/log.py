@@ -4,7 +4,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import structlog
@@ -14,8 +14,9 @@ from mixer import config
 _SECRET_KEYS = re.compile(r"token|secret|password|authorization|cookie", re.IGNORECASE)
 _SECRET_TEXT = re.compile(
     r"eyJ[\w-]{5,}\.[\w-]*\.[\w-]*"  # a JWT
-    r"|(?<=Bearer )\S+|(?<=Basic )\S+"
-    r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # user:password of a URL
+    r"|(?:(?<=bearer )|(?<=basic ))\S+"
+    r"|(?<=://)[^/\s]+(?=@)",  # user:password of a URL
+    re.IGNORECASE,
 )
 
 
@@ -26,7 +27,7 @@ def setup(settings: config.Logging) -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info if settings.format == "json" else _pass,
+        structlog.processors.format_exc_info,  # to text, so that it is masked too
         mask,
     ]
     renderer = (
@@ -54,20 +55,25 @@ def setup(settings: config.Logging) -> None:
     )
 
 
-def _pass(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return event
-
-
 def mask(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Values under a secret's name, and text that looks like a token, become `***`."""
     for key, value in event.items():
         if key.startswith("_") or key == "exc_info":
             continue
-        if _SECRET_KEYS.search(key):
-            event[key] = "***"
-        elif isinstance(value, str):
-            event[key] = _SECRET_TEXT.sub("***", value)
+        event[key] = _masked(key, value)
     return event
+
+
+def _masked(key: str, value: Any) -> Any:
+    if _SECRET_KEYS.search(key):
+        return "***"
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {name: _masked(str(name), item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_masked("", item) for item in value]
+    return _SECRET_TEXT.sub("***", str(value))
 
 
 class Throttle:
