@@ -1,0 +1,120 @@
+"""The admin listener over real HTTP."""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from mixer.admin.server import AdminServer
+from mixer.errors import StartError
+from tests.loop import on_loop
+
+
+@dataclass
+class Admin:
+    """A started admin listener, and what it is told."""
+
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    reasons: list[str] = field(default_factory=list)
+    degraded: list[str] = field(default_factory=list)
+
+    async def get(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+        """Status, content type, text."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://{self.server.address}{path}", headers=headers) as answer,
+        ):
+            return answer.status, answer.headers.get("content-type", ""), await answer.text()
+
+    async def not_ready(self) -> list[str]:
+        return self.reasons
+
+    @contextlib.asynccontextmanager
+    async def running(self, address: str = "127.0.0.1:0") -> AsyncIterator["Admin"]:
+        self.server = AdminServer(address, self.registry, self.not_ready, lambda: self.degraded)
+        await self.server.start()
+        try:
+            yield self
+        finally:
+            await self.server.close()
+
+
+@on_loop
+async def test_healthz_says_ok_whatever_is_away() -> None:
+    async with Admin(reasons=["Redis is away"]).running() as admin:
+        status, _, text = await admin.get("/healthz")
+        assert (status, text) == (200, "ok\n")
+
+
+@on_loop
+async def test_readyz_says_ready() -> None:
+    async with Admin().running() as admin:
+        status, _, text = await admin.get("/readyz")
+        assert (status, text) == (200, "ready\n")
+
+
+@on_loop
+async def test_readyz_names_every_reason() -> None:
+    async with Admin(reasons=["OPA is away", "Redis is away"], degraded=["kafka: away"]).running() as admin:
+        status, _, text = await admin.get("/readyz")
+        assert (status, text) == (503, "not ready: OPA is away\nnot ready: Redis is away\n")
+
+
+@on_loop
+async def test_readyz_says_ready_and_what_is_degraded() -> None:
+    async with Admin(degraded=["kafka: away"]).running() as admin:
+        status, _, text = await admin.get("/readyz")
+        assert (status, text) == (200, "ready\ndegraded: kafka: away\n")
+
+
+@on_loop
+async def test_metrics_are_text_unless_asked_otherwise() -> None:
+    async with Admin().running() as admin:
+        Counter("things", "Things.", registry=admin.registry).inc()
+        status, content_type, text = await admin.get("/metrics")
+        assert status == 200
+        assert content_type.startswith("text/plain")
+        assert "things_total 1.0\n" in text
+        assert "# EOF" not in text
+
+
+@on_loop
+async def test_metrics_are_openmetrics_where_asked() -> None:
+    async with Admin().running() as admin:
+        Counter("things", "Things.", registry=admin.registry).inc()
+        accept = {"accept": "application/openmetrics-text; version=1.0.0, text/plain;q=0.5"}
+        _, content_type, text = await admin.get("/metrics", accept)
+        assert content_type.startswith("application/openmetrics-text")
+        assert [family.name for family in text_string_to_metric_families(text)] == ["things"]
+
+
+@on_loop
+async def test_other_pages_are_not_found() -> None:
+    async with Admin().running() as admin:
+        assert (await admin.get("/"))[0] == 404
+
+
+@on_loop
+async def test_address_in_use_is_refused() -> None:
+    async with Admin().running() as admin:
+        with pytest.raises(StartError, match=f"cannot listen on {admin.server.address}: .*in use"):
+            async with Admin().running(admin.server.address):
+                pass
+
+
+@on_loop
+async def test_host_that_is_not_ours_is_refused() -> None:
+    with pytest.raises(StartError, match=r"cannot listen on 192\.0\.2\.1:9901"):
+        async with Admin().running("192.0.2.1:9901"):
+            pass
+
+
+@on_loop
+async def test_ipv6_address_keeps_its_brackets() -> None:
+    async with Admin().running("[::1]:0") as admin:
+        assert admin.server.address.startswith("[::1]:")
+        assert (await admin.get("/healthz"))[0] == 200
