@@ -1,6 +1,7 @@
 """The contract of `mixer.ratelimit.counters.Counters`, on every store, and on a Redis that fails."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import socket
@@ -406,11 +407,12 @@ def test_calls_that_wait_behind_a_paused_redis_all_end(start_redis: Callable[...
     uvloop.run(scenario())
 
 
-class SilentRelay(socketserver.ThreadingTCPServer):
-    """In front of Redis: the first connection goes silent when told to, later ones are good."""
+class Relay(socketserver.ThreadingTCPServer):
+    """In front of Redis: replies may take `delay` seconds, and the first connection goes silent when told to."""
 
     def __init__(self, server: Redis) -> None:
         self.silent = threading.Event()
+        self.delay = 0.0
         relay, first = self, itertools.count()
 
         class Carry(socketserver.BaseRequestHandler):
@@ -421,12 +423,15 @@ class SilentRelay(socketserver.ThreadingTCPServer):
                         if is_first and relay.silent.is_set():
                             continue
                         redis.sendall(data)
-                        self.request.sendall(redis.recv(65536))
+                        reply = redis.recv(65536)
+                        time.sleep(relay.delay)
+                        with contextlib.suppress(OSError):  # nobody waits for it any more
+                            self.request.sendall(reply)
 
         super().__init__(("127.0.0.1", 0), Carry)
         self.url = f"redis://127.0.0.1:{self.server_address[1]}"
 
-    def __enter__(self) -> "SilentRelay":
+    def __enter__(self) -> "Relay":
         self._thread = threading.Thread(target=self.serve_forever)
         self._thread.start()
         return self
@@ -438,7 +443,7 @@ class SilentRelay(socketserver.ThreadingTCPServer):
 
 
 def test_a_connection_that_went_silent_is_replaced(redis_server: Redis) -> None:
-    async def scenario(relay: SilentRelay) -> None:
+    async def scenario(relay: Relay) -> None:
         client = redis_counters(relay.url)
         await client.start()
         try:
@@ -449,8 +454,31 @@ def test_a_connection_that_went_silent_is_replaced(redis_server: Redis) -> None:
         finally:
             await client.close()
 
-    with SilentRelay(redis_server) as relay:
+    with Relay(redis_server) as relay:
         uvloop.run(scenario(relay))
+
+
+def test_calls_that_wait_behind_slow_round_trips_end_in_time(redis_server: Redis) -> None:
+    async def scenario(relay: Relay) -> tuple[Counter[str], float]:
+        client = redis_counters(relay.url, max_batch=1)
+        await client.start()
+        relay.delay = 0.7 * TIMEOUT
+        try:
+            start = time.monotonic()
+            results = await asyncio.gather(
+                *(client.hit([one("a")]) for _ in range(12)), return_exceptions=True
+            )
+            seconds = time.monotonic() - start
+        finally:
+            await client.close()
+        return Counter(
+            result.reason if isinstance(result, CounterError) else "counted" for result in results
+        ), seconds
+
+    with Relay(redis_server) as relay:
+        outcomes, seconds = uvloop.run(scenario(relay))
+    assert set(outcomes) == {"counted", "timeout"}
+    assert seconds < 2 * TIMEOUT + 0.5
 
 
 def test_a_call_waits_no_longer_than_its_own_timeout(start_redis: Callable[..., Redis]) -> None:
