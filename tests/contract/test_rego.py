@@ -1,0 +1,594 @@
+"""Rego in the embedded engine and in a real OPA: snippet by snippet the same answer.
+
+Each snippet is a module's rules; its decision is the rule `x`, over one input and one set of data. The answers are
+OPA's, so both engines are held to them. Policies are full of references to what is not there, so most of this is about
+what is undefined.
+"""
+
+# ruff: noqa: E501 (tables: a snippet a line)
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixer import config
+from mixer.errors import DecisionError
+from mixer.policy.engine import Evaluation, PolicyEngine
+from mixer.policy.opa import OpaEngine
+from mixer.policy.regorus import EmbeddedEngine
+from tests.components.processes import Opa
+
+Cases = list[tuple[str, Any]]
+Answer = Callable[..., Any]
+
+UNDEFINED = "<undefined>"
+FAILED = "<failed>"
+
+INPUT = {
+    "user": "u1",
+    "method": "GET",
+    "path": ["a", "b"],
+    "groups": ["g1", "g2"],
+    "h": {"x-a": "1"},
+    "n": 5,
+    "big": 9007199254740993,
+    "f": 1.5,
+    "nul": None,
+    "e": [],
+    "o": {},
+    "auth": "Basic dXNlcjpwYXNz",
+    "s": "héllo wörld",
+    "arr": [1, "a", None],
+    "obj": {"b": 1, "a": [1, 2]},
+    "ip": "10.0.0.1",
+    "ts": "2024-01-02T03:04:05Z",
+    "str5": "5",
+}
+DATA = {
+    "flags": {"a": {"on": False}, "b": {"on": True}},
+    "users": {"u1": {"role": "admin", "n": 1}, "u2": {"role": "dev", "n": 2}},
+    "list": [1, 2, 3],
+    "perm": [{"m": ["GET"], "p": "/a"}, {"m": ["POST"], "p": "/b"}],
+}
+
+RULES: Cases = [
+    ('x := data.flags[k].on if { k := "b" }', True),
+    ('x := data.flags[k].on if { k := "a" }', False),
+    ('p contains "a" if { k := "a"; data.flags[k].on == true }\np contains "b" if { k := "b"; data.flags[k].on == true }\nx := p', ['b']),
+    ("x := data.users[u].role if { u := input.user }", 'admin'),
+    ('x := 1 if input.n == 5\nx := 2 if input.user == "u1"', FAILED),
+    ('default x := 0\nx := 1 if input.n == 5\nx := 2 if input.user == "u1"', FAILED),
+    ('p[k] := v if { some k in ["a"]; some v in [1,2] }\nx := p', FAILED),
+    ('x[k] := v if { some k, v in input.h }\nx["c"] := 3', {'c': 3, 'x-a': '1'}),
+    ('x contains g if some g in input.groups\nx contains "z"', ['g1', 'g2', 'z']),
+    ("y.a.b := 1\ny.a.c := 2\nx := y", {'a': {'b': 1, 'c': 2}}),
+    ("y[k].c := v if some k, v in input.h\nx := y", {'x-a': {'c': '1'}}),
+    ("y.a contains 1\ny.a contains 2\ny.b contains 3\nx := y", {'a': [1, 2], 'b': [3]}),
+    ('s contains {"a": [1,2]} \nx if { some i; s[{"a": [1,2]}].a[i] == 2 }', True),
+    ('s := {"a","b"}\nx if s["a"]', True),
+    ('s := {"a","b"}\nx := [v | s[v]]', ['a', 'b']),
+    ('s := {{"a":1},{"a":2}}\nx := [v | some e in s; v := e.a]', [1, 2]),
+    ("x := data.list[-1]", UNDEFINED),
+    ('o := {1: "a", 2: "b"}\nx := o[1]', 'a'),
+    ('x := {1: "a"}', {'1': 'a'}),
+    ('x := {[1,2]: "a"}', {'[1,2]': 'a'}),
+    ("x := {3,1,2}", [1, 2, 3]),
+    ('x := {"a", 1, null, true, [1], {"k": 1}}', [None, True, 1, 'a', [1], {'k': 1}]),
+    ("x := input.nul", None),
+    ('x if { not input.nul }\ndefault x := "no"', 'no'),
+    ('x if { input.nul }\ndefault x := "no"', True),
+    ('x if { data.flags.a.on }\ndefault x := "no"', 'no'),
+    ("x := y if { y := 1 }\ny := 2", 1),
+    ("f(input_) := input_\nx := f(3)", 3),
+    ("a1 := 1\nb1 := a1 + 1\nc1 := b1 + 1\nx := c1", 3),
+    ("y := 3\nx := data.a.b.y", 3),
+    ("y := 1\nz contains 1\nx := count(data.users)", 2),
+    ("x := {k: v | v := data.users[k].n}", {'u1': 1, 'u2': 2}),
+    ('y := true if input.n > 3\nx := {"allowed": y}', {'allowed': True}),
+    ('x if { 0 }\ndefault x := "no"', True),
+    ('x if { "" }\ndefault x := "no"', True),
+    ('x := {"a": 1, "b": y} if { y := 2 }', {'a': 1, 'b': 2}),
+    ("x := {1,2} == {2,1}", True),
+    ('x := {"a":1,"b":2} == {"b":2,"a":1}', True),
+    ("x := [b | some b in [1 == 1, 1 == 2]]", [True, False]),
+    ('fruit.apple.seeds := 12\nfruit.orange.color := "o"\nx := fruit', {'apple': {'seeds': 12}, 'orange': {'color': 'o'}}),
+    ("roles[u] contains r if { some u, v in data.users; r := v.role }\nx := roles", {'u1': ['admin'], 'u2': ['dev']}),
+    ("roles[u] contains r if { some u, v in data.users; r := v.role }\nx := roles.u1", ['admin']),
+    ('roles[u] contains r if { some u, v in data.users; r := v.role }\nx if { "admin" in roles[input.user] }', True),
+    ('roles[u] contains r if { some u, v in data.users; r := v.role }\nx if { roles[input.user]["admin"] }', True),
+    ('roles[u] contains r if { some u, v in data.users; r := v.role }\nx if { roles["u1"]["admin"] }', True),
+    ("ro[u] := v.role if { some u, v in data.users }\nx := ro[input.user]", 'admin'),
+    ("y[k] := v if { some k, v in data.flags }\nx := y.b.on", True),
+    ("x contains 1\nx contains 1", [1]),
+    ('x := true if "a" == "a"', True),
+    ('x := count(deny) == 0\ndeny contains "m" if not input.missing\ndeny contains "n" if input.n > 100', False),
+    ('default x := false\nx if count(deny) == 0\ndeny contains msg if { not input.h.zz; msg := sprintf("missing %s", ["zz"]) }', False),
+    ('x := 1 if { print("a", input.n, [1], {"a"}) }', 1),
+    ('# héé\ny := "é" if to_number(input.s) == 1\nx := [to_number("5"), "é"] if not y', [5, 'é']),
+    ("x := `a\n  b`", 'a\n  b'),
+    ('x := {"a": 1, "a": 2}', {'a': 2}),
+    ('k := "zz"\nx := {k: 1, input.user: 2}', {'u1': 2, 'zz': 1}),
+    ('x := data.perm[0]["m"][0]', 'GET'),
+    ('k := "users"\nx := data[k].u1.role', 'admin'),
+    ('y := 4\nx := data.a[k].y if { k := "c" }', UNDEFINED),
+    ("x := r.n if { r := input }", 5),
+    ("x := [null == null, null == false]", [True, False]),
+    ('x := "a\\"b\\\\c\\/d\\u0041"', 'a"b\\c/dA'),
+    ('x := input["if"]', UNDEFINED),
+    ("x contains upper(g) if some g in input.groups", ['G1', 'G2']),
+    ("x[upper(k)] := v if some k, v in input.h", {'X-A': '1'}),
+    ('x[0] := "a"', {'0': 'a'}),
+    ('y[a][b] := 1 if { some a in ["p"]; some b in ["q"] }\nx := y.p.q', 1),
+]  # fmt: skip
+
+ITERATION: Cases = [
+    ("x if { every g in input.e { g == 1 } }", True),
+    ('x if { every k, v in input.h { startswith(k, "x-"); v == "1" } }', True),
+    ('x if { every g in input.groups { g == "g1" } }\ndefault x := false', False),
+    ('s contains g if some g in input.groups\nx if every g in s { startswith(g,"g") }', True),
+    ("x if { every g in input.user { g == 1 } }", UNDEFINED),
+    ('x := [k | some k; data.users[k].role == "admin"]', ['u1']),
+    ('x := {k | data.users[k].role == "admin"}', ['u1']),
+    ('x if { some p in data.perm; input.method in p.m; p.p == "/a" }', True),
+    ('x if { data.perm[i].m[_] == input.method; data.perm[i].p == "/a" }', True),
+    ('x := i if { some i; data.perm[i].p == "/b" }', 1),
+    ("x := [i | data.list[i] = 2]", [1]),
+    ("x := [c | some g in input.groups; c := [h | some h in input.groups; h != g]]", [['g2'], ['g1']]),
+    ("x := sum([n | n := data.users[_].n])", 3),
+    ('x := [[k, v] | some k, v in {"a","b"}]', [['a', 'a'], ['b', 'b']]),
+    ("x := [v | some [1, v] in [[1,2],[3,4],[1,5]]]", [2, 5]),
+    ('x if { some "a" in ["b","a"] }\ndefault x:=false', True),
+    ('ro[u] := v.role if { some u, v in data.users }\nx := [u | ro[u] == "dev"]', ['u2']),
+    ("x := [v | some v in input.missing]", []),
+    ("x := [v | some v in input.n]", []),
+    ("x := [v | some v in input.s]", []),
+    ("x := [v | v := input.n[_]]", []),
+    ('x if { every g in input.n { g == 1 } }\ndefault x := "no"', 'no'),
+    ("x := [k | some k, v in input.n]", []),
+    ("x := [v | some [_, v] in [[1,2,3],[1,2]]]", [2]),
+    ('x := [o.a | some o in {{"a":1},{"a":2}}]', [1, 2]),
+    ("x := 1 if { print(input.groups[_]) }", 1),
+    ("x if { every a in [[1,2],[3]] { every b in a { b > 0 } } }", True),
+    ("x if { some i, j; data.list[i] == 1; data.list[j] == 2; i < j }", True),
+    ("default x := [1 | true]", [1]),
+    ("x := [[a,b] | some a in [1,2]; some b in [3,4]; a + b > 4]", [[1, 4], [2, 3], [2, 4]]),
+    ('x := {"k": v | some v in [1,2]}', FAILED),
+    ("f(a) := a * 2\nx := [f(a) | some a in [1,2]]", [2, 4]),
+]  # fmt: skip
+
+UNDEFINED_VALUES: Cases = [
+    ("x if { every g in input.missing { g == 1 } }", UNDEFINED),
+    ("x if { every g in input.groups { data.flags[g] } }\ndefault x := false", False),
+    ("x := [1, input.missing]", UNDEFINED),
+    ("x if { [1, input.missing] }\ndefault x := false", False),
+    ('x := {"a": input.missing}', UNDEFINED),
+    ("y if input.z\nx := [1, y]", UNDEFINED),
+    ("x if { [a, b] := [1, input.missing] }\ndefault x := false", False),
+    ("x := count(input.missing)", UNDEFINED),
+    ("f(v) := 1\nx := f(input.missing)", UNDEFINED),
+    ("x := input.missing != 1", UNDEFINED),
+    ("x if input.missing != 1\ndefault x := false", False),
+    ("x := [input.missing | some g in input.groups]", []),
+    ("x := {g: input.missing | some g in input.groups}", {}),
+    ("x := input.missing if { true } else := 2", 2),
+    ('f("a") := 1\nx := f("c")', UNDEFINED),
+    ('x if { input.a1 == input.a2 }\ndefault x := "no"', 'no'),
+    ("x := {1} - input.missing", UNDEFINED),
+    ("x := f(1)\nf(v) := v if v > 5", UNDEFINED),
+    ('x if { print("v", input.missing); true }', True),
+    ("x := 1 if { print(input.missing) }", 1),
+    ("x := 1 if { trace(input.missing) }", UNDEFINED),
+    ("f(a) := a if a > 1\nx := [f(a) | some a in [1,2]]", [2]),
+    ('x if { input.nope != "a" }\ndefault x := "d"', 'd'),
+]  # fmt: skip
+
+NEGATION: Cases = [
+    ("x if { a := 1; not a = 2 }", True),
+    ('x if { not input.user = "u2" }', True),
+    ("x if { not input.missing }", True),
+    ("x if { not input.missing == 1 }", True),
+    ("f(v) if v == 1\nx if not f(2)", True),
+    ('x if { not "g3" in input.groups }', True),
+    ('x if { not count([g | some g in input.groups; g == "z"]) > 0}', True),
+    ("x if { not input.s + 1 > 3 }", UNDEFINED),
+    ("x if not to_number(input.s)", True),
+    ('x if not startswith(input.missing, "a")', UNDEFINED),
+    ("x if not input.missing == 1", True),
+    ("x if not 1 == input.missing", True),
+    ("x if not input.missing < 1", UNDEFINED),
+    ("f(v) if v == 1\nx if not f(input.missing)", UNDEFINED),
+    ('x if not startswith(lower(input.missing), "a")', UNDEFINED),
+    ('x if not lower(input.missing) == "a"', UNDEFINED),
+    ("x if not count(input.missing) > 0", UNDEFINED),
+    ("x if not count([1 | input.missing]) > 0", True),
+    ('x if not "a" in [input.missing]', UNDEFINED),
+    ('x if not input.missing in ["a"]', UNDEFINED),
+    ("x if not input.missing in data.list", UNDEFINED),
+    ("x if not input.user in data.nope", UNDEFINED),
+    ("y := input.zz\nx if not input.user in y", UNDEFINED),
+    ("x if not input.missing + 1 == 2", UNDEFINED),
+    ("x if not [input.missing] == [1]", UNDEFINED),
+    ('x if not {"a": input.missing} == {"a":1}', UNDEFINED),
+    ("x if not input.missing != 1", UNDEFINED),
+    ('x if not data.users[input.missing].role == "a"', UNDEFINED),
+    ("x if not data.users[input.missing]", UNDEFINED),
+    ("x if not is_string(input.missing)", UNDEFINED),
+    ('x if not regex.match("a", input.missing)', UNDEFINED),
+    ('x if not io.jwt.verify_hs256(input.missing, "k")', UNDEFINED),
+    ('x if not net.cidr_contains("10.0.0.0/8", input.missing)', UNDEFINED),
+    ("f(v) if v == 1\nx if not data.a.b.f(input.missing)", UNDEFINED),
+    ("x if { not f }\nf if every g in input.missing { g }", True),
+    ("x if not input.missing = 1", True),
+    ('y if input.n == 5\nx if not startswith(input.missing, "a") with input.n as 4', UNDEFINED),
+    ('y if input.n == 5\nx := "yes" if { y; not y with input.n as 4 }', 'yes'),
+    ("x if not (1 in [2])", True),
+    ('x if { not not_allowed }\nnot_allowed if { not input.user == "u1" }', True),
+    ("x if { not data.flags[input.user] }", True),
+    ('x if { some k in ["a","zz"]; not data.flags[k] }', True),
+    ("x if { not data.flags[input.nope] }", UNDEFINED),
+    ("x if { not data.flags[input.nope].on == true }", UNDEFINED),
+    ('x if { not input.nope != "a" }\ndefault x := "d"', 'd'),
+]  # fmt: skip
+
+MEMBERSHIP: Cases = [
+    ('x if { "u" in input.user }\ndefault x := "no"', 'no'),
+    ("x := {1, input.missing}", UNDEFINED),
+    ("x := 1 in input.missing", UNDEFINED),
+    ("x := 1 in null", False),
+    ('x := "a" in input.missing', UNDEFINED),
+    ("x := input.missing in {1}", UNDEFINED),
+    ('x if not "a" in input.missing', UNDEFINED),
+    ('x := ["a" in input.missing]', UNDEFINED),
+    ('f(v) := v\nx := f("a" in input.missing)', UNDEFINED),
+    ('x if ("a" in input.missing) == false\ndefault x := "no"', 'no'),
+    ('x := "a" in input.n', False),
+    ('x := "h" in input.s', False),
+    ('x := (input.user in {"u1"})', True),
+    ('x := {"a": input.user in ["u1"]}', {'a': True}),
+    ('x := 1 if { false } else := input.user in ["u1"]', True),
+    ('f(u) := u in ["u1"]\nx := f(input.user)', True),
+    ('default x := "d"\nx := input.user in data.nope', 'd'),
+    ('x if 1 in {"a":1}', True),
+    ("x := 1 in [1] == true", False),
+    ("x := [1 in [1,2], 1 + 1 in [2]]", [True, True]),
+]  # fmt: skip
+
+FUNCTIONS: Cases = [
+    ("x := 1 if { input.n == 4 } else := 2 if { input.n == 5 } else := 3", 2),
+    ("default f(_) := 9\nf(v) := 1 if v == 1\nx := [f(1), f(2)]", [1, 9]),
+    ('f("a") := 1\nf("b") := 2\nx := [f("a"), f("b")]', [1, 2]),
+    ("f([a, b]) := a + b\nx := f([1,2])", 3),
+    ("f(a) := 1 if a > 0\nf(a) := 2 if a > 1\nx := f(2)", FAILED),
+    ("f(a) := 1 if a > 0\nf(a) := 1 if a > 1\nx := f(2)", 1),
+    ("f(a) := g(a) + 1\ng(a) := a * 2\nx := f(3)", 7),
+    ("f([a, b]) := a\nx := f(input.arr)\n", UNDEFINED),
+    ("f([a, b]) := a\nx := f(input.n)\n", UNDEFINED),
+    ('f("GET", v) := v\nf("POST", v) := v + 1\nx := f(input.method, 1)\n', 1),
+    ('f(n) := "a" if n < 1 else := "b" if n < 10 else := "c"\nx := [f(0), f(5), f(50)]', ['a', 'b', 'c']),
+    ('default x := {"allowed": false}\nx := {"allowed": true} if input.n == 99', {'allowed': False}),
+    ("f(i) := i.n\nx := f(input)", 5),
+]  # fmt: skip
+
+PATTERNS: Cases = [
+    ("x := [a, b] if { [a, 2] = [1, b] }", [1, 2]),
+    ('x := t if { [_, t] := split(input.s, "|") }\ndefault x := "no"', 'no'),
+    ('x := t if { [_, t] := split(input.auth, " ") }', 'dXNlcjpwYXNz'),
+    ('x := t if { [_, t] := input.n }\ndefault x := "no"', 'no'),
+    ('x := t if { [_, t] = input.s }\ndefault x := "no"', 'no'),
+]  # fmt: skip
+
+OPERATORS: Cases = [
+    ('x := [1 < 2, 1 == 1.0, "a" < "b", 1 < "a", null < 1, [1] < [2], {} < [], true > false]', [True, True, True, True, True, True, False, True]),
+    ("x := [1 + 2, 5 % 3, 7 / 2, 2 * 3.5, -7 % 3, 1 - 5]", [3, 2, 3.5, 7, -1, -4]),
+    ("x := 1 / 0", UNDEFINED),
+    ("x := 5.5 % 2", UNDEFINED),
+    ("x := [{1,2} | {3}, {1,2} & {2}, {1,2} - {1}]", [[1, 2, 3], [2], [2]]),
+    ("x := [input.big, input.big + 1, input.big == 9007199254740992]", [9007199254740993, 9007199254740994, False]),
+    ("x := {1} < {2}", True),
+    ("x := input.s + 1", UNDEFINED),
+    ("x if { input.s + 1 > 3 }\ndefault x := false", False),
+    ("x if { input.s - 1 > 3 }\ndefault x := false", False),
+    ("x if { count(input.arr - {1}) > 3 }\ndefault x := false", False),
+    ("x if { count(input.arr | {1}) > 3 }\ndefault x := false", False),
+    ("x if { count(input.arr & {1}) > 3 }\ndefault x := false", False),
+    ("x if { input.nul * 2 == 0 }\ndefault x := false", False),
+    ("x if { 1 / (input.n - 5) > 0 }\ndefault x := false", False),
+    ("x if { 1 % (input.n - 5) > 0 }\ndefault x := false", False),
+    ("x if { input.f % 1 > 0 }\ndefault x := false", False),
+    ("x if { 0 - input.s > 0 }\ndefault x := false", False),
+    ("x := [round(2.5), round(-2.5), round(3.5), ceil(1.2), floor(-1.2), abs(-3)]", [3, -3, 4, 2, -2, 3]),
+    ('x := ["a" < "B", "é" > "z", "10" < "9"]', [False, True, True]),
+    ("x := -5", -5),
+    ("x := 1 - -5", 6),
+    ("x := [-1, - 1, 3 -1, 3-1]", [-1, -1, 2, 2]),
+    ("x := [1 == 1.0, 0 == -0]", [True, True]),
+    ("x := input.big > 9007199254740992", True),
+    ("x := [4/2, 5/2, 1/3]", [2, 2.5, 0.3333333333333333]),
+    ("x := round(input.f)", 2),
+    ("x := floor(1704164645000000000 / 1000000000)", 1704164645),
+    ("x := 1704164645123456789 + 1", 1704164645123456790),
+    ("x := 1704164645123456789 / 1000000000", 1704164645.1234567),
+    ('x := [[1,2] < [1,3], [1] < [1,0], {"a":1} < {"a":2}]', [True, True, True]),
+    ('x := {"a","b"} - {g | some g in input.groups}', ['a', 'b']),
+]  # fmt: skip
+
+WITH: Cases = [
+    ("x if { input.n == 1 }\nx if { input.n == 5 }", True),
+    ("f(a) := a + input.n\nx := f(1)", 6),
+    ("y if input.n == 5\nx if not y with input.n as 4", True),
+    ("ys contains input.n\nx := [v | some v in ys with input.n as 4]", [4]),
+    ("ys contains input.n\nx := [[k,v] | some k, v in ys with input.n as 4]", [[4, 4]]),
+    ("y if input.n == 5\nx if { every g in [1,2] { g > 0; y } }", True),
+    ("default x := false\nx if { input.user in data.nope }", False),
+    ("y := input.n\nx := [v | some i in [1,2]; v := y with input.n as i]", [1, 2]),
+    ("y := input.n\nx := [a, b] if { a := y; b := y with input.n as 6 }", [5, 6]),
+    ("f(v) := input.n + v\nx := [a, b] if { a := f(1); b := f(1) with input.n as 6 }", [6, 7]),
+    ("ys contains input.n\nx := [a, b] if { a := ys; b := ys with input.n as 6 }", [[5], [6]]),
+    ('y := data.users.u1.role\nx := [a,b] if { a := y; b := y with data.users.u1.role as "z"}', ['admin', 'z']),
+    ("x if { every a in [1,2] { some b in [1,2,3]; b == a + 1 } }", True),
+    ('y := data.users[input.user].role\nx := v if { v := y with input.user as "u2" }', 'dev'),
+    ('y := data.users.u1.role\nx := v if { v := y with data.users.u1.role as "z" }', 'z'),
+    ('y := data.users[k].role if { k := "u1" }\nx := v if { v := y with data.users.u1.role as "z" }', 'z'),
+    ('y := data.users[k].role if { k := "u1" }\nx := v if { v := y with data.users as {"u1": {"role": "w"}} }', 'w'),
+    ('y := input.user\nx := v if { v := y with input as {"user": "u2"} }', 'u2'),
+    ("y := input.zz.q\nx := v if { v := y with input.zz.q as 1 }", 1),
+    ('f(k) := data.users[k].role\nx := v if { v := f("u1") with data.users as {"u1": {"role": "m"}} }', 'm'),
+    ("f(a) := a + input.n\nx := v if { v := f(1) with input.n as 10 }", 11),
+    ("y := 1\nz := y + 1\nx := v if { v := z with data.a.b.y as 5 }", 6),
+    ("f(v) := v\ng(_) := 10\nx := v if { v := f(1) with f as g }", 10),
+    ("y := input.n\nz := v if { v := y with input.n as 6 }\nx := [z, y]", [6, 5]),
+    ('y := input.groups[0]\nx := v if { v := y with input.groups as ["q"] }', 'q'),
+    ("y := input.n\nx := v if { v := y with input.n as input.missing }", UNDEFINED),
+    ("x := v if { v := count(data.users) with data.users as {} }", 0),
+]  # fmt: skip
+
+WALK: Cases = [
+    ('x := [v | walk({"a": {"b": 1}}, [p, v]); p == ["a","b"]]', [1]),
+    ('x := {concat("/", p) | walk({"a": {"b": "z"}}, [p, v]); is_string(v)}', ['a/b']),
+    ('x := v if { walk({"a": {"b": "z"}}, [["a", "b"], v]) }', 'z'),
+    ("x := y if { count([1,2], y) }", 2),
+    ('x := p if { io.jwt.decode("eyJhbGciOiJub25lIn0.eyJhIjoxfQ.", [_, p, _]) }', {'a': 1}),
+    ("f(a) := a + 1\nx := y if { f(2, y) }", 3),
+    ('x := [p | [p, v] := walk({"a": {"b": "z"}})]', [[], ['a'], ['a', 'b']]),
+    ('x := [v | [p, v] := walk({"a": {"b": "z"}})]', [{'a': {'b': 'z'}}, {'b': 'z'}, 'z']),
+    ('x := [p | walk({"a": {"b": "z"}}, [p, v])]', [[], ['a'], ['a', 'b']]),
+    ('x := {p | walk({"a": {"b": "z"}}, [p, v]); is_string(v)}', [['a', 'b']]),
+    ("x := [v | [_, v] := walk(input.obj); is_number(v)]", [1, 2, 1]),
+    ('x if { some [p, v] in [[1,2]]; walk({"a":1}, [["a"], 1]) }', True),
+    ("x := {v | walk(input, [_, v]); is_string(v)}", ['1', '10.0.0.1', '2024-01-02T03:04:05Z', '5', 'Basic dXNlcjpwYXNz', 'GET', 'a', 'b', 'g1', 'g2', 'héllo wörld', 'u1']),
+    ('x if { walk(input, [p, "g1"]); p[0] == "groups" }', True),
+    ('x if { [p, "g1"] = walk(input); p[0] == "groups" }\ndefault x := "no"', True),
+    ("x := [v | walk(input.missing, [_, v])]", []),
+]  # fmt: skip
+
+BUILTINS: Cases = [
+    ('x := regex.match(`^/api/v\\d+$`, "/api/v1")', True),
+    ('x := sprintf("%s-%d-%v", ["a", 3, [1,"b"]])', 'a-3-[1, "b"]'),
+    ('x := object.get(input, ["h","zz"], "d")', 'd'),
+    ('x := object.get(input, ["h","x-a"], "d")', '1'),
+    ('x := object.get(input, "nul", "d")', None),
+    ('x := contains("abc","b")', True),
+    ('x := indexof("abc","c")', 2),
+    ("x := array.concat([1], [2])", [1, 2]),
+    ('x := json.patch({"a":1}, [{"op":"add","path":"/b","value":2}])', {'a': 1, 'b': 2}),
+    ('x := [type_name(v) | some v in [1,"a",null,true,[],{}, set()]]', ['number', 'string', 'null', 'boolean', 'array', 'object', 'set']),
+    ("x := input.s.foo", UNDEFINED),
+    ("x := input.nul.foo", UNDEFINED),
+    ('x := to_number("abc")', UNDEFINED),
+    ("x if to_number(input.s) > 1\ndefault x := false", False),
+    ('x := json.unmarshal("{")', UNDEFINED),
+    ("default x := 1\nx := json.unmarshal(input.s)", 1),
+    ('x := json.marshal({"a","b"})', '["a","b"]'),
+    ("x := json.marshal(input.obj)", '{"a":[1,2],"b":1}'),
+    ('x := time.parse_rfc3339_ns("garbage")', UNDEFINED),
+    ('x := [time.parse_rfc3339_ns(input.ts), time.parse_rfc3339_ns("2024-01-02T03:04:05.123+02:00")]', [1704164645000000000, 1704157445123000000]),
+    ('x := time.parse_ns("2006-01-02", "2024-05-06")', 1714953600000000000),
+    ('x := [time.clock(1704164645000000000), time.date(1704164645000000000), time.weekday(1704164645000000000), time.clock([1704164645000000000, "Europe/Berlin"])]', [[3, 4, 5], [2024, 1, 2], 'Tuesday', [4, 4, 5]]),
+    ("x := time.add_date(1704164645000000000, 0, 1, 1)", 1706929445000000000),
+    ("x := time.diff(1704164645000000000, 1604164645000000000)", [3, 2, 1, 9, 46, 40]),
+    ('x := [time.parse_duration_ns("1h30m"), time.parse_duration_ns("1.5s")]', [5400000000000, 1500000000]),
+    ('x := time.parse_duration_ns("1parsec")', UNDEFINED),
+    ('x := time.clock([1704164645000000000, "Nowhere/X"])', UNDEFINED),
+    ('x := [regex.match("^a.*z$", "abcz"), regex.match("[[:alpha:]]+", "abc"), regex.match("\\\\bfoo\\\\b", "a foo b"), regex.match("(?i)ABC", "abc")]', [True, True, True, True]),
+    ('x := regex.match("(", "a")', UNDEFINED),
+    ('x if regex.match(input.s2, "a")\ndefault x := false', False),
+    ('x := regex.match("a(?=b)", "ab")', UNDEFINED),
+    ('x := regex.match("(a)\\\\1", "aa")', UNDEFINED),
+    ('x := [regex.match("^a$", "a\\n"), regex.match("a.b", "a\\nb"), regex.match("(?s)a.b", "a\\nb"), regex.match("(?m)^b$", "a\\nb")]', [False, False, True, True]),
+    ('x := [regex.find_n("[a-z]+", "ab cd ef", 2), regex.find_n("[a-z]+", "ab cd ef", -1), regex.find_n("z","ab",-1)]', [['ab', 'cd'], ['ab', 'cd', 'ef'], []]),
+    ('x := regex.find_all_string_submatch_n("(\\\\w)(\\\\d)?", "a1 b", -1)', [['a1', 'a', '1'], ['b', 'b', '']]),
+    ('x := [regex.replace("abc", "(b)", "[$1]"), regex.replace("abc", "(?P<x>b)", "${x}x"), regex.replace("abc","b","$$"), regex.replace("abc","(b)","$1x")]', ['a[b]c', 'abxc', 'a$c', 'ac']),
+    ('x := [regex.template_match("urn:foo:{.*}", "urn:foo:bar:baz", "{", "}"), regex.template_match("/a/{[^/]+}/c", "/a/b/c", "{", "}")]', [True, True]),
+    ('x := [regex.match("^[a&&b]$", "&"), regex.match("^[a~~b]$","~"), regex.match("^[[a]$", "["), regex.match("^[a--b]$", "-")]', UNDEFINED),
+    ('x := [glob.match("*.github.com", [], "api.github.com"), glob.match("*.github.com", ["."], "api.x.github.com"), glob.match("**.github.com", ["."], "a.b.github.com"), glob.match("/api/*", ["/"], "/api/a/b"), glob.match("/api/*", null, "/api/a.b"), glob.match("/api/**", ["/"], "/api/a/b"), glob.match("[a-c]", [], "b"), glob.match("{a,b}", [], "b"), glob.match("?at", [], "cat"), glob.match("[!a]x", [], "bx")]', [True, False, True, False, True, True, True, True, True, True]),
+    ('x := [glob.match("*:*", [":"], "a:b"), glob.match("a*", [], "a.b"), glob.match("a*", ["/"], "a.b"), glob.match("*", [], ""), glob.match("**", [], ""), glob.match("a?", [], "a"), glob.match("\\\\*", [], "*"), glob.match("{a*,b}c", [], "axc")]', [True, False, True, True, True, False, True, True]),
+    ('x := glob.match("[", [], "a")', UNDEFINED),
+    ('x := [net.cidr_contains("10.0.0.0/8", input.ip), net.cidr_contains("10.0.0.0/8", "10.1.0.0/16"), net.cidr_contains("::/0", "::1"), net.cidr_contains("10.0.0.0/8", "11.0.0.1"), net.cidr_contains("10.0.0.5/8", "10.0.0.1")]', [True, True, True, False, True]),
+    ('x := net.cidr_contains("10.0.0.0/8", "::ffff:10.0.0.1")', True),
+    ('x := net.cidr_contains("10.0.0.0/8", "garbage")', UNDEFINED),
+    ('x := net.cidr_contains("garbage", "10.0.0.1")', UNDEFINED),
+    ('x := net.cidr_contains("10.0.0.0/8", "010.0.0.1")', UNDEFINED),
+    ('x := net.cidr_contains("fe80::/10", "fe80::1%eth0")', UNDEFINED),
+    ('x := [net.cidr_is_valid(v) | some v in ["10.0.0.0/8","10.0.0.0","::/0","a/8","10.0.0.0/33", "10.0.0.1/8"]]', [True, False, True, False, False, True]),
+    ('x := net.cidr_expand("10.0.0.0/30")', ['10.0.0.0', '10.0.0.1', '10.0.0.2', '10.0.0.3']),
+    ('x := [base64.decode("dXNlcjpwYXNz"), base64.encode("é"), base64url.decode("w6k"), base64url.encode("é>?"), base64url.encode_no_pad("a"), base64.is_valid("a"), base64.is_valid("YQ==")]', ['user:pass', 'w6k=', 'é', 'w6k-Pw==', 'YQ', False, True]),
+    ('x := base64.decode("!!!")', UNDEFINED),
+    ('x := base64.decode("YQ")', UNDEFINED),
+    ('x := [base64url.decode("YQ=="), base64url.decode("YQ")]', ['a', 'a']),
+    ('x := base64.decode("/w==")', '�'),
+    ('x := [hex.encode("a"), hex.decode("61")]', ['61', 'a']),
+    ('x := hex.decode("zz")', UNDEFINED),
+    ('x := [urlquery.encode("a b&c=é/"), urlquery.decode("a+b%20c"), urlquery.encode_object({"a":"b c","d":["e","f"]}), urlquery.decode_object("a=1&a=2&b=")]', ['a+b%26c%3D%C3%A9%2F', 'a b c', 'a=b+c&d=e&d=f', {'a': ['1', '2'], 'b': ['']}]),
+    ('x := [substring("héllo", 1, 2), substring("abc", 1, -1), substring("abc", 5, 2), substring("abc", 1, 100)]', ['él', 'bc', '', 'bc']),
+    ('x := substring("abc", -1, 2)', UNDEFINED),
+    ('x := [indexof("héllo", "l"), indexof_n("banana", "an"), indexof("a","z")]', [2, [1, 3], -1]),
+    ('x := [split("a/b//c", "/"), split("", "/"), split("abc", ""), split("héy","")]', [['a', 'b', '', 'c'], [''], ['a', 'b', 'c'], ['h', 'é', 'y']]),
+    ('x := concat(",", {"b","a"})', 'a,b'),
+    ('x := concat(",", input.arr)', UNDEFINED),
+    ('x := [replace("aaa","a","b"), replace("abc","","-")]', ['bbb', '-a-b-c-']),
+    ('x := [strings.reverse("héy"), strings.any_prefix_match(["a","b"], ["b"]), strings.any_suffix_match("abc", {"c"}), startswith("a",""), endswith("abc","bc"), contains("abc","")]', ['yéh', True, True, True, True, True]),
+    ("x := [format_int(255,16), format_int(-5, 2), format_int(3.7, 10)]", ['ff', '-101', '3']),
+    ('x := [count("héy"), count([1]), count({"a":1}), count({1,2})]', [3, 1, 1, 2]),
+    ("x := count(input.n)", UNDEFINED),
+    ('x := [sum([1,2.5]), sum({1,2}), product([2,3]), max([1,3,2]), min({4,2}), max(["a","b"])]', [3.5, 3, 6, 3, 2, 'b']),
+    ("x := max([])", UNDEFINED),
+    ('x := [sort([3,1,2]), sort(["b","a"]), sort({2,1}), sort([1,"a",null,true,[1],{"a":1}])]', [[1, 2, 3], ['a', 'b'], [1, 2], [None, True, 1, 'a', [1], {'a': 1}]]),
+    ("x := [array.slice([1,2,3],1,2), array.slice([1,2,3],-1,9), array.slice([1,2,3],2,1), array.reverse([1,2])]", [[2], [1, 2, 3], [], [2, 1]]),
+    ("x := [numbers.range(1,3), numbers.range(3,1), numbers.range_step(1,10,4)]", [[1, 2, 3], [3, 2, 1], [1, 5, 9]]),
+    ('x := [object.remove({"a":1,"b":2},["a"]), object.filter({"a":1,"b":2},["a"]), object.union({"a":{"x":1}},{"a":{"y":2}}), object.keys({"a":1,"b":2}), object.subset({"a":1,"b":2},{"a":1}), object.union_n([{"a":1},{"a":2}])]', [{'b': 2}, {'a': 1}, {'a': {'x': 1, 'y': 2}}, ['a', 'b'], True, {'a': 2}]),
+    ('x := object.get({"a":[{"b":5}]},["a",0,"b"],"d")', 5),
+    ('x := [json.filter({"a":{"b":1,"c":2}},["a/b"]), json.remove({"a":{"b":1,"c":2}},["a/b"]), json.is_valid("{"), json.is_valid("1")]', [{'a': {'b': 1}}, {'a': {'c': 2}}, False, True]),
+    ('x := json.patch({"a":1},[{"op":"remove","path":"/z"}])', UNDEFINED),
+    ("x := [is_string(1), is_number(1), is_null(null), is_boolean(false), is_array([]), is_object({}), is_set(set())]", [False, True, True, True, True, True, True]),
+    ("x := is_string(input.missing)", UNDEFINED),
+    ('x := [semver.compare("1.2.3","1.2.4"), semver.is_valid("1.2"), semver.compare("1.0.0-rc1","1.0.0")]', [-1, False, -1]),
+    ('x := semver.compare("a","1.0.0")', UNDEFINED),
+    ('x := [units.parse("10K"), units.parse_bytes("10KiB"), units.parse("1.5M")]', [10000, 10240, 1500000]),
+    ('x := units.parse_bytes("abc")', UNDEFINED),
+    ("x := [bits.and(6,3), bits.or(6,3), bits.xor(6,3), bits.lsh(1,3), bits.rsh(8,1), bits.negate(1)]", [2, 7, 5, 8, 4, -2]),
+    ('x := graph.reachable({"a":["b"],"b":["c"],"c":[]}, {"a"})', ['a', 'b', 'c']),
+    ('x := [yaml.unmarshal("a: [1, b]"), yaml.marshal({"a":1})]', [{'a': [1, 'b']}, 'a: 1\n']),
+    ('x := [crypto.sha256("a"), crypto.md5("a"), crypto.sha1("a"), crypto.hmac.sha256("a","k"), crypto.hmac.equal("a","a")]', ['ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb', '0cc175b9c0f1b6a831c399e269772661', '86f7e437faa5a7fce15d1ddcb9eaeaea377667b8', '78da91511e675587f5b9df78bedebaf5560da2abb88162ee875dcdf744951d9e', True]),
+    ("x := crypto.sha256(input.n)", UNDEFINED),
+    ("x := [intersection({{1,2},{2}}), union({{1},{2}})]", [[2], [1, 2]]),
+    ('x := [sprintf("%v", [{"a":1,"b":[true,null]}]), sprintf("%v", [{"a"}]), sprintf("%s", ["x"]), sprintf("%d", [12]), sprintf("%v",[1.5]), sprintf("%v",["q"]), sprintf("%v",[["q"]]), sprintf("%v", [null]), sprintf("%v",[true]), sprintf("%%", [])]', ['{"a": 1, "b": [true, null]}', '{"a"}', 'x', '12', '1.5', 'q', '["q"]', 'null', 'true', '%']),
+    ('x := sprintf("%v %s %d", [input.obj, input.method, input.n])', '{"a": [1, 2], "b": 1} GET 5'),
+    ('x := count(uuid.rfc4122("a"))', 36),
+    ('x := [trim("abcba", "ab"), trim("", "a")]', ['c', '']),
+    ('x := "\\u00e9\\n\\t\\""', 'é\n\t"'),
+    ('x := [glob.match("a.*", null, "a.b"), glob.match("a*", null, "a.b")]', [True, True]),
+    ('x := to_number("0x10")', UNDEFINED),
+    ('x := to_number("Inf")', UNDEFINED),
+    ('x := to_number("")', UNDEFINED),
+    ("x := to_number(true)", 1),
+    ('x := min({"b","a"})', 'a'),
+]  # fmt: skip
+
+# Several modules, and how they come to know each other.
+LIBRARY = "package a.c\nimport rego.v1\nq := 5\nf(v) := v + 1"
+MODULES: list[tuple[list[str], Any]] = [
+    ([LIBRARY, "package a.b\nx := data.a.c.q"], 5),
+    ([LIBRARY, "package a.b\nx := data.a.c.f(3)"], 4),
+    ([LIBRARY, "package a.b\nimport data.a.c\nx := [c.q, c.f(2)]"], [5, 3]),
+    ([LIBRARY, "package a.b\nimport data.a.c as lib\nx := [lib.q, lib.f(2)]"], [5, 3]),
+    ([LIBRARY, "package a.b\nimport data.a.c.f\nx := f(2)"], 3),
+    (["package a.b\nimport input.h as headers\nx := headers[\"x-a\"]"], "1"),
+    (["package a.users\nu3 := 1", "package a.b\nx := data.a.users"], {"u3": 1}),
+    (["package a.b\nimport future.keywords.if\nimport future.keywords.in\nx if { 1 in [1] }"], True),
+    (["package a.b\nx if { 1 in [1] }\ny contains 1"], True),
+    (["package a[\"b\"]\nx := 1"], 1),
+    (["package a.b\r\n\r\nx if {\r\n  to_number(input.s)\r\n}\r\nx if input.n == 5\r\n"], True),
+    (["package a.b\n# é, two bytes\ny := \"é\" if to_number(input.s) == 1\nx := [to_number(\"5\"), \"é\"] if not y"], [5, "é"]),
+    (["package a.b\nx := y if y := \"" + 5000 * "long" + "\""], 5000 * "long"),
+]  # fmt: skip
+
+# What the embedded engine answers otherwise, knowingly.
+GAPS = [
+    ("x := [0.1 + 0.2 == 0.3, 1.1 + 2.2]", [True, 3.3], "regorus reckons with binary floating point, OPA with decimals"),
+    ("x := sum([0.1, 0.2])", 0.3, "regorus reckons with binary floating point, OPA with decimals"),
+    ("x := 99999999999 * 99999999999", 9999999999800000000001, "regorus has no whole numbers beyond 64 bits"),
+    ("x := data.list[\"0\"]", 1, "OPA's store takes text as an index of an array in data"),
+    ("x if { \"foo\", \"foo\" in {\"foo\"} }", True, "in regorus a set has no keys"),
+    ("x := sort([{\"a\": 1}, {1}])", [{"a": 1}, [1]], "regorus puts sets before objects"),
+    ("x := json.marshal({1: 2, true: 3})", '{"1":2,"true":3}', "regorus sorts an object's keys before they are text"),
+]  # fmt: skip
+
+
+def decide(engine: PolicyEngine) -> Any:
+    async def run() -> Any:
+        await engine.start()
+        try:
+            answer = engine.evaluate(json.dumps(INPUT).encode(), None)
+            evaluation = answer if isinstance(answer, Evaluation) else await answer
+        except DecisionError as error:
+            return {"undefined": UNDEFINED, "evaluation": FAILED}[error.reason]
+        finally:
+            await engine.close()
+        return json.loads(evaluation.decision)
+
+    return asyncio.run(run())
+
+
+def by_embedded(folder: Path, modules: tuple[str, ...]) -> Any:
+    for index, module in enumerate(modules):
+        (folder / f"{index}.rego").write_bytes(module.encode())
+    (folder / "data.json").write_text(json.dumps(DATA))
+    return decide(EmbeddedEngine(config.Policy(paths=(folder,), decision="a/b/x")))
+
+
+def by_opa(server: Opa, modules: tuple[str, ...]) -> Any:
+    for index, module in enumerate(modules):
+        status, problem = server.call("PUT", f"/v1/policies/{index}", module)
+        assert status == 200, problem
+    try:
+        return decide(
+            OpaEngine(config.Policy(engine="opa", opa=config.Opa(url=server.url), decision="a/b/x"))
+        )
+    finally:
+        for index in range(1, len(modules)):  # the first is replaced by that of the next test
+            server.call("DELETE", f"/v1/policies/{index}")
+
+
+@pytest.fixture(scope="module")
+def opa_with_data(opa_server: Opa) -> Opa:
+    opa_server.clear()
+    assert opa_server.call("PUT", "/v1/data", DATA)[0] == 204
+    return opa_server
+
+
+@pytest.fixture(params=["embedded", "opa"])
+def answer(request: pytest.FixtureRequest, tmp_path: Path) -> Answer:
+    """The decision of modules, by each engine."""
+    if request.param == "embedded":
+        return lambda *modules: by_embedded(tmp_path, modules)
+    server: Opa = request.getfixturevalue("opa_with_data")
+    return lambda *modules: by_opa(server, modules)
+
+
+def exact(value: Any) -> str:
+    """Text that tells true from 1; 1 and 1.0 are one number."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, dict):
+        return str({name: exact(item) for name, item in sorted(value.items())})
+    return str([exact(item) for item in value]) if isinstance(value, list) else repr(value)
+
+
+TABLES = [
+    RULES,
+    ITERATION,
+    UNDEFINED_VALUES,
+    NEGATION,
+    MEMBERSHIP,
+    FUNCTIONS,
+    PATTERNS,
+    OPERATORS,
+    WITH,
+    WALK,
+    BUILTINS,
+]
+
+
+@pytest.mark.parametrize(
+    ("snippet", "expected"), [pytest.param(*case, id=case[0]) for table in TABLES for case in table]
+)
+def test_snippet_has_opas_answer(answer: Answer, snippet: str, expected: Any) -> None:
+    assert exact(answer(f"package a.b\n\n{snippet}")) == exact(expected)
+
+
+@pytest.mark.parametrize(("modules", "expected"), MODULES)
+def test_modules_together_have_opas_answer(answer: Answer, modules: list[str], expected: Any) -> None:
+    assert exact(answer(*modules)) == exact(expected)
+
+
+@pytest.mark.parametrize(("snippet", "expected", "reason"), GAPS)
+def test_known_gap(
+    request: pytest.FixtureRequest, answer: Answer, snippet: str, expected: Any, reason: str
+) -> None:
+    if "embedded" in request.node.name:
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+    assert exact(answer(f"package a.b\n\n{snippet}")) == exact(expected)
