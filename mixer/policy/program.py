@@ -152,7 +152,7 @@ class Program:
             decision: str = self._engine.eval_rule_as_json(self._rule)
         except RuntimeError as error:
             if self._strict_errors:
-                raise DecisionError("evaluation", str(_problem(self._decision, str(error)))) from None
+                raise DecisionError("evaluation", _failure(self._decision, str(error))) from None
             decision = self._evaluate_guarded(document)
         return None if decision == _UNDEFINED else decision
 
@@ -162,7 +162,7 @@ class Program:
                 self._guarded.set_input_json(document)
             return self._guarded.eval_rule_as_json(self._rule)  # type: ignore[no-any-return]
         except RuntimeError as error:
-            raise DecisionError("evaluation", str(_problem(self._decision, str(error)))) from None
+            raise DecisionError("evaluation", _failure(self._decision, str(error))) from None
         finally:
             self._guarded.take_prints()
 
@@ -200,10 +200,16 @@ def _parsed(modules: Iterable[Module]) -> list[Node]:
     return asts
 
 
+def _failure(file: str, message: str) -> str:
+    """regorus' message on an evaluation as ours; no value of the request."""
+    return _QUOTED.sub("…", str(_problem(file, message)))
+
+
 def _problem(file: str, message: str) -> Problem:
-    """regorus' message as ours: where, and what; no value of the request."""
+    """regorus' message as ours: where, and what."""
     where, what = _WHERE.search(message), _WHAT.search(message)
-    text = _QUOTED.sub("…", what["what"] if what else message.partition("\n")[0])
+    text = what["what"] if what else message.partition("\n")[0]
+    text = text.partition(" (path [")[0]  # what follows shows data
     if where is None:
         return Problem(file, "", text)
     return Problem(where["file"], f"line {where['line']}, column {where['column']}", text)

@@ -1,0 +1,126 @@
+"""Constructs that the embedded engine would read otherwise than OPA, or never end with: refused at load."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from mixer import config
+from mixer.errors import PolicyError
+from mixer.policy.regorus import EmbeddedEngine
+
+PATTERN = (
+    "an object as a pattern also matches objects with more keys in the embedded engine; "
+    "take the fields by name (object.field); engine: opa runs it"
+)
+
+
+def load(folder: Path, *modules: str) -> list[str]:
+    """What is said against the modules; `p.rego` is the first of them."""
+    for name, module in zip(("p", "q", "r"), modules, strict=False):
+        (folder / f"{name}.rego").write_text(module)
+    engine = EmbeddedEngine(config.Policy(paths=(folder,), decision="p/allow"))
+    try:
+        asyncio.run(engine.start())
+    except PolicyError as error:
+        return [line.removeprefix(f"{folder}/") for line in str(error).splitlines()]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("snippet", "refusal"),
+    [
+        ('allow := v if {"a": v} := input.x', PATTERN),
+        ('allow := v if {"a": v} = input.x', PATTERN),
+        ('allow := v if input.x = {"a": v}', PATTERN),
+        ('allow := v if [{"a": v}, _] := input.x', PATTERN),
+        ('allow := v if {"a": {"b": v}} := input.x', PATTERN),
+        ('allow := [v | some {"a": v} in input.x]', PATTERN),
+        ('allow := f(input)\nf({"a": v}) := v', PATTERN),
+        ("allow := -input.n", "the embedded engine negates numbers only; write 0 - x; engine: opa runs it"),
+        (
+            "allow if now > 5\nnow := v if { v := time.now_ns() with time.now_ns as 5 }",
+            "the embedded engine cannot replace the builtin time.now_ns by `with`; engine: opa runs it",
+        ),
+        ("allow := count(input.x, 2, 3)", "expected 1 operands of count, got 3"),
+        ("allow := count()", "expected 1 operands of count, got 0"),
+        ("allow := f(1)\nf(x) := f(x)", "a rule that needs itself: data.p.f → data.p.f"),
+        ("allow if not allow", "a rule that needs itself: data.p.allow → data.p.allow"),
+        (
+            "allow := f(1)\nf(x) := g(x)\ng(x) := f(x) if x > 0",
+            "a rule that needs itself: data.p.f → data.p.g → data.p.f",
+        ),
+        (
+            "allow := y\ny contains 1 if z\nz if 1 in y",
+            "a rule that needs itself: data.p.y → data.p.z → data.p.y",
+        ),
+        ("allow := data.p", "a rule that needs itself: data.p.allow → data.p.allow"),
+        ("allow := data[input.x]", "a rule that needs itself: data.p.allow → data.p.allow"),
+        ("allow := x if x := [1 | allow]", "a rule that needs itself: data.p.allow → data.p.allow"),
+    ],
+)
+def test_construct_is_refused_with_its_line(tmp_path: Path, snippet: str, refusal: str) -> None:
+    at = (
+        4
+        if snippet.startswith(('allow := f(input)\nf({"', "allow if now", "allow := f(1)", "allow := y"))
+        else 3
+    )
+    assert load(tmp_path, f"package p\n\n{snippet}\n") == [f"p.rego: line {at}: {refusal}"]
+
+
+def test_keyword_that_the_engine_does_not_know(tmp_path: Path) -> None:
+    [refusal] = load(tmp_path, "package p\n\nimport future.keywords.not\n\nallow if not input.x\n")
+    assert refusal == (
+        "p.rego: line 3: the embedded engine does not know future.keywords.not; engine: opa runs it"
+    )
+
+
+def test_name_that_is_used_before_it_is_bound(tmp_path: Path) -> None:
+    assert load(tmp_path, "package p\n\nallow if { y == 1; y := input.x }\n") == [
+        "p.rego: line 3, column 12: var `y` used before definition below."
+    ]
+
+
+def test_default_that_is_no_constant(tmp_path: Path) -> None:
+    [refusal] = load(tmp_path, "package p\n\ndefault allow := input.x\n")
+    assert refusal.startswith("p.rego: line 3")
+    assert "in default value" in refusal
+
+
+def test_circle_over_modules_is_named_once(tmp_path: Path) -> None:
+    assert load(
+        tmp_path,
+        "package p\n\nimport data.q\n\nallow if q.ready\n",
+        "package q\n\nimport data.r as other\n\nready if other.ready\n",
+        "package r\n\nready if data.p.allow\n",
+    ) == [
+        "p.rego: line 5: a rule that needs itself: data.p.allow → data.q.ready → data.r.ready → data.p.allow"
+    ]
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        # names that only look like the rule's own
+        "allow := x if { x := input.allow }",
+        "allow if { allow := input.x; allow }",
+        "allow := f(1)\nf(allow) := allow",
+        "allow if { some allow; input.xs[allow] }",
+        "allow if { every allow in input.xs { allow } }",
+        "allow if { every i, allow in input.xs { i; allow } }",
+        'allow := {"allow": true}',
+        "allow := data.users.allow",
+        "allow := data[input.k].roles.x.y",
+        "allow := v if { v := inner with data.p.allow as 5 }\ninner := 1",
+        # an object that takes nothing apart
+        'allow if input.x == {"a": input.y}',
+        'allow if { y := 1; z := {"a": y}; z == input.x }',
+        'allow := x if x := {"a": input.y}',
+        'allow if {"a": "b"} = input.x',
+        "allow := -5",
+        # one operand more takes the value
+        "allow := n if count(input.x, n)",
+    ],
+)
+def test_what_only_looks_like_it_is_not_refused(tmp_path: Path, snippet: str) -> None:
+    assert load(tmp_path, f"package p\n\n{snippet}\n") == []
