@@ -1,6 +1,7 @@
 """The quota service: which answer a request gets. Counters are in memory, the clock is the test's."""
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -434,3 +435,20 @@ def test_more_descriptors_than_are_remembered_are_answered_alike(monkeypatch: py
     users = ["a", "b", "c", "d", "a" * 30, "admin", "none"]
     seen = [[quota.codes({"user": user})[0] for user in users] for _ in range(3)]
     assert seen == [[OK] * 6 + [OVER], [OK] * 6 + [OVER], [OVER] * 5 + [OK, OVER]]
+
+
+def test_no_more_descriptors_are_remembered_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "REMEMBERED", 50)
+    found = claims.Claims(limits_of(LIMITS, "domain: other\n").domains)
+    objects = gc_objects(claims.Claim)
+    for number in range(1000):
+        found.of(request({"user": str(number)}, domain="shop"))
+        found.of(request({"user": str(number)}, domain="other"))
+        found.of(request({"user": "x" * 1000 + str(number)}))
+    assert gc_objects(claims.Claim) - objects <= 50
+
+
+def gc_objects(kind: type) -> int:
+    """How many of them are alive."""
+    gc.collect()
+    return sum(isinstance(thing, kind) for thing in gc.get_objects())
