@@ -20,10 +20,12 @@ import regorus
 from mixer.errors import DecisionError, PolicyError, Problem
 from mixer.policy.builtins import Builtin, supplied
 from mixer.policy.builtins.catalog import ARITY, NATIVE, NONDETERMINISTIC, REFUSED
+from mixer.policy.builtins.operands import string
 from mixer.policy.guard import add_guards, guarded_modules
+from mixer.policy.patterns import rust
 from mixer.policy.recursion import circles
 from mixer.policy.references import Uses, analyse
-from mixer.policy.rewrite import AsOpa
+from mixer.policy.rewrite import PATTERN, AsOpa
 from mixer.policy.sources import Module, Sources
 from mixer.policy.syntax import Node
 from mixer.policy.unfit import OPA_RUNS_IT, unfit
@@ -70,14 +72,15 @@ class Program:
             self._rule = f"data.{_ENTRY}.decision"
         base = _engine()
         base.add_data_json(orjson.dumps(loaded.data).decode())
-        for name, builtin in self._supplied.items():
+        supplied_here = self._supplied | {PATTERN: (1, _pattern)}
+        for name, builtin in supplied_here.items():
             base.add_extension(name, *builtin)
         self._engine = base.clone()
         for module in modules:
             self._engine.add_policy(module.file, module.source)
         self._guarded = base.clone()
         guarded, guards = guarded_modules(_parsed(modules))
-        add_guards(self._guarded, guards, self._supplied)
+        add_guards(self._guarded, guards, supplied_here)
         for module in guarded:
             self._guarded.add_policy(module.file, module.source)
         for engine in (self._engine, self._guarded):
@@ -198,6 +201,10 @@ def _parsed(modules: Iterable[Module]) -> list[Node]:
     if problems:
         raise PolicyError(problems)
     return asts
+
+
+def _pattern(operand: object) -> str:
+    return rust(string(operand))
 
 
 def _failure(file: str, message: str) -> str:

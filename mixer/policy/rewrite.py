@@ -8,15 +8,20 @@ place. The answers differ where an operand is undefined:
 
 So the operands are taken out here too, by a comprehension, which is empty where one of them is undefined. And
 `[path, value] := walk(x)` finds nothing in regorus, but `walk(x, [path, value])` does; and an output as the last
-operand (`io.jwt.decode(token, [_, claims, _])`) is known to regorus only for its own builtins.
+operand (`io.jwt.decode(token, [_, claims, _])`) is known to regorus only for its own builtins. Regular expressions
+are put into Rust's syntax (`policy.patterns`): at once where they stand as text, else by a builtin of ours.
 Source: OPA's `ast/compile.go`, `rewriteDynamics` and `expandExpr`.
 """
 
+import json
+
 from mixer.policy.builtins.catalog import ARITY
+from mixer.policy.patterns import rust
 from mixer.policy.syntax import (
     COLLECTIONS,
     COMPREHENSIONS,
     INFIX,
+    STRINGS,
     Edit,
     Editor,
     Node,
@@ -25,6 +30,16 @@ from mixer.policy.syntax import (
     indices,
     kind_of,
 )
+
+PATTERN = "mixer.pattern"  # the builtin that gives a pattern in Rust's syntax
+_PATTERN_AT = {
+    "regex.find_all_string_submatch_n": 0,
+    "regex.find_n": 0,
+    "regex.is_valid": 0,
+    "regex.match": 0,
+    "regex.replace": 1,
+    "regex.split": 0,
+}
 
 
 class AsOpa(Editor):
@@ -41,6 +56,8 @@ class AsOpa(Editor):
             return self._membership(node)
         if kind == "Call":
             name, arguments = self.builtin(node), node["Call"]["params"]
+            if name in _PATTERN_AT and len(arguments) == ARITY[name]:
+                return self._pattern(arguments, _PATTERN_AT[name])
             if name == "walk" and len(arguments) == 1:
                 return self._walk(node)
             if statement and name != "walk" and len(arguments) == ARITY.get(name, -2) + 1:
@@ -84,6 +101,19 @@ class AsOpa(Editor):
         pair = self._local()
         text = b"[%b | walk(%b, %b)][_]" % (pair, self.text(node["Call"]["params"][0]), pair)
         return [self.replaced(*extent(node, self.source), text)]
+
+    def _pattern(self, arguments: list[Node], at: int) -> list[Edit] | None:
+        pattern = arguments[at]
+        kind, body = next(iter(pattern.items()))
+        if kind in STRINGS:
+            text = rust(body["value"])
+            if text == body["value"]:
+                return None
+            rewritten = json.dumps(text, ensure_ascii=False).encode()
+        else:
+            rewritten = b"%b(%b)" % (PATTERN.encode(), self.text(pattern))
+        others = [argument for argument in arguments if argument is not pattern]
+        return [(*extent(pattern, self.source), rewritten), *self.edits(others)]
 
     def _output(self, node: Node) -> list[Edit]:
         *inputs, output = map(self.text, node["Call"]["params"])

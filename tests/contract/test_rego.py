@@ -9,7 +9,7 @@ what is undefined.
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mixer.errors import DecisionError
 from mixer.policy.engine import Evaluation, PolicyEngine
 from mixer.policy.opa import OpaEngine
 from mixer.policy.regorus import EmbeddedEngine
+from tests.components import processes
 from tests.components.processes import Opa
 
 Cases = list[tuple[str, Any]]
@@ -483,12 +484,14 @@ MODULES: list[tuple[list[str], Any]] = [
     (["package a[\"b\"]\nx := 1"], 1),
     (["package a.b\r\n\r\nx if {\r\n  to_number(input.s)\r\n}\r\nx if input.n == 5\r\n"], True),
     (["package a.b\n# é, two bytes\ny := \"é\" if to_number(input.s) == 1\nx := [to_number(\"5\"), \"é\"] if not y"], [5, "é"]),
+    (['package a.b\nx if not regex.match(data.nope, input.s)\nx := 1 if not regex.match("^\\\\d$", input.s)'], 1),
     (["package a.b\nx := y if y := \"" + 5000 * "long" + "\""], 5000 * "long"),
 ]  # fmt: skip
 
 # What the embedded engine answers otherwise, knowingly.
 GAPS = [
     ("x := [0.1 + 0.2 == 0.3, 1.1 + 2.2]", [True, 3.3], "regorus reckons with binary floating point, OPA with decimals"),
+    ('x := regex.split("a*", "baac")', ["b", "c"], "regorus splits at a match of nothing at the ends too"),
     ("x := sum([0.1, 0.2])", 0.3, "regorus reckons with binary floating point, OPA with decimals"),
     ("x := 99999999999 * 99999999999", 9999999999800000000001, "regorus has no whole numbers beyond 64 bits"),
     ("x := data.list[\"0\"]", 1, "OPA's store takes text as an index of an array in data"),
@@ -496,6 +499,37 @@ GAPS = [
     ("x := sort([{\"a\": 1}, {1}])", [{"a": 1}, [1]], "regorus puts sets before objects"),
     ("x := json.marshal({1: 2, true: 3})", '{"1":2,"true":3}', "regorus sorts an object's keys before they are text"),
 ]  # fmt: skip
+
+# Patterns of RE2 that mean something else in Rust, or nothing; with the texts below.
+RE2_PATTERNS = [
+    r"^\w$", r"^\W$", r"^\d$", r"^\D$", r"^\s$", r"^\S$", r"a\b", r"\Bb", r"^[\w-]$", r"^[^\s\d]$", r"^[\D]$", r"(?i)^k$", r"(?i)^[k]$",
+    r"\Qa.b\E", r"\Q*", r"a{,2}", r"{", r"^[a&&b]$", r"^[a~~b]$", r"^[[a]$", r"^[]a]$", r"^[a--b]$", r"\<", r"\_", r"\101", r"\x{e9}",
+    r"^[[:word:]]$", r"^[[:^alpha:]]$", r"a**", r"a{1001}", r"(?x) a", r"\u0041", r"\1", r"\Z", r"[z-a]", r"(", r"a(?=b)", r"a\z", r"\pL",
+]  # fmt: skip
+TEXTS = [
+    "a",
+    "b",
+    "ab",
+    "aab",
+    "a.b",
+    "*",
+    "é",
+    "٣",
+    "\u00a0",
+    "_",
+    "-",
+    "K",
+    "\u212a",
+    "\n",
+    "{",
+    "a{,2}",
+    "[",
+    "]",
+    "&",
+    "~",
+    "<",
+    "A",
+]
 
 
 def decide(engine: PolicyEngine) -> Any:
@@ -534,10 +568,10 @@ def by_opa(server: Opa, modules: tuple[str, ...]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def opa_with_data(opa_server: Opa) -> Opa:
-    opa_server.clear()
-    assert opa_server.call("PUT", "/v1/data", DATA)[0] == 204
-    return opa_server
+def opa_with_data() -> Iterator[Opa]:
+    with processes.opa() as server:
+        assert server.call("PUT", "/v1/data", DATA)[0] == 204
+        yield server
 
 
 @pytest.fixture(params=["embedded", "opa"])
@@ -583,6 +617,23 @@ def test_snippet_has_opas_answer(answer: Answer, snippet: str, expected: Any) ->
 @pytest.mark.parametrize(("modules", "expected"), MODULES)
 def test_modules_together_have_opas_answer(answer: Answer, modules: list[str], expected: Any) -> None:
     assert exact(answer(*modules)) == exact(expected)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_pattern_matches_what_it_matches_in_re2(opa_with_data: Opa, tmp_path: Path, constant: bool) -> None:
+    texts = json.dumps(TEXTS)
+    if constant:
+        rules = [
+            f"x[{index}] := [regex.match({json.dumps(pattern)}, text) | some text in {texts}]"
+            for index, pattern in enumerate(RE2_PATTERNS)
+        ]
+    else:
+        rules = [
+            f"x[index] := [regex.match(pattern, text) | some text in {texts}] if {{ some index, pattern in patterns }}",
+            f"patterns := {json.dumps(RE2_PATTERNS)}",
+        ]
+    module = "package a.b\n\n" + "\n".join(rules)
+    assert by_embedded(tmp_path, (module,)) == by_opa(opa_with_data, (module,))
 
 
 @pytest.mark.parametrize(("snippet", "expected", "reason"), GAPS)

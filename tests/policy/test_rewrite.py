@@ -57,6 +57,10 @@ def rewritten(body: str) -> str:
         ),
         ("x := [v | [_, v] := walk(input)]", "x := [v | [_, v] := [mixer_1 | walk(input, mixer_1)][_]]"),
         ("x if { walk(input, [_, 1]) }", "x if { walk(input, [_, 1]) }"),
+        (r'x if regex.match("a.b", input.a)', r'x if regex.match("a.b", input.a)'),
+        (r"x if regex.match(`^\d`, input.a)", r'x if regex.match("^[0-9]", input.a)'),
+        (r"x if regex.match(input.p, input.a)", r"x if regex.match(mixer.pattern(input.p), input.a)"),
+        (r"x := regex.replace(input.a, `\s`, input.b)", r'x := regex.replace(input.a, "[\\t\\n\\f\\r ]", input.b)'),
         ("x := n if count(input.a, n)", "x := n if n = count(input.a)"),
         (
             'x if not startswith(trim(input.a, `b`), "c")  # not startswith(input.a)',
