@@ -1,0 +1,180 @@
+"""The command line: what it prints, and its exit codes."""
+
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mixer
+from mixer import cli
+
+POLICY = 'package envoy.authz\n\nallow := input.attributes.request.http.method == "GET"\n'
+LIMITS = "domain: test\ndescriptors: [{key: user, rate_limit: {unit: hour, requests_per_unit: 9}}]\n"
+SETTINGS = """\
+listeners: {check: {address: "127.0.0.1:0"}, report: {address: "127.0.0.1:0"}, admin: {address: "127.0.0.1:0"}}
+policy: {paths: [authz.rego]}
+rate_limits: {paths: [limits.yaml]}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with settings, a policy and limits in which nothing is wrong."""
+    (tmp_path / "mixer.yaml").write_text(SETTINGS)
+    (tmp_path / "authz.rego").write_text(POLICY)
+    (tmp_path / "limits.yaml").write_text(LIMITS)
+    return tmp_path
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """`mixer` as a process, for 60 s at most."""
+    command = [sys.executable, "-m", "mixer", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+# Mistakes: (file, its wrong text, the message)
+MISTAKES = {
+    "setting": ("mixer.yaml", "polcy: {}\n", 'mixer.yaml: polcy: unknown key; did you mean "policy"?'),
+    "policy": ("authz.rego", "package envoy.authz\n\nallow := )\n", "authz.rego: line 3"),
+    "limits": (
+        "limits.yaml",
+        LIMITS.replace("hour", "fortnight"),
+        "limits.yaml: descriptors[0].rate_limit.unit: expected second, ",
+    ),
+    "no policy": ("mixer.yaml", SETTINGS.replace("authz.rego", "none.rego"), "none.rego"),
+    "no limits": ("mixer.yaml", SETTINGS.replace("limits.yaml", "none.yaml"), "none.yaml"),
+}
+
+
+@pytest.mark.parametrize(("file", "wrong", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_validate_names_a_mistake_by_its_file_and_place(
+    folder: Path, capsys: pytest.CaptureFixture[str], file: str, wrong: str, message: str
+) -> None:
+    (folder / file).write_text(wrong)
+    assert cli.main(["validate", "--config", str(folder / "mixer.yaml")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"{folder}/{message}" in err
+    assert "Traceback" not in err
+
+
+def test_validate_names_every_mistake_of_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "mixer.yaml").write_text("drain_timeout: 5\nworkers: {check: no}\npolcy: {}\n")
+    assert cli.main(["validate", "--config", str(folder / "mixer.yaml")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["workers.check", "drain_timeout", "polcy"]
+
+
+def test_validate_says_what_it_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["validate", "--config", str(folder / "mixer.yaml")]) == 0
+    out, err = capsys.readouterr()
+    policy, limits, ok = out.splitlines()
+    assert re.fullmatch(
+        r"policy: envoy/authz/allow, revision [0-9a-f]{12}; reads input\.attributes\.request\.http\.method",
+        policy,
+    )
+    assert limits.startswith("rate limits: ")
+    assert ok == f"{folder}/mixer.yaml: ok"
+    assert err == ""
+
+
+def test_validate_says_why_nothing_can_be_cached(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "authz.rego").write_text("package envoy.authz\n\nallow := time.now_ns() > 0\n")
+    assert cli.main(["validate", "--config", str(folder / "mixer.yaml")]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("decision cache"))
+    assert line.startswith("decision cache: off, since the policy calls time.now_ns (")
+    assert "authz.rego:3)" in line
+
+
+def test_validate_connects_to_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "mixer.yaml").write_text(
+        "policy: {engine: opa, opa: {url: 'http://127.0.0.1:1'}}\n"
+        "rate_limits: {paths: [limits.yaml], counters: redis, redis: {url: 'redis://127.0.0.1:1'}}\n"
+        "telemetry: {sinks: [{type: kafka, bootstrap_servers: ['127.0.0.1:1']}]}\n"
+    )
+    assert cli.main(["validate", "--config", str(folder / "mixer.yaml")]) == 0
+    assert "decided by OPA at http://127.0.0.1:1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mistake", ["setting", "policy", "limits"])
+def test_serve_refuses_a_mistake_before_it_is_ready(folder: Path, mistake: str) -> None:
+    file, wrong, message = MISTAKES[mistake]
+    (folder / file).write_text(wrong)
+    done = run("serve", "--config", folder / "mixer.yaml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{folder}/{message}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_settings_that_are_not_there_are_a_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("serve", "validate"):
+        assert cli.main([command, "--config", str(tmp_path / "none.yaml")]) == 2
+        assert capsys.readouterr().err == f"{tmp_path}/none.yaml: cannot be read: No such file or directory\n"
+
+
+@pytest.mark.parametrize("listener", ["check", "report", "admin"])
+def test_address_in_use_is_told_in_a_line(listener: str, folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        old, new = (f'{listener}: {{address: "{a}"' for a in ("127.0.0.1:0", address))
+        (folder / "mixer.yaml").write_text(SETTINGS.replace(old, new))
+        done = run("serve", "--config", folder / "mixer.yaml")
+    assert (done.returncode, done.stdout) == (1, "")
+    line = done.stderr.splitlines()[-1]  # the one of ours; gRPC may have said so too
+    assert line.startswith(f"mixer: cannot listen on {address}: ")
+    assert "in use" in line
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["serve"], ["unknown"], ["serve", "--config", "x", "--role", "quota"]]
+)
+def test_mistaken_arguments_are_explained(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: mixer")
+    assert "error: " in err
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for command in ("serve", "validate", "demo", "version"):
+        assert re.search(rf"^    {command} +\w", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", ["serve", "validate", "demo", "version"])
+def test_each_command_has_a_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: mixer {command}")
+
+
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["version"]) == 0
+    assert capsys.readouterr().out == f"mixer {mixer.__version__}\n"
+
+
+def test_command_and_module_are_the_same() -> None:
+    installed = subprocess.run(
+        [Path(sys.executable).parent / "mixer", "version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (installed.returncode, installed.stdout) == (0, run("version").stdout)
