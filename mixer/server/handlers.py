@@ -45,6 +45,7 @@ class Handlers:
         self._reads: dict[object, asyncio.Task[Any]] = {}
         self._draining = False
         self._waiting = 0  # unary calls
+        self._entered = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -109,6 +110,7 @@ class Handlers:
 
     def _enter(self) -> None:
         self._waiting += 1
+        self._entered += 1
         self._idle.clear()
 
     def _leave(self) -> None:
@@ -181,8 +183,14 @@ class Handlers:
             _, quiet = await asyncio.wait(waiting, timeout=_QUIET)
             for read in quiet:
                 read.cancel()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), timeout)
+        end = time.monotonic() + timeout
+        while (left := end - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), left)
+            entered = self._entered
+            await asyncio.sleep(_QUIET)  # the last answers are written, and calls that lie on the wire begin
+            if self._idle.is_set() and self._entered == entered:
+                return
 
     def _failure(self, name: str, error: Exception) -> StatusError:
         if isinstance(error, MixerError):
