@@ -8,6 +8,7 @@ they had come one by one.
 
 import asyncio
 import random
+import re
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -33,7 +34,10 @@ _SHA = sha1(_SCRIPT, usedforsecurity=False).hexdigest().encode()
 _log = structlog.get_logger()
 
 # Replies that mean "not this server, or not now", and no fault of the script.
-_NOT_NOW = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH")
+_NOT_NOW = frozenset(("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH"))
+_CODE = re.compile(
+    r"(?:@\w+: \d+: -)?([A-Z]+)"
+)  # Redis 6 puts the script's line before some errors within it
 
 Answer = asyncio.Future[list[int]]
 
@@ -133,11 +137,11 @@ class RedisCounters:
             self._finish(batch, reply)
             return
         text = str(reply)
-        if text.startswith("NOSCRIPT") and self._link is not None:
+        if _code(text) == "NOSCRIPT" and self._link is not None:
             # Redis was restarted or flushed its scripts. Nothing was counted; EVAL also makes it known again.
             self._send(self._link, batch, b"EVAL", _SCRIPT)
         else:
-            reason = "unavailable" if isinstance(reply, OSError) or text.startswith(_NOT_NOW) else "script"
+            reason = "unavailable" if isinstance(reply, OSError) or _code(text) in _NOT_NOW else "script"
             self._finish(batch, CounterError(reason, f"Redis at {self._endpoint}: {text}"))
 
     def _stalled(self, batch: "_Batch") -> None:
@@ -153,9 +157,9 @@ class RedisCounters:
         if isinstance(outcome, list):
             failed = batch.answer(outcome)
             for answer, text in failed:
-                reason = "unavailable" if text.startswith(_NOT_NOW) else "script"
+                reason = "unavailable" if _code(text) in _NOT_NOW else "script"
                 answer.set_exception(self._failure(reason, f"Redis at {self._endpoint}: {text}"))
-            if any(text.startswith("READONLY") for _, text in failed):
+            if any(_code(text) == "READONLY" for _, text in failed):
                 self._give_up_link()  # a replica now; the name may lead to the new primary
         else:
             for answer in batch.answers:
@@ -222,6 +226,12 @@ class RedisCounters:
             self._link, self._why_away = None, "the connection was lost"
             self._is_connecting = True  # at once, see `_stay_connected`
             self._lost.set()
+
+
+def _code(text: str) -> str:
+    """The first word of an error, by which Redis says what kind it is."""
+    match = _CODE.match(text)
+    return match[1] if match else ""
 
 
 class _Batch:
