@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
-import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
@@ -28,6 +27,7 @@ from mixer.ratelimit.counters import Counters, FixedWindow
 from mixer.ratelimit.memory import MemoryCounters
 from mixer.ratelimit.redis import RedisCounters
 from tests.components.processes import Redis
+from tests.ratelimit.loop import run
 
 START = 1_800_000_000  # where a minute, an hour and a day begin
 TIMEOUT = 0.3  # seconds, of a round trip to Redis
@@ -86,7 +86,7 @@ def test_first_hit_counts_one_and_the_next_ones_follow(store: Store) -> None:
         async with store.client() as client:
             return [await client.hit([one("a")]) for _ in range(3)]
 
-    assert uvloop.run(scenario()) == [[1], [2], [3]]
+    assert run(scenario()) == [[1], [2], [3]]
 
 
 def test_hits_of_one_call_are_counted_one_after_the_other(store: Store) -> None:
@@ -94,7 +94,7 @@ def test_hits_of_one_call_are_counted_one_after_the_other(store: Store) -> None:
         async with store.client() as client:
             return await client.hit([one("a", 2), one("b", 5), one("a", 3), one("b", 0)])
 
-    assert uvloop.run(scenario()) == [2, 5, 5, 5]
+    assert run(scenario()) == [2, 5, 5, 5]
 
 
 def test_no_hits_have_no_counts(store: Store) -> None:
@@ -102,7 +102,7 @@ def test_no_hits_have_no_counts(store: Store) -> None:
         async with store.client() as client:
             return await client.hit([])
 
-    assert uvloop.run(scenario()) == []
+    assert run(scenario()) == []
 
 
 def test_a_look_at_a_counter_does_not_count(store: Store) -> None:
@@ -110,7 +110,7 @@ def test_a_look_at_a_counter_does_not_count(store: Store) -> None:
         async with store.client() as client:
             return [await client.hit([one("a", hits)]) for hits in (0, 1, 0, 0, 1)]
 
-    assert uvloop.run(scenario()) == [[0], [1], [1], [1], [2]]
+    assert run(scenario()) == [[0], [1], [1], [1], [2]]
 
 
 def test_a_window_starts_at_zero_and_leaves_the_one_before_as_it_was(store: Store) -> None:
@@ -119,7 +119,7 @@ def test_a_window_starts_at_zero_and_leaves_the_one_before_as_it_was(store: Stor
             starts = (START, START, START + 60, START, START + 60)
             return [await client.hit([one("a", start=start)]) for start in starts]
 
-    assert uvloop.run(scenario()) == [[1], [2], [1], [3], [2]]
+    assert run(scenario()) == [[1], [2], [1], [3], [2]]
 
 
 def test_windows_of_another_length_are_other_counters(store: Store) -> None:
@@ -127,7 +127,7 @@ def test_windows_of_another_length_are_other_counters(store: Store) -> None:
         async with store.client() as client:
             return await client.hit([one("a", seconds=seconds) for seconds in (1, 60, 3600, 60)])
 
-    assert uvloop.run(scenario()) == [1, 1, 1, 2]
+    assert run(scenario()) == [1, 1, 1, 2]
 
 
 def test_names_are_told_apart_whatever_they_hold(store: Store) -> None:
@@ -137,7 +137,7 @@ def test_names_are_told_apart_whatever_they_hold(store: Store) -> None:
         async with store.client() as client:
             return await client.hit([one(name) for name in names])
 
-    assert uvloop.run(scenario()) == [1] * len(names)
+    assert run(scenario()) == [1] * len(names)
 
 
 def test_large_hits_are_exact(store: Store) -> None:
@@ -145,7 +145,7 @@ def test_large_hits_are_exact(store: Store) -> None:
         async with store.client() as client:
             return [await client.hit([one("a", 2**32)]) for _ in range(3)]
 
-    assert uvloop.run(scenario()) == [[2**32], [2**33], [3 * 2**32]]
+    assert run(scenario()) == [[2**32], [2**33], [3 * 2**32]]
 
 
 def test_eight_clients_at_once_are_admitted_exactly_as_often_as_the_limit(store: Store) -> None:
@@ -160,7 +160,7 @@ def test_eight_clients_at_once_are_admitted_exactly_as_often_as_the_limit(store:
 
             return sum(await asyncio.gather(*map(admitted, clients)))
 
-    assert uvloop.run(scenario()) == limit
+    assert run(scenario()) == limit
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -182,7 +182,7 @@ def test_counts_of_calls_at_once_are_those_of_the_calls_one_by_one(
         async with store.client() as client:
             return await asyncio.gather(*map(client.hit, hits))
 
-    assert uvloop.run(scenario()) == expected(hits)
+    assert run(scenario()) == expected(hits)
 
 
 def expected(calls: Sequence[Sequence[FixedWindow]]) -> list[list[int]]:
@@ -208,7 +208,7 @@ def test_a_call_that_is_cancelled_disturbs_no_other(store: Store) -> None:
             results = await asyncio.gather(*calls, return_exceptions=True)
             return [result[0] for result in results if isinstance(result, list)]
 
-    counts = uvloop.run(scenario())
+    counts = run(scenario())
     assert len(set(counts)) == len(counts) >= 10
     assert max(counts) <= 20
 
@@ -218,7 +218,7 @@ def test_a_store_that_answers_is_ready(store: Store) -> None:
         async with store.client() as client:
             return client.ready()
 
-    assert uvloop.run(scenario()) is None
+    assert run(scenario()) is None
 
 
 # Two processes, as Mixer's check workers would be.
@@ -323,7 +323,7 @@ def test_scripts_that_were_flushed_are_sent_again(start_redis: Callable[..., Red
             at_once = await asyncio.gather(*(client.hit([one("a")]) for _ in range(3)))
             return [first, *at_once, await client.hit([one("a")])]
 
-    assert uvloop.run(scenario()) == [[1], [2], [3], [4], [5]]
+    assert run(scenario()) == [[1], [2], [3], [4], [5]]
 
 
 def test_a_killed_redis_is_an_error_at_once_and_a_restarted_one_counts_again(
@@ -344,7 +344,7 @@ def test_a_killed_redis_is_an_error_at_once_and_a_restarted_one_counts_again(
             assert await recovered(client) == [1]  # a Redis without persistence has forgotten
             assert client.ready() is None
 
-    uvloop.run(scenario())
+    run(scenario())
 
 
 def test_a_redis_that_comes_later_is_found_without_a_call(start_redis: Callable[..., Redis]) -> None:
@@ -360,7 +360,7 @@ def test_a_redis_that_comes_later_is_found_without_a_call(start_redis: Callable[
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.02)
 
-    uvloop.run(scenario())
+    run(scenario())
 
 
 def test_a_paused_redis_is_a_timeout_and_counts_again_when_it_goes_on(
@@ -384,7 +384,7 @@ def test_a_paused_redis_is_a_timeout_and_counts_again_when_it_goes_on(
             (count,) = await recovered(client)
             assert count >= 2
 
-    uvloop.run(scenario())
+    run(scenario())
 
 
 def test_calls_that_wait_behind_a_paused_redis_all_end(start_redis: Callable[..., Redis]) -> None:
@@ -404,7 +404,7 @@ def test_calls_that_wait_behind_a_paused_redis_all_end(start_redis: Callable[...
                 server.resume()
         assert all(isinstance(result, CounterError) for result in results)
 
-    uvloop.run(scenario())
+    run(scenario())
 
 
 class Relay(socketserver.ThreadingTCPServer):
@@ -455,7 +455,7 @@ def test_a_connection_that_went_silent_is_replaced(redis_server: Redis) -> None:
             await client.close()
 
     with Relay(redis_server) as relay:
-        uvloop.run(scenario(relay))
+        run(scenario(relay))
 
 
 def test_calls_that_wait_behind_slow_round_trips_end_in_time(redis_server: Redis) -> None:
@@ -476,7 +476,7 @@ def test_calls_that_wait_behind_slow_round_trips_end_in_time(redis_server: Redis
         ), seconds
 
     with Relay(redis_server) as relay:
-        outcomes, seconds = uvloop.run(scenario(relay))
+        outcomes, seconds = run(scenario(relay))
     assert set(outcomes) == {"counted", "timeout"}
     assert seconds < 2 * TIMEOUT + 0.5
 
@@ -497,7 +497,7 @@ def test_a_call_waits_no_longer_than_its_own_timeout(start_redis: Callable[..., 
             # It had been sent, so it was counted; and the connection is as good as before.
             assert await client.hit([one("a")]) == [3]
 
-    uvloop.run(scenario())
+    run(scenario())
 
 
 def test_a_connection_that_redis_closed_while_idle_is_made_anew(start_redis: Callable[..., Redis]) -> None:
@@ -509,7 +509,7 @@ def test_a_connection_that_redis_closed_while_idle_is_made_anew(start_redis: Cal
             server.call("CLIENT KILL TYPE normal")
             assert await recovered(client) == [2]
 
-    uvloop.run(scenario())
+    run(scenario())
 
 
 def test_more_calls_than_may_wait_are_an_overload(
@@ -527,7 +527,7 @@ def test_more_calls_than_may_wait_are_an_overload(
                 result.reason if isinstance(result, CounterError) else "counted" for result in results
             )
 
-    assert uvloop.run(scenario()) == {"counted": 10, "overload": 5}
+    assert run(scenario()) == {"counted": 10, "overload": 5}
 
 
 def test_closed_counters_refuse(start_redis: Callable[..., Redis]) -> None:
@@ -538,4 +538,4 @@ def test_closed_counters_refuse(start_redis: Callable[..., Redis]) -> None:
             pass
         return await error_of(client)
 
-    assert uvloop.run(scenario())[0] == "unavailable"
+    assert run(scenario())[0] == "unavailable"

@@ -14,7 +14,6 @@ from typing import TypeVar
 
 import pytest
 import structlog
-import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -26,6 +25,7 @@ from mixer.metrics import Metrics
 from mixer.ratelimit.counters import FixedWindow
 from mixer.ratelimit.redis import RedisCounters
 from tests.components.processes import Redis
+from tests.ratelimit.loop import run
 
 START = 1_800_000_000
 T = TypeVar("T")
@@ -51,12 +51,12 @@ async def connected(url: str, **options: object) -> AsyncIterator[RedisCounters]
         await client.close()
 
 
-def run(url: str, scenario: Callable[[RedisCounters], Awaitable[T]], **options: object) -> T:
+def asked(url: str, scenario: Callable[[RedisCounters], Awaitable[T]], **options: object) -> T:
     async def main() -> T:
         async with connected(url, **options) as client:
             return await scenario(client)
 
-    return uvloop.run(main())
+    return run(main())
 
 
 def batches(registry: CollectorRegistry) -> tuple[float, float]:
@@ -74,7 +74,7 @@ async def many(client: RedisCounters, calls: int) -> list[list[int]]:
 
 def test_calls_of_one_turn_share_one_round_trip(redis_url: str) -> None:
     registry = CollectorRegistry()
-    counts = run(redis_url, lambda client: many(client, 50), registry=registry)
+    counts = asked(redis_url, lambda client: many(client, 50), registry=registry)
     assert counts == [[number, 1] for number in range(1, 51)]
     assert batches(registry) == (1, 50)
 
@@ -90,13 +90,13 @@ def test_calls_that_come_during_a_round_trip_share_the_next_one(redis_url: str) 
         rest = [asyncio.ensure_future(client.hit([one("a")])) for _ in range(20)]
         await asyncio.gather(first, *rest)
 
-    run(redis_url, scenario, registry=registry)
+    asked(redis_url, scenario, registry=registry)
     assert batches(registry) == (2, 21)
 
 
 def test_a_round_trip_has_no_more_calls_than_the_settings_say(redis_url: str) -> None:
     registry = CollectorRegistry()
-    run(redis_url, lambda client: many(client, 50), registry=registry, max_batch=20)
+    asked(redis_url, lambda client: many(client, 50), registry=registry, max_batch=20)
     assert batches(registry) == (3, 50)
 
 
@@ -105,7 +105,7 @@ def test_a_round_trip_has_a_bounded_number_of_counters(
 ) -> None:
     monkeypatch.setattr("mixer.ratelimit.redis.MAX_BATCH_COUNTERS", 10)
     registry = CollectorRegistry()
-    counts = run(redis_url, lambda client: many(client, 20), registry=registry)
+    counts = asked(redis_url, lambda client: many(client, 20), registry=registry)
     assert counts == [[number, 1] for number in range(1, 21)]
     assert batches(registry)[0] == 3  # of 9, 9 and 2 calls: one counter is common to all
 
@@ -118,7 +118,7 @@ def test_a_call_that_is_cancelled_before_it_is_sent_is_not_counted(redis_url: st
         await asyncio.gather(call, return_exceptions=True)
         return await client.hit([one("a")])
 
-    assert run(redis_url, scenario) == [1]
+    assert asked(redis_url, scenario) == [1]
 
 
 def test_a_call_that_is_out_of_time_before_it_is_sent_is_not_counted(
@@ -140,7 +140,7 @@ def test_a_call_that_is_out_of_time_before_it_is_sent_is_not_counted(
         assert await blocked == [1]
         return await client.hit([one("a")])
 
-    assert run(server.url, scenario, timeout="20s") == [2]
+    assert asked(server.url, scenario, timeout="20s") == [2]
 
 
 def test_counters_are_readable_and_expire_after_their_window(redis_server: Redis) -> None:
@@ -149,7 +149,7 @@ def test_counters_are_readable_and_expire_after_their_window(redis_server: Redis
     async def scenario(client: RedisCounters) -> None:
         await client.hit([one(name, 3), one(name, seconds=1), one("looked-at", 0)])
 
-    run(redis_server.url, scenario, key_prefix="mixer:")
+    asked(redis_server.url, scenario, key_prefix="mixer:")
     lines = redis_server.call("KEYS mixer:*").decode().split("\r\n")
     keys = sorted(line for line in lines if line.startswith("mixer:"))
     assert keys == [f"mixer:1|{START}|{name}", f"mixer:60|{START}|{name}"]
@@ -165,7 +165,7 @@ def test_expiry_is_set_by_the_first_hit_alone(redis_server: Redis) -> None:
         redis_server.call(f"PEXPIRE x:60|{START}|a 5000")
         await client.hit([one("a")])
 
-    run(redis_server.url, scenario, key_prefix="x:")
+    asked(redis_server.url, scenario, key_prefix="x:")
     assert int(redis_server.call(f"PTTL x:60|{START}|a").strip(b":\r\n")) <= 5000
 
 
@@ -183,7 +183,7 @@ def test_a_counter_that_is_something_else_fails_its_calls_alone(redis_server: Re
             return_exceptions=True,
         )
 
-    results = run(redis_server.url, scenario, key_prefix="x:")
+    results = asked(redis_server.url, scenario, key_prefix="x:")
     assert [r.reason if isinstance(r, CounterError) else r for r in results] == [
         [1],
         "script",
@@ -195,7 +195,7 @@ def test_a_counter_that_is_something_else_fails_its_calls_alone(redis_server: Re
 
 def test_a_counter_that_would_overflow_stays_over_every_limit(redis_server: Redis) -> None:
     redis_server.call(f"SET x:60|{START}|a 9223372036854775807")
-    (count,) = run(redis_server.url, lambda client: client.hit([one("a")]), key_prefix="x:")
+    (count,) = asked(redis_server.url, lambda client: client.hit([one("a")]), key_prefix="x:")
     assert count > 2**52
 
 
@@ -207,7 +207,7 @@ def test_errors_are_counted_by_reason(redis_server: Redis) -> None:
         with pytest.raises(CounterError):
             await client.hit([one("bad")])
 
-    run(redis_server.url, scenario, registry=registry, key_prefix="x:")
+    asked(redis_server.url, scenario, registry=registry, key_prefix="x:")
     labels = {"store": "redis", "reason": "script"}
     assert registry.get_sample_value("mixer_counter_errors_total", labels) == 1
 
@@ -221,26 +221,26 @@ def test_a_replica_is_no_store_for_counters(start_redis: Callable[..., Redis]) -
             await client.hit([one("a")])
         return caught.value.reason
 
-    assert run(replica.url, scenario) == "unavailable"
+    assert asked(replica.url, scenario) == "unavailable"
 
 
 def test_database_of_the_url_is_used(redis_server: Redis) -> None:
     url = redis_server.url.removesuffix("/0") + "/5"
-    run(url, lambda client: client.hit([one("a")]))
+    asked(url, lambda client: client.hit([one("a")]))
     assert redis_server.call("DBSIZE") == b":0\r\n"
     assert b"db5:keys=1" in redis_server.call("INFO keyspace")
 
 
 def test_unix_socket(start_redis: Callable[..., Redis]) -> None:
     server = start_redis(unix=True)
-    assert run(server.url, lambda client: client.hit([one("a")])) == [1]
+    assert asked(server.url, lambda client: client.hit([one("a")])) == [1]
 
 
 @pytest.mark.parametrize("user", ["", "mixer"])
 def test_password_and_user(start_redis: Callable[..., Redis], user: str) -> None:
     server = start_redis("--requirepass", "s3cret/#", "--user", "mixer", "on", ">s3cret/#", "~*", "+@all")
     url = server.url.replace("redis://", f"redis://{user}:s3cret%2F%23@")
-    assert run(url, lambda client: client.hit([one("a")])) == [1]
+    assert asked(url, lambda client: client.hit([one("a")])) == [1]
 
 
 def test_wrong_password_is_said_once_and_never_shown(start_redis: Callable[..., Redis]) -> None:
@@ -252,7 +252,7 @@ def test_wrong_password_is_said_once_and_never_shown(start_redis: Callable[..., 
         return str(caught.value), client.ready()
 
     with structlog.testing.capture_logs() as logged:
-        message, ready = run(server.url.replace("redis://", "redis://:wr0ng@"), scenario)
+        message, ready = asked(server.url.replace("redis://", "redis://:wr0ng@"), scenario)
     assert [event["event"] for event in logged] == ["redis_away"]
     assert "AUTH" in message
     assert ready == f"redis at {server.address}: {message.split(': ', 1)[1]}"
@@ -297,7 +297,7 @@ def test_something_else_than_redis_is_unavailable() -> None:
                     await client.hit([one("a")])
                 return client.ready(), caught.value.reason
 
-    ready, reason = uvloop.run(main())
+    ready, reason = run(main())
     assert ready is not None
     assert reason == "unavailable"
 
@@ -377,7 +377,7 @@ def over_tls(server: Redis, certificate: tuple[Path, Path], query: str) -> list[
         return reason if reason is not None else await client.hit([one("a")])
 
     with tls_in_front_of(server, certificate) as port:
-        return run(f"rediss://localhost:{port}{query}", scenario)
+        return asked(f"rediss://localhost:{port}{query}", scenario)
 
 
 def test_tls_with_the_authority_of_the_url(redis_server: Redis, certificate: tuple[Path, Path]) -> None:
