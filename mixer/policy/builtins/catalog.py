@@ -49,8 +49,11 @@ _BY_MODULE = {
         crypto.hmac.equal crypto.hmac.md5 crypto.hmac.sha1 crypto.hmac.sha256 crypto.hmac.sha512 crypto.md5
         crypto.sha1 crypto.sha256
     """,
+    "formats": "sprintf",
     "globs": "regex.globs_match",
     "net": "net.cidr_contains net.cidr_contains_matches net.cidr_intersects net.cidr_merge",
+    "numbers": "to_number",
+    "queries": "urlquery.decode urlquery.decode_object",
     "strings": "strings.count strings.replace_n strings.split_n",
     "uri": "uri.is_valid uri.parse",
     "uuids": "uuid.parse",
@@ -85,12 +88,12 @@ NATIVE = frozenset(
     net.cidr_expand net.cidr_is_valid numbers.range numbers.range_step object.filter object.get
     object.keys object.remove object.subset object.union object.union_n print product rand.intn
     regex.find_all_string_submatch_n regex.find_n regex.is_valid regex.match regex.replace regex.split
-    regex.template_match replace round semver.compare semver.is_valid sort split sprintf startswith
+    regex.template_match replace round semver.compare semver.is_valid sort split startswith
     strings.any_prefix_match strings.any_suffix_match strings.reverse substring sum time.add_date
     time.clock time.date time.diff time.format time.now_ns time.parse_duration_ns time.parse_ns
-    time.parse_rfc3339_ns time.weekday to_number trace trim trim_left trim_prefix trim_right trim_space
-    trim_suffix type_name union units.parse units.parse_bytes upper urlquery.decode
-    urlquery.decode_object urlquery.encode urlquery.encode_object uuid.rfc4122 walk yaml.marshal
+    time.parse_rfc3339_ns time.weekday trace trim trim_left trim_prefix trim_right trim_space
+    trim_suffix type_name union units.parse units.parse_bytes upper
+    urlquery.encode urlquery.encode_object uuid.rfc4122 walk yaml.marshal
     yaml.unmarshal
     """.split()  # noqa: SIM905
 )

@@ -37,7 +37,9 @@ def _network(value: object) -> Network:
 
 
 def _includes(network: Network, address: Address) -> bool:
-    """Go's `IPNet.Contains`: an IPv6 network of IPv4 addresses contains none, since it is compared as IPv4."""
+    """Go's `IPNet.Contains`: a network of IPv4 addresses in IPv6 clothes is one of IPv4."""
+    if network.version == 6 and network.prefixlen >= 96 and (bare := network.network_address.ipv4_mapped):
+        network = ipaddress.ip_network((bare, network.prefixlen - 96))
     return network.version == address.version and address in network
 
 
