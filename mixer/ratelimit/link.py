@@ -165,11 +165,18 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
-        try:
-            while (reply := self._reader.gets()) is not _INCOMPLETE:
-                self._expected.popleft()(reply)
-        except (hiredis.ProtocolError, IndexError):  # no Redis, or a reply that nobody asked for
-            self.abort()
+        while True:
+            try:
+                reply = self._reader.gets()
+            except hiredis.ProtocolError:  # no Redis
+                self.abort()
+                return
+            if reply is _INCOMPLETE:
+                return
+            if not self._expected:  # a reply that nobody asked for
+                self.abort()
+                return
+            self._expected.popleft()(reply)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_lost = True

@@ -133,7 +133,7 @@ class RedisCounters:
         if batch is not self._in_flight:
             return  # it ran out of time, and this is its connection's end
         batch.guard.cancel()
-        if isinstance(reply, list):
+        if isinstance(reply, list) and batch.fits(reply):
             self._finish(batch, reply)
             return
         text = str(reply)
@@ -152,7 +152,7 @@ class RedisCounters:
                 batch, CounterError("timeout", f"Redis at {self._endpoint}: no reply in {self._timeout:g} s")
             )
 
-    def _finish(self, batch: "_Batch", outcome: list[Reply] | CounterError) -> None:
+    def _finish(self, batch: "_Batch", outcome: list[int | bytes] | CounterError) -> None:
         self._in_flight = None
         if isinstance(outcome, list):
             failed = batch.answer(outcome)
@@ -274,16 +274,24 @@ class _Batch:
             arguments += (total, int((seconds + slack) * 1000))
         return pack(arguments)
 
-    def answer(self, counts: list[Reply]) -> list[tuple[Answer, str]]:
+    def fits(self, counts: list[Reply]) -> bool:
+        """Whether this can be the script's answer: for each counter its count, or the text of an error."""
+        return len(counts) == len(self._totals) and all(type(count) in (int, bytes) for count in counts)
+
+    def answer(self, counts: list[int | bytes]) -> list[tuple[Answer, str]]:
         """Answer the calls with the counters' values; the calls that got an error instead are returned with it."""
         failed = []
         totals = self._totals
         for answer, places in zip(self.answers, self._places, strict=True):
             if answer.done():
                 continue
-            errors = [counts[position] for position, _ in places if type(counts[position]) is not int]
-            if errors:
-                failed.append((answer, bytes(errors[0]).decode(errors="replace")))
+            results = []
+            for position, total in places:
+                count = counts[position]
+                if isinstance(count, bytes):
+                    failed.append((answer, count.decode(errors="replace")))
+                    break
+                results.append(count - totals[position] + total)
             else:
-                answer.set_result([counts[position] - totals[position] + total for position, total in places])
+                answer.set_result(results)
         return failed

@@ -283,23 +283,39 @@ def test_url_that_cannot_be_used_stops_the_start(url: str, message: str) -> None
     assert str(caught.value) == f"rate_limits.redis.url: {message}"
 
 
-def test_something_else_than_redis_is_unavailable() -> None:
-    async def chatter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+async def error_behind(answers: list[bytes]) -> CounterError:
+    """The error of a call to a server that answers what it is told to, whatever it is asked."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in answers:
+            await reader.read(65536)
+            writer.write(answer)
         await reader.read()
         writer.close()
 
-    async def main() -> tuple[str | None, str]:
-        async with await asyncio.start_server(chatter, "127.0.0.1", 0) as server:
-            port = server.sockets[0].getsockname()[1]
-            async with connected(f"redis://127.0.0.1:{port}") as client:
-                with pytest.raises(CounterError) as caught:
-                    await client.hit([one("a")])
-                return client.ready(), caught.value.reason
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with connected(f"redis://127.0.0.1:{port}") as client:
+            with pytest.raises(CounterError) as caught:
+                await client.hit([one("a"), one("b")])
+            return caught.value
 
-    ready, reason = run(main())
-    assert ready is not None
-    assert reason == "unavailable"
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ([b"HTTP/1.1 400 Bad Request\r\n\r\n"], "unavailable"),
+        ([b"+OK\r\n+OK\r\n"], "unavailable"),
+        ([b"+OK\r\n", b"no Redis"], "unavailable"),
+        ([b"+OK\r\n", b"-LOADING Redis is loading the dataset in memory\r\n"], "unavailable"),
+        ([b"+OK\r\n", b"-OOM command not allowed\r\n"], "script"),
+        ([b"+OK\r\n", b"+OK\r\n"], "script"),
+        ([b"+OK\r\n", b"*1\r\n:1\r\n"], "script"),
+        ([b"+OK\r\n", b"*2\r\n:1\r\n$-1\r\n"], "script"),
+    ],
+)
+def test_answers_that_are_not_the_script_s_are_errors(answers: list[bytes], reason: str) -> None:
+    assert run(error_behind(answers)).reason == reason
 
 
 # TLS: the test ends it in front of a plain Redis, since not every build of Redis speaks it.
