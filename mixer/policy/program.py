@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -28,7 +28,7 @@ from mixer.policy.references import Uses, analyse
 from mixer.policy.rewrite import PATTERN, AsOpa
 from mixer.policy.sources import Module, Sources
 from mixer.policy.syntax import Node
-from mixer.policy.unfit import OPA_RUNS_IT, unfit
+from mixer.policy.unfit import OPA_RUNS_IT, conflicts, unfit
 
 if TYPE_CHECKING:
     from mixer.policy.jwt import Jwt
@@ -65,7 +65,7 @@ class Program:
         self._supplied: dict[str, Builtin] = {}
         self._jwt: Jwt | None = None
         asts = _parsed(loaded.modules)
-        self.uses = self._analyse(asts, clock)
+        self.uses = self._analyse(asts, loaded.data, clock)
         modules = [Module(ast["source"]["file"], AsOpa(ast).rewritten()) for ast in asts]
         if decision not in self.uses.rules:
             modules.append(Module(f"<{_ENTRY}>", f"package {_ENTRY}\ndecision := {self._rule}"))
@@ -93,11 +93,11 @@ class Program:
             if call.name in NONDETERMINISTIC
         )
 
-    def _analyse(self, asts: list[Node], clock: Callable[[], float]) -> Uses:
+    def _analyse(self, asts: list[Node], data: dict[str, Any], clock: Callable[[], float]) -> Uses:
         """Check what the modules use, so that all mistakes are named at once."""
         uses = analyse(asts)
         self._supply({call.name for call in uses.calls}, clock)
-        if problems := [*self._unusable(uses), *unfit(asts), *circles(asts)]:
+        if problems := [*self._unusable(uses), *unfit(asts), *circles(asts), *conflicts(asts, data)]:
             raise PolicyError(problems)
         return uses
 

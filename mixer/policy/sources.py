@@ -14,7 +14,9 @@ import orjson
 import yaml
 
 from mixer.errors import PolicyError, Problem
+from mixer.policy import yaml_data
 
+_MOST_NESTED = 100  # regorus takes up to 127
 DATA_NAMES = ("data.json", "data.yaml", "data.yml")
 
 
@@ -76,25 +78,31 @@ def _add(
     data: dict[str, Any], prefix: tuple[str, ...], file: Path, source: str, origin: dict[tuple[str, ...], str]
 ) -> list[Problem]:
     try:
-        document = (
-            orjson.loads(source) if file.suffix == ".json" else yaml.load(source, Loader=yaml.CSafeLoader)
-        )
+        document = orjson.loads(source) if file.suffix == ".json" else yaml_data.load(source)
     except orjson.JSONDecodeError as error:
         return [Problem(str(file), f"line {error.lineno}, column {error.colno}", f"is not JSON: {error.msg}")]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        return [
-            Problem(
-                str(file),
-                f"line {mark.line + 1}" if mark else "",
-                f"is not YAML: {getattr(error, 'problem', error)}",
-            )
-        ]
-    for part in reversed(prefix):
-        document = {part: document}
+        where = f"line {mark.line + 1}" if mark else ""
+        return [Problem(str(file), where, f"is not YAML: {getattr(error, 'problem', error)}")]
+    except ValueError as error:
+        return [Problem(str(file), "", f"is no data: {error}")]
     if not isinstance(document, dict):
         return [Problem(str(file), "", "an object at the root of data", type(document).__name__)]
+    if _depth(document) + len(prefix) > _MOST_NESTED:
+        return [Problem(str(file), "", f"is nested more than {_MOST_NESTED} levels deep")]
+    for part in reversed(prefix):
+        document = {part: document}
     return _merge(data, document, (), str(file), origin)
+
+
+def _depth(value: Any) -> int:
+    levels, here = 0, [value]
+    while here:
+        levels += 1
+        below = [item for item in here if isinstance(item, dict | list)]
+        here = [item for box in below for item in (box.values() if isinstance(box, dict) else box)]
+    return levels
 
 
 def _merge(

@@ -12,15 +12,38 @@ from mixer.policy.syntax import (
     imports,
     kind_of,
     own_names,
+    package,
+    rule_head,
 )
 
 OPA_RUNS_IT = "engine: opa runs it"
+_NOTHING = object()
 
 
 def unfit(modules: Sequence[Node]) -> Iterator[Problem]:
     """Every such construct in the modules."""
     for module in modules:
         yield from _Constructs(module).problems()
+
+
+def conflicts(modules: Sequence[Node], data: dict[str, Any]) -> Iterator[Problem]:
+    """Rules where data has a value too: regorus would take the value."""
+    told: set[str] = set()
+    for module in modules:
+        for rule in module["ast"]["rules"]:
+            head = rule_head(rule)
+            root, parts, _ = flatten(head)
+            path = (*package(module), root, *parts)
+            at: Any = data
+            for depth, part in enumerate(path, 1):
+                at = at.get(part, _NOTHING)
+                if not isinstance(at, dict) or depth == len(path):
+                    break
+            where = ".".join(path[:depth])
+            if at is not _NOTHING and where not in told:
+                told.add(where)
+                line = head[kind_of(head)]["span"]["line"]
+                yield Problem(module["source"]["file"], f"line {line}", f"data.{where} is given by data too")
 
 
 class _Constructs:

@@ -124,3 +124,23 @@ def test_circle_over_modules_is_named_once(tmp_path: Path) -> None:
 )
 def test_what_only_looks_like_it_is_not_refused(tmp_path: Path, snippet: str) -> None:
     assert load(tmp_path, f"package p\n\n{snippet}\n") == []
+
+
+@pytest.mark.parametrize(
+    ("data", "place"),
+    [
+        ('{"p": {"allow": 1}}', "data.p.allow"),
+        ('{"p": {"allow": {"x": 1}}}', "data.p.allow"),
+        ('{"p": 5}', "data.p"),
+    ],
+)
+def test_data_where_a_rule_is(tmp_path: Path, data: str, place: str) -> None:
+    (tmp_path / "data.json").write_text(data)
+    assert load(tmp_path, "package p\n\nallow := 1 if input.x\n\nallow := 2 if input.y\n") == [
+        f"p.rego: line 3: {place} is given by data too"
+    ]
+
+
+def test_data_beside_the_rules_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_text('{"p": {"other": 1}, "q": 1}')
+    assert load(tmp_path, "package p\n\nallow := data.p.other\n") == []
