@@ -19,7 +19,7 @@ from mixer.server.status import code_of
 log = structlog.get_logger()
 
 _NO_DEADLINE = 1e6  # seconds; grpc gives a huge number where the caller set none
-_QUIET = 0.1  # seconds; a stream with nothing to read for this long is ended when the front drains
+QUIET = 0.1  # seconds; with no call begun for this long a front that drains closes, and ends a stream that is quiet
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"  # generic only to the type checker
 AnyHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -45,7 +45,7 @@ class Handlers:
         self._reads: dict[object, asyncio.Task[Any]] = {}
         self._draining = False
         self._waiting = 0  # unary calls
-        self._entered = 0
+        self._begun = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -77,6 +77,7 @@ class Handlers:
 
         def begin(data: bytes, left: float | None) -> bytes | Awaitable[bytes]:
             start = time.perf_counter()
+            self._begun += 1
             try:
                 answer = call(_parse(parse, data), left)
             except Exception as error:
@@ -110,7 +111,6 @@ class Handlers:
 
     def _enter(self) -> None:
         self._waiting += 1
-        self._entered += 1
         self._idle.clear()
 
     def _leave(self) -> None:
@@ -159,7 +159,7 @@ class Handlers:
             while True:
                 self._reads[key] = read = asyncio.ensure_future(context.read())
                 if self._draining:
-                    await asyncio.wait({read}, timeout=_QUIET)
+                    await asyncio.wait({read}, timeout=QUIET)
                     if not read.done():
                         read.cancel()
                 try:
@@ -174,23 +174,24 @@ class Handlers:
         finally:
             self._reads.pop(key, None)
 
-    async def drain(self, timeout: float) -> None:
-        """Wait for a moment without a unary call, `timeout` seconds at most. From now on, end each stream once it
-        is quiet."""
+    async def drain(self, timeout: float) -> bool:
+        """Wait for a moment without a unary call (`QUIET`), `timeout` seconds at most; whether it came. From now on,
+        end each stream once it is quiet."""
         self._draining = True
         waiting = set(self._reads.values())
         if waiting:
-            _, quiet = await asyncio.wait(waiting, timeout=_QUIET)
+            _, quiet = await asyncio.wait(waiting, timeout=QUIET)
             for read in quiet:
                 read.cancel()
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), left)
-            entered = self._entered
-            await asyncio.sleep(_QUIET)  # the last answers are written, and calls that lie on the wire begin
-            if self._idle.is_set() and self._entered == entered:
-                return
+            begun = self._begun
+            await asyncio.sleep(QUIET)  # the last answers are written, and calls that lie on the wire begin
+            if self._idle.is_set() and self._begun == begun:
+                return True
+        return False
 
     def _failure(self, name: str, error: Exception) -> StatusError:
         if isinstance(error, MixerError):

@@ -22,7 +22,7 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 from mixer import config
 from mixer.metrics import Metrics
 from mixer.server.front import ClientStream, Methods, Unary
-from mixer.server.handlers import Begin, Handlers, StatusError
+from mixer.server.handlers import QUIET, Begin, Handlers, StatusError
 from mixer.server.health import Health
 from mixer.server.listening import MAX_MESSAGE, OPTIONS, bound, cannot_listen, refuse_socket_in_use
 
@@ -75,7 +75,7 @@ class NativeFront:
 
     async def drain(self, timeout: float) -> None:
         await self._health.drain()
-        await self._handlers.drain(timeout / 2)
+        quiet = await self._handlers.drain(timeout / 2)
         self._stopping = True
         behind = asyncio.ensure_future(self._behind.stop(timeout / 2))
         if self._tasks:
@@ -84,6 +84,8 @@ class NativeFront:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         await behind
+        if not quiet:
+            await asyncio.sleep(QUIET)  # the last answers are written, which closing does not wait for
         await asyncio.to_thread(self._front.close)
         shutil.rmtree(self._folder, ignore_errors=True)
 
