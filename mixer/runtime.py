@@ -157,8 +157,7 @@ class Runtime:
         return methods
 
     async def _report_methods(self) -> Methods:
-        from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
-
+        from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
         from mixer.telemetry.prometheus import PrometheusSink
         from mixer.telemetry.service import ReportService
 

@@ -46,13 +46,4 @@ class Connections:
 
 
 def _key(record: AccessRecord) -> tuple[object, ...]:
-    get = record.fields.get
-    return (
-        record.origin.fields.get("envoy_node_id"),
-        get("client_address"),
-        get("client_port"),
-        get("network_peer_address"),
-        get("network_peer_port"),
-        get("network_local_address"),
-        get("network_local_port"),
-    )
+    return record.origin.fields.get("envoy_node_id"), record.ends

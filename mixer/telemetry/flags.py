@@ -1,7 +1,6 @@
 """Envoy's response flags and enumerations as operators know them."""
 
 from envoy.config.core.v3 import base_pb2
-from envoy.data.accesslog.v3 import accesslog_pb2
 
 # Field of envoy.data.accesslog.v3.ResponseFlags -> its letters in %RESPONSE_FLAGS%, in Envoy's order of output.
 # https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage
@@ -40,10 +39,3 @@ LETTERS = {
 METHODS = {value.number: value.name for value in base_pb2.RequestMethod.DESCRIPTOR.values if value.number}
 PROTOCOLS = {1: "1.0", 2: "1.1", 3: "2", 4: "3"}
 TLS_VERSIONS = {1: "1.0", 2: "1.1", 3: "1.2", 4: "1.3"}
-
-
-def flags_of(flags: accesslog_pb2.ResponseFlags) -> tuple[str, str]:
-    """The letters as in %RESPONSE_FLAGS% (`UF,URX`), and the name of the first flag; both empty when none is set."""
-    names = {field.name for field, value in flags.ListFields() if value}
-    known = [name for name in LETTERS if name in names]
-    return ",".join(LETTERS[name] for name in known), known[0] if known else ""

@@ -5,14 +5,10 @@ of the peer metadata that its filters put into filter state (`downstream_peer`, 
 `extensions/common/metadata_object.h` of istio/proxy).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
-from google.protobuf.any_pb2 import Any
-from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct
-from google.protobuf.wrappers_pb2 import BytesValue
 
 from mixer.telemetry.record import Origin
 
@@ -29,12 +25,8 @@ _PEER_KEYS = {
 }
 PEER_FIELDS = tuple(f"istio_{side}_{name}" for side in ("source", "destination") for name in _PEER_KEYS)
 """All fields that tell of the two ends, in the order of Istio's labels."""
-_OUTSIDE = frozenset(
-    {"PassthroughCluster", "BlackHoleCluster"}
-)  # Istio's clusters for hosts outside the mesh
-_MAX_REMEMBERED = (
-    4096  # peers whose metadata is kept decoded; a mesh has fewer workloads talking to one Envoy
-)
+# Istio's clusters for hosts outside the mesh.
+_OUTSIDE = frozenset({"PassthroughCluster", "BlackHoleCluster"})
 
 
 class Identity:
@@ -52,9 +44,9 @@ class Identity:
         workload = _node_workload(node.metadata)
         kind = node.id.partition("~")[0]  # Istio's node ids: sidecar~10.1.2.3~pod.namespace~domain
         self._outbound = Origin(
-            {**common, "istio_reporter": "source", **_sided("source", workload)}, outbound=True
+            {**common, "istio_reporter": "source", **sided("source", workload)}, outbound=True
         )
-        self._inbound = Origin({**common, "istio_reporter": "destination", **_sided("destination", workload)})
+        self._inbound = Origin({**common, "istio_reporter": "destination", **sided("destination", workload)})
         self._default = self._inbound
         if kind == "router":  # a gateway sends, also where no cluster tells so
             self._default = self._outbound
@@ -70,32 +62,10 @@ class Identity:
         return self._default
 
 
-class PeerMetadata:
-    """Decodes exchanged peer metadata; the same bytes are decoded once."""
-
-    def __init__(self) -> None:
-        self._known: dict[bytes, Mapping[str, str]] = {}
-
-    def labels(self, state: Any, side: str) -> Mapping[str, str]:
-        """The fields `istio_<side>_…` of a filter state object; none when it is in no form that we know."""
-        key = side.encode() + state.value
-        labels = self._known.get(key)
-        if labels is None:
-            if len(self._known) >= _MAX_REMEMBERED:
-                self._known.clear()
-            labels = self._known[key] = _sided(side, _peer_workload(state))
-        return labels
-
-
 def namespace_of(principal: str) -> str:
     """The namespace in a SPIFFE identity of Istio's form (`spiffe://domain/ns/NAMESPACE/sa/ACCOUNT`), else empty."""
     _, found, rest = principal.partition("/ns/")
     return rest.partition("/")[0] if found else ""
-
-
-def first_uri(names: Iterable[accesslog_pb2.TLSProperties.CertificateProperties.SubjectAltName]) -> str:
-    """The first URI among a certificate's alternative names, else empty."""
-    return next((name.uri for name in names if name.uri), "")
 
 
 def _node_workload(metadata: Struct) -> dict[str, str]:
@@ -111,20 +81,15 @@ def _node_workload(metadata: Struct) -> dict[str, str]:
     }
 
 
-def _peer_workload(state: Any) -> dict[str, str]:
-    try:
-        if state.Is(BytesValue.DESCRIPTOR):
-            peer = Struct.FromString(BytesValue.FromString(state.value).value)
-        else:
-            peer = Struct.FromString(state.value)
-    except DecodeError:
-        return {}
-    return {name: _string(peer, key) for name, key in _PEER_KEYS.items()}
+def peer_workload(metadata: Struct) -> dict[str, str]:
+    """A workload's attributes from exchanged peer metadata."""
+    return {name: _string(metadata, key) for name, key in _PEER_KEYS.items()}
+
+
+def sided(side: str, workload: Mapping[str, str]) -> dict[str, str]:
+    """The fields of a workload as the source or the destination; what is unknown is left out."""
+    return {f"istio_{side}_{name}": value for name, value in workload.items() if value}
 
 
 def _string(struct: Struct, key: str) -> str:
     return struct.fields[key].string_value if key in struct.fields else ""
-
-
-def _sided(side: str, workload: Mapping[str, str]) -> dict[str, str]:
-    return {f"istio_{side}_{name}": value for name, value in workload.items() if value}

@@ -1,9 +1,9 @@
 """The record of one access-log entry, and its two forms.
 
-A record is what `proto/mixer/telemetry/v1/access_record.proto` describes. It is kept in three pieces, because a
-protobuf message may be written in pieces, and each is cheapest where it comes from: what Envoy's message already
-has in our form (`passed`, bytes), what all entries of a stream share (`origin`, encoded once a stream), and the
-rest (`fields`, by the schema's names; what an entry does not tell is not there).
+A record is what `proto/mixer/telemetry/v1/access_record.proto` describes. It is kept in three parts, because a
+protobuf message may be written in parts, and each is cheapest as it comes: fields that are encoded already (`encoded`:
+what Envoy's message has in our form, and what repeats from entry to entry), what all entries of a stream share
+(`origin`), and the rest (`fields`, by the schema's names; what an entry does not tell is not there).
 """
 
 import time
@@ -24,9 +24,6 @@ Fields = dict[str, Any]
 
 _FIELDS = schema.AccessRecord.DESCRIPTOR.fields
 _JSON_NAMES: dict[str, str] = {field.name: field.json_name for field in _FIELDS}
-# Numbered below this: passed on as Envoy sent it.
-_FIRST_OWN = 1000
-_PASSED = frozenset(field.name for field in _FIELDS if field.number < _FIRST_OWN)
 _MAPS: dict[str, str] = {
     field.json_name: field.name
     for field in _FIELDS
@@ -48,7 +45,7 @@ class Origin:
 
     @cached_property
     def protobuf(self) -> bytes:
-        return schema.AccessRecord(**self.fields).SerializeToString()
+        return encoded(self.fields)
 
     @cached_property
     def json(self) -> Fields:
@@ -58,17 +55,29 @@ class Origin:
 class AccessRecord:
     """One access-log entry. Sinks share it: they read, and do not change it.
 
-    The attributes after `passed` say again what is in `fields` or `passed`: metrics need it of each record.
+    The attributes after `encoded` tell again what is in `fields` or `encoded`: metrics need it of each record.
     """
 
-    __slots__ = ("cluster", "duration", "fields", "origin", "passed", "peers", "received", "sent", "type")
+    __slots__ = (
+        "cluster",
+        "duration",
+        "encoded",
+        "ends",
+        "fields",
+        "origin",
+        "peers",
+        "received",
+        "sent",
+        "type",
+    )
 
     def __init__(
         self,
         origin: Origin,
         fields: Fields,
-        passed: bytes,
+        encoded: bytes,
         *,
+        ends: tuple[bytes, bytes, bytes],
         peers: tuple[object, ...],
         type: int,
         cluster: str,
@@ -78,7 +87,8 @@ class AccessRecord:
     ) -> None:
         self.origin = origin
         self.fields = fields
-        self.passed = passed
+        self.encoded = encoded
+        self.ends = ends  # of the client's connection: stands for it while it lasts
         self.peers = peers  # stands for all that `fields` says of source and destination
         self.type = type  # AccessRecord.AccessLogType
         self.cluster = cluster  # upstream
@@ -88,13 +98,13 @@ class AccessRecord:
 
     def to_protobuf(self) -> bytes:
         """The record as a serialised `mixer.telemetry.v1.AccessRecord`."""
-        return self.passed + self.origin.protobuf + schema.AccessRecord(**self.fields).SerializeToString()
+        return self.encoded + self.origin.protobuf + schema.AccessRecord(**self.fields).SerializeToString()
 
     def to_json(self) -> bytes:
         """The record as one JSON object on one line, without a line end."""
         named: Fields = {}
-        for field, value in schema.AccessRecord.FromString(self.passed).ListFields():
-            if field.number < _FIRST_OWN and (plain := _json_value(field, value)) is not None:
+        for field, value in schema.AccessRecord.FromString(self.encoded).ListFields():
+            if (plain := _json_value(field, value)) is not None:
                 named[field.json_name] = plain
         for name, value in self.fields.items():
             named[_JSON_NAMES[name]] = value
@@ -106,9 +116,14 @@ class AccessRecord:
         value = self.fields.get(name)
         if value is None:
             value = self.origin.fields.get(name)
-        if value is None and name in _PASSED:
-            value = getattr(schema.AccessRecord.FromString(self.passed), name) or None
+        if value is None:
+            value = getattr(schema.AccessRecord.FromString(self.encoded), name) or None
         return value
+
+
+def encoded(fields: Fields) -> bytes:
+    """Fields as a part of a serialised record."""
+    return schema.AccessRecord(**fields).SerializeToString()
 
 
 def accessor(json_name: str) -> Callable[[AccessRecord], Any]:

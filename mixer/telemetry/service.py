@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
+from envoy.service.accesslog.v3 import als_pb2
+from google.protobuf.message import DecodeError
 
 from mixer.errors import RequestError
 from mixer.metrics import Metrics
+from mixer.telemetry.decode import Decoder
 from mixer.telemetry.entry import EntryReader
+from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
 from mixer.telemetry.record import AccessRecord
 from mixer.telemetry.sink import Sink
 
@@ -22,13 +25,14 @@ class ReportService:
 
     def __init__(self, sinks: Sequence[Sink], metrics: Metrics) -> None:
         self._sinks = tuple(sinks)
+        self._decoder = Decoder()
         self._streams = metrics.streams
         self._ended = metrics.streams_ended
         self._http_entries = metrics.entries.labels("http")
         self._tcp_entries = metrics.entries.labels("tcp")
 
     async def stream(self, messages: AsyncIterator[StreamAccessLogsMessage]) -> None:
-        """Take in one stream, to its end. Its messages are used up.
+        """Take in one stream, to its end. Its messages, in our form of Envoy's type, are used up.
 
         Returns when the other side has closed it. Raises `RequestError` for a stream that does not follow the
         protocol (envoy/service/accesslog/v3/als.proto): who sent its entries is said in the first message only, so
@@ -50,12 +54,7 @@ class ReportService:
         reader: EntryReader | None = None
         async for message in messages:
             if reader is None:
-                if not message.HasField("identifier"):
-                    raise RequestError(
-                        "the first message of an access-log stream has no identifier: "
-                        "expected envoy.service.accesslog.v3.StreamAccessLogsMessage as Envoy sends it"
-                    )
-                reader = EntryReader(message.identifier)
+                reader = EntryReader(_identifier(message), self._decoder)
             kind = message.WhichOneof("log_entries")
             if kind == "http_logs":
                 self._http_entries.inc(await self._hand_on(message.http_logs.log_entry, reader.http))
@@ -75,3 +74,15 @@ class ReportService:
             for sink in self._sinks:
                 sink.write(records)
         return count
+
+
+def _identifier(message: StreamAccessLogsMessage) -> als_pb2.StreamAccessLogsMessage.Identifier:
+    if not message.HasField("identifier"):
+        raise RequestError(
+            "the first message of an access-log stream has no identifier: "
+            "expected envoy.service.accesslog.v3.StreamAccessLogsMessage as Envoy sends it"
+        )
+    try:
+        return als_pb2.StreamAccessLogsMessage.Identifier.FromString(message.identifier)
+    except DecodeError:
+        raise RequestError("the identifier of an access-log stream is no valid protobuf message") from None

@@ -4,15 +4,18 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry, TCPAccessLogEntry
-from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
+from envoy.service.accesslog.v3 import als_pb2
 from google.protobuf.json_format import ParseDict
 from prometheus_client import CollectorRegistry
 
 from mixer.metrics import Metrics
+from mixer.telemetry import intake_pb2 as intake
+from mixer.telemetry.decode import Decoder
 from mixer.telemetry.entry import EntryReader
+from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
 from mixer.telemetry.record import AccessRecord
 
-Identifier = StreamAccessLogsMessage.Identifier
+Identifier = als_pb2.StreamAccessLogsMessage.Identifier
 
 # Node metadata as Istio's agent gives it to Envoy.
 RATINGS = {
@@ -96,17 +99,23 @@ def with_metadata(entry: Any, namespace: str, values: dict[str, Any]) -> Any:
 
 
 def record(entry: Any, who: Identifier | None = None) -> AccessRecord:
-    """The record of one entry."""
-    reader = EntryReader(who or identifier())
-    return reader.http(entry) if isinstance(entry, HTTPAccessLogEntry) else reader.tcp(entry)
+    """The record of one entry of Envoy's type."""
+    return read(EntryReader(who or identifier(), Decoder()), entry)
 
 
 def records(
     count: int, make: Callable[[int], Any] = lambda n: http_entry(path=f"/{n}")
 ) -> list[AccessRecord]:
     """Records of one stream; `make` answers the entry of each number."""
-    reader = EntryReader(identifier())
-    return [reader.http(make(number)) for number in range(count)]
+    reader = EntryReader(identifier(), Decoder())
+    return [read(reader, make(number)) for number in range(count)]
+
+
+def read(reader: EntryReader, entry: Any) -> AccessRecord:
+    data = entry.SerializeToString()
+    if isinstance(entry, HTTPAccessLogEntry):
+        return reader.http(intake.HTTPAccessLogEntry.FromString(data))
+    return reader.tcp(intake.TCPAccessLogEntry.FromString(data))
 
 
 def messages(
@@ -116,14 +125,14 @@ def messages(
     left, made = list(entries), []
     while left or not made:
         part, left = left[:size], left[size:]
-        message = StreamAccessLogsMessage()
+        message = als_pb2.StreamAccessLogsMessage()
         if not made:
             message.identifier.CopyFrom(who or identifier())
         if part and isinstance(part[0], TCPAccessLogEntry):
             message.tcp_logs.log_entry.extend(part)
         elif part:
             message.http_logs.log_entry.extend(part)
-        made.append(message)
+        made.append(StreamAccessLogsMessage.FromString(message.SerializeToString()))
     return made
 
 
