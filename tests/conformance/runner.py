@@ -80,10 +80,10 @@ def _same_rows(rows: list[dict[str, Any]], case: Case) -> bool:
 def _canonical(value: Any, sort: bool = False) -> str:
     """Text that is equal for values that are equal in Rego: 1 is 1.0, and is not true."""
     if isinstance(value, dict):
-        return "{%s}" % ",".join(f"{json.dumps(k)}:{_canonical(value[k], sort)}" for k in sorted(value))
+        return f"{{{','.join(f'{json.dumps(k)}:{_canonical(value[k], sort)}' for k in sorted(value))}}}"
     if isinstance(value, list):
         items = [_canonical(item) for item in value]
-        return "[%s]" % ",".join(sorted(items) if sort else items)
+        return f"[{','.join(sorted(items) if sort else items)}]"
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return json.dumps(value)
     number = Decimal(str(value))
