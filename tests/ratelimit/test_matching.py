@@ -110,6 +110,14 @@ def test_values_of_a_shared_wildcard_have_one_counter() -> None:
     assert counter(("w", "1"), ("v", "x")) != counter(("w", "1"), ("v", "y"))
 
 
+def test_values_of_a_shared_wildcard_in_a_key_have_one_counter_for_each_key() -> None:
+    limits = limits_of(
+        "domain: d\ndescriptors: [{key: s*, share_threshold: true, rate_limit: {unit: day}}]\n"
+    )
+    matches = [limits.domains["d"].match([Entry(*pair)]) for pair in (("s1", "x"), ("s1", "y"), ("s2", "x"))]
+    assert [match and match[1] for match in matches] == ["d|s1=*|", "d|s1=*|", "d|s2=*|"]
+
+
 def test_override_is_counted_where_the_limit_of_the_file_is() -> None:
     entries = [Entry("a", "xx")]
     limit, name = DOMAIN.override(entries, 7, 2)
@@ -121,9 +129,9 @@ PATTERN = st.text(st.sampled_from("ab*"), max_size=8)
 
 
 @settings(deadline=None)  # a busy machine is no mistake
-@given(PATTERN, st.text(st.sampled_from("ab"), max_size=10))
-def test_wildcard_matches_as_a_regular_expression_would(pattern: str, text: str) -> None:
-    pattern += "*"
+@given(PATTERN, PATTERN, st.text(st.sampled_from("ab"), max_size=10))
+def test_wildcard_matches_as_a_regular_expression_would(begin: str, end: str, text: str) -> None:
+    pattern = f"{begin}*{end}"
     expression = ".*".join(map(re.escape, pattern.split("*")))
     assert Wildcard(pattern).matches(text) == (re.fullmatch(expression, text) is not None)
 

@@ -236,10 +236,10 @@ def test_unix_socket(start_redis: Callable[..., Redis]) -> None:
     assert asked(server.url, lambda client: client.hit([one("a")])) == [1]
 
 
-@pytest.mark.parametrize("user", ["", "mixer"])
-def test_password_and_user(start_redis: Callable[..., Redis], user: str) -> None:
-    server = start_redis("--requirepass", "s3cret/#", "--user", "mixer", "on", ">s3cret/#", "~*", "+@all")
-    url = server.url.replace("redis://", f"redis://{user}:s3cret%2F%23@")
+@pytest.mark.parametrize("login", [":s3cret%2F%23@", "default:s3cret%2F%23@", "mixer:another@"])
+def test_password_and_user(start_redis: Callable[..., Redis], login: str) -> None:
+    server = start_redis("--requirepass", "s3cret/#", "--user", "mixer", "on", ">another", "~*", "+@all")
+    url = server.url.replace("redis://", f"redis://{login}")
     assert asked(url, lambda client: client.hit([one("a")])) == [1]
 
 

@@ -230,6 +230,17 @@ def test_a_limit_that_replaces_another_takes_it_out(key: str) -> None:
     assert quota.codes(ALICE) == (OK, [OK])  # it was not counted either
 
 
+def test_an_unlimited_descriptor_is_not_replaced() -> None:
+    limits = """\
+domain: shop
+descriptors:
+- {key: free, rate_limit: {unlimited: true, name: free}}
+- {key: vip, rate_limit: {unit: day, requests_per_unit: 1, replaces: [{name: free}]}}
+"""
+    response = Quota(limits).ask(request({"free": "x"}, {"vip": "x"}))
+    assert [status.limit_remaining for status in response.statuses] == [MAX, 0]
+
+
 def test_limits_that_replace_each_other_are_both_out() -> None:
     response = Quota().ask(request({"left": "x"}, {"right": "x"}))
     assert [MessageToDict(status) for status in response.statuses] == [{"code": OK}, {"code": OK}]
@@ -256,6 +267,13 @@ def test_quotas_refuse_only_together() -> None:
     both = ({"q1": "x"}, {"q2": "x"})
     assert [quota.codes(*both) for _ in range(3)] == [(OK, [OK, OK]), (OK, [OVER, OK]), (OVER, [OVER, OVER])]
     assert mixer_of(quota.ask(request(*both))) == {"limit": "q1", "code": OVER}
+
+
+def test_a_quota_that_refuses_is_named_though_another_limit_has_nothing_left_either() -> None:
+    quota = Quota()
+    quota.codes(ALICE, {"q1": "x"})
+    response = quota.ask(request(ALICE, {"q1": "x"}))
+    assert (codes_of(response), mixer_of(response)["limit"]) == ((OVER, [OK, OVER]), "q1")
 
 
 def test_an_ordinary_limit_refuses_whatever_the_quotas_say() -> None:
@@ -341,6 +359,15 @@ def test_metadata_of_limits_that_passed_is_merged_and_the_first_stays() -> None:
     assert fields["metadata"] == {"team": "other", "nested": {"b": 2.0}}
 
 
+def test_metadata_of_a_limit_that_is_over_is_left_out() -> None:
+    fields = MessageToDict(
+        Quota(response_dynamic_metadata=True)
+        .ask(request({"open": "x"}, {"closed": "y"}, hits_addend=10))
+        .dynamic_metadata
+    )
+    assert "metadata" not in fields
+
+
 def test_descriptors_are_counted_by_outcome() -> None:
     quota = Quota()
     quota.codes(ALICE, {"user": "none"}, {"user": "admin"}, {"other": "x"})
@@ -390,6 +417,29 @@ def test_giving_hits_back_is_refused() -> None:
     message.domain = "shop"
     message.descriptors.append(descriptor)
     assert codes_of(Quota().ask(message)) == (OK, [OK])
+
+
+class Recording:
+    """Counters that count nothing, and keep what they were asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Sequence[Hit], float | None]] = []
+
+    async def hit(self, hits: Sequence[Hit], timeout: float | None = None) -> list[int]:
+        self.asked.append((hits, timeout))
+        return [0] * len(hits)
+
+
+def test_counters_get_the_window_the_hits_and_the_time_that_is_left() -> None:
+    counters = Recording()
+    quota = Quota(counters=counters)
+    quota.now = START + 61.5
+    message = request(ALICE, {"user": "admin"}, {"other": "x"}, {"path": "/"}, hits_addend=3)
+    message.descriptors[3].hits_addend.value = 2**64 - 1
+    quota.ask(message, 0.02)
+    assert counters.asked == [
+        ([("shop|user=alice|", 60, START + 60, 3), ("shop|path=/|", 1, START + 61, 2**32)], 0.02)
+    ]
 
 
 class Failing:
@@ -444,8 +494,14 @@ def test_no_more_descriptors_are_remembered_than_there_is_room_for(monkeypatch: 
     for number in range(1000):
         found.of(request({"user": str(number)}, domain="shop"))
         found.of(request({"user": str(number)}, domain="other"))
-        found.of(request({"user": "x" * 1000 + str(number)}))
-    assert gc_objects(claims.Claim) - objects <= 50
+    assert 0 < gc_objects(claims.Claim) - objects <= 50
+
+
+def test_long_descriptors_are_not_remembered() -> None:
+    found = claims.Claims(limits_of(LIMITS).domains)
+    objects = gc_objects(claims.Claim)
+    assert found.of(request({"user": "x" * 1000})) != [None]
+    assert gc_objects(claims.Claim) == objects
 
 
 def gc_objects(kind: type) -> int:
