@@ -32,6 +32,10 @@ from tests.loop import on_loop
 from tests.server.served import FRONTS, PATIENCE, Serve, Served, echo, eventually, served, stream, text, unary
 
 LIMIT = 4 * 1024 * 1024  # bytes of a message
+ENDED = (
+    StatusCode.UNAVAILABLE,
+    StatusCode.CANCELLED,
+)  # by the server; grpcio says the latter to calls it has begun
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 
 
@@ -363,6 +367,45 @@ async def test_drain_answers_the_call_in_flight_and_new_ones_meanwhile(serve: Se
 
 
 @on_loop
+async def test_drain_answers_calls_for_as_long_as_they_keep_coming(serve: Serve) -> None:
+    async with serve(unary(echo)) as running:
+        channel = running.channel()
+        await running.call(channel=channel)
+        drain = asyncio.create_task(running.drain(PATIENCE))
+        until = time.monotonic() + 0.5
+
+        async def keep_calling() -> None:
+            while time.monotonic() < until:
+                assert await running.call(text("more"), channel=channel) == text("more")
+
+        await asyncio.gather(*(keep_calling() for _ in range(4)))
+        assert not drain.done()
+        start = time.monotonic()
+        await drain
+        assert time.monotonic() - start < PATIENCE / 4
+
+
+@on_loop
+async def test_drain_ends_though_calls_keep_coming(serve: Serve) -> None:
+    async with serve(unary(echo)) as running:
+        channel = running.channel()
+
+        async def call_until_refused() -> StatusCode:
+            while True:
+                try:
+                    await running.call(channel=channel)
+                except aio.AioRpcError as error:
+                    return error.code()
+
+        await running.call(channel=channel)
+        start = time.monotonic()
+        calling = asyncio.create_task(call_until_refused())
+        await running.drain(1.0)
+        assert 0.4 < time.monotonic() - start < 2.0
+        assert await calling in ENDED
+
+
+@on_loop
 async def test_idle_front_drains_at_once(serve: Serve) -> None:
     async with serve(unary(echo)) as running:
         await running.call()
@@ -382,7 +425,7 @@ async def test_drain_takes_no_longer_than_allowed_when_a_call_hangs(serve: Serve
         await running.drain(1.0)
         assert 0.9 < time.monotonic() - start < 2.0
         code, _ = await status(call)
-        assert code in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
+        assert code in ENDED
         await eventually(lambda: gate.cancelled == 1)
 
 
