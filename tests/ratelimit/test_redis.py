@@ -308,6 +308,7 @@ async def error_behind(answers: list[bytes]) -> CounterError:
         ([b"+OK\r\n+OK\r\n"], "unavailable"),
         ([b"+OK\r\n", b"no Redis"], "unavailable"),
         ([b"+OK\r\n", b"-LOADING Redis is loading the dataset in memory\r\n"], "unavailable"),
+        ([b"+OK\r\n", b"*2\r\n:1\r\n$29\r\n@user_script: 1: -READONLY no\r\n"], "unavailable"),  # Redis 6
         ([b"+OK\r\n", b"-OOM command not allowed\r\n"], "script"),
         ([b"+OK\r\n", b"+OK\r\n"], "script"),
         ([b"+OK\r\n", b"*1\r\n:1\r\n"], "script"),
