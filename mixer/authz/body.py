@@ -2,14 +2,18 @@
 
 import re
 from collections.abc import Mapping
-from email.parser import BytesParser
 from typing import Any
 
 import orjson
 
+from mixer.authz.multipart import form_parts, parse_media_type
 from mixer.authz.url import BadRequestError, parse_query
 
-_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+_INTEGER = re.compile(r"[+-]?0*[0-9]{1,19}")
+_LARGEST_INTEGER = 2**63 - 1
+_MOST_NESTED = (
+    100  # levels of JSON; regorus takes up to 127, and what the engine cannot read must not be its error
+)
 
 
 def parse_body(headers: Mapping[str, str], body: str, raw_body: bytes) -> tuple[Any, bool]:
@@ -20,9 +24,9 @@ def parse_body(headers: Mapping[str, str], body: str, raw_body: bytes) -> tuple[
     if headers.get("x-envoy-auth-partial-body") == "true":
         return None, True
     content_type = headers.get("content-type", "")
-    kind = next((kind for kind in _PARSERS if kind in content_type), None)
+    kind = next((kind for kind in _KINDS if kind in content_type), None)
     text = body or raw_body.decode("utf-8", "replace")
-    if kind is None or not text:
+    if kind not in _PARSERS or not text:
         return None, False
     if _is_truncated(headers, len(body.encode()) if body else len(raw_body)):
         return None, True
@@ -33,16 +37,28 @@ def _is_truncated(headers: Mapping[str, str], size: int) -> bool:
     if "content-length" not in headers:
         return False
     length = headers["content-length"]
-    if not _INTEGER.fullmatch(length):
+    if not _INTEGER.fullmatch(length) or abs(int(length)) > _LARGEST_INTEGER:
         raise BadRequestError("content-length is no number")
     return int(length) > size
 
 
 def _json(text: str | bytes, _: str = "") -> Any:
     try:
-        return orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         raise BadRequestError("the body is not JSON") from None
+    opening = ("[", "{") if isinstance(text, str) else (b"[", b"{")
+    if sum(map(text.count, opening)) > _MOST_NESTED and _levels(value) > _MOST_NESTED:  # type: ignore[arg-type]
+        raise BadRequestError(f"the body is nested more than {_MOST_NESTED} levels deep")
+    return value
+
+
+def _levels(value: Any) -> int:
+    levels, here = 0, [value]
+    while here := [item for item in here if isinstance(item, dict | list)]:
+        levels += 1
+        here = [item for box in here for item in (box.values() if isinstance(box, dict) else box)]
+    return levels
 
 
 def _form(text: str, _: str) -> dict[str, list[str]]:
@@ -50,31 +66,20 @@ def _form(text: str, _: str) -> dict[str, list[str]]:
 
 
 def _multipart(text: str, content_type: str) -> dict[str, list[Any]] | None:
-    head = f"Content-Type: {content_type}\r\n\r\n".encode()
-    message = BytesParser().parsebytes(head + text.encode())
-    if message.get_boundary() is None:
+    _, parameters = parse_media_type(content_type)
+    if "boundary" not in parameters:
         return None
-    if not message.is_multipart() or message.defects:
-        raise BadRequestError("the body is not multipart/form-data")
     values: dict[str, list[Any]] = {}
-    parts: Any = message.get_payload()
-    for part in parts:
-        name = part.get_param("name", header="content-disposition")
-        if not isinstance(name, str) or not name or part.get_content_disposition() != "form-data":
-            continue
-        if part.get("content-transfer-encoding", "").lower() != "quoted-printable":
-            del part["content-transfer-encoding"]  # Go's reader knows no other
-        content = part.get_payload(decode=True)
-        is_json = "application/json" in part.get("content-type", "")
+    for name, part_type, content in form_parts(text.encode(), parameters["boundary"]):
+        is_json = "application/json" in part_type
         values.setdefault(name, []).append(_json(content) if is_json else content.decode("utf-8", "replace"))
     return values
 
 
+# Looked for in this order. gRPC needs a descriptor set; without one the plugin gives null too.
+_KINDS = ("application/json", "application/grpc", "application/x-www-form-urlencoded", "multipart/form-data")
 _PARSERS = {
     "application/json": _json,
-    "application/grpc": lambda _text, _type: (
-        None
-    ),  # needs a descriptor set; without one the plugin gives null too
     "application/x-www-form-urlencoded": _form,
     "multipart/form-data": _multipart,
 }

@@ -3,6 +3,7 @@
 Source of the shape: opa-envoy-plugin, `envoyauth/request.go` and `protomap.go`.
 """
 
+import math
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -228,5 +229,7 @@ def _value(value: Any) -> Any:
         return [_value(item) for item in value.list_value.values]
     if kind == "number_value":
         number = value.number_value
+        if not math.isfinite(number):  # as protobuf's JSON has it
+            return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
         return int(number) if number.is_integer() and abs(number) < 2**53 else number
     return None if kind in (None, "null_value") else getattr(value, kind)

@@ -142,6 +142,20 @@ def test_connection_without_http_has_the_parsed_fields_of_an_empty_path() -> Non
     }
 
 
+def test_numbers_that_are_none_are_text() -> None:
+    values = "".join(
+        f'fields {{ key: "{name}" value {{ number_value: {text} }} }}'
+        for name, text in (("a", "nan"), ("b", "inf"), ("c", "-inf"), ("d", "2.0"), ("e", "9007199254740994"))
+    )
+    message = request(
+        f'attributes {{ metadata_context {{ filter_metadata {{ key: "f" value {{ {values} }} }} }} }}'
+    )
+    document = WHOLE.build(message)
+    assert document["attributes"]["metadataContext"]["filterMetadata"]["f"] == {
+        "a": "NaN", "b": "Infinity", "c": "-Infinity", "d": 2, "e": 9007199254740994.0,
+    }  # fmt: skip
+
+
 def test_raw_headers_are_shown_as_headers_too() -> None:
     message = request(
         """attributes { request { http { path: "/" header_map {
