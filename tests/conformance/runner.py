@@ -37,9 +37,7 @@ def run(case: Case) -> Outcome:
         modules.append(Module("query.rego", _query_module(case.query, variables, term)))
         decision = f"{_QUERY_PACKAGE}/answers"
     try:
-        program = Program(
-            Sources(tuple(modules), case.data, ""), decision, strict_errors=case.strict_error
-        )
+        program = Program(Sources(tuple(modules), case.data, ""), decision, strict_errors=case.strict_error)
     except PolicyError as error:
         return Outcome("refused", str(error))
     try:
@@ -58,7 +56,9 @@ def run(case: Case) -> Outcome:
 def _query_module(query: str, variables: list[str], term: str | None) -> str:
     row = ", ".join(f'"{name}": {name}' for name in variables)
     override = f" with input as {term}" if term is not None else ""
-    return f"package {_QUERY_PACKAGE}\nimport rego.v1\nanswers contains {{{row}}} if {{\n{query}{override}\n}}"
+    return (
+        f"package {_QUERY_PACKAGE}\nimport rego.v1\nanswers contains {{{row}}} if {{\n{query}{override}\n}}"
+    )
 
 
 def _json_text(term: str) -> str | None:
