@@ -91,16 +91,23 @@ class OpaEngine:
             raise DecisionError(
                 "unavailable", f"OPA at {self._url} is away: {type(error).__name__}"
             ) from None
+        if not isinstance(answer, dict):
+            raise DecisionError("unavailable", f"OPA at {self._url} gave no answer of OPA's Data API")
         if "result" not in answer:
             raise DecisionError("undefined", f"decision {self.decision} is undefined for this request")
-        return Evaluation(json.dumps(answer["result"]))
-
-    async def _query(self, document: object) -> dict[str, object]:
         try:
-            return await self._client.query_rule(document, self.decision)  # type: ignore[no-any-return]
+            return Evaluation(json.dumps(answer["result"], allow_nan=False))
+        except ValueError:
+            raise DecisionError(
+                "illegal", f"decision {self.decision} holds a number beyond the range of doubles"
+            ) from None
+
+    async def _query(self, document: object) -> object:
+        try:
+            return await self._client.query_rule(document, self.decision)
         except aiohttp.ServerDisconnectedError:
             # A kept connection that the server had just closed; evaluating twice is harmless.
-            return await self._client.query_rule(document, self.decision)  # type: ignore[no-any-return]
+            return await self._client.query_rule(document, self.decision)
 
     async def ready(self) -> str | None:
         return None if await self._client.check_health() else f"OPA at {self._url} is away"
