@@ -109,8 +109,9 @@ def test_only_the_first_document_is_read() -> None:
     assert (plain(root), has_more) == ("a", True)
 
 
-def test_what_is_wrong_in_a_later_document_does_not_matter() -> None:
-    root, has_more = read(b"a\n---\n[\n")
+@pytest.mark.parametrize("rest", [b"---\n[\n", b"...\n@x\n", b"...\n%\n"])
+def test_what_is_wrong_after_the_first_document_does_not_matter(rest: bytes) -> None:
+    root, has_more = read(b"a\n" + rest)
     assert root is not None
     assert (plain(root), has_more) == ("a", True)
 
