@@ -47,6 +47,11 @@ _KEY_READERS: dict[str, Any] = {
     "oct": HMACAlgorithm,
 }
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*={0,2}")
+# As Go's `encoding/pem` finds a block: at the beginning of a line, spaces after its end.
+_PEM = re.compile(
+    r"^-----BEGIN (?P<type>[A-Z0-9 ]+)-----[ \t]*\r?\n.*?^-----END (?P=type)-----[ \t]*\r?\n?",
+    re.DOTALL | re.MULTILINE,
+)
 _MAX_NESTING = 8  # tokens in tokens; each is smaller, this only bounds the work
 _MEMO_TOKEN = 4096  # characters; longer tokens are decoded each time, so that a memo has a known size
 _MEMO_ENTRIES = 2048
@@ -88,9 +93,9 @@ class Jwt:
 
     def verify(self, alg: str, token: object, key: object) -> bool:
         """`io.jwt.verify_<alg>`: is the signature right under this algorithm?"""
+        if alg.startswith("HS"):  # the header is not looked at
+            return _signature_ok(alg, _string(key).encode(), _parts(_string(token)))
         parsed = _parse(_string(token))
-        if alg.startswith("HS"):
-            return _signature_ok(alg, _string(key).encode(), parsed)
         return _any_key(alg, parsed, _keys(_string(key)), _fields(parsed.header))
 
     def decode_verify(self, token: object, constraints: object) -> list[Any]:
@@ -178,7 +183,7 @@ def _base64url(text: str) -> bytes:
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        value = orjson.loads(data)
+        value = orjson.loads(data.decode("utf-8", "replace"))
     except orjson.JSONDecodeError:
         raise BuiltinError("token part is not JSON") from None
     if not isinstance(value, dict):
@@ -186,15 +191,21 @@ def _object(data: bytes) -> dict[str, Any]:
     return value
 
 
-def _parse(text: str) -> Token:
+def _parts(text: str) -> Token:
+    """A token whose header is not read."""
     parts = text.split(".")
     if len(parts) != 3:
         raise BuiltinError("a token has three parts")
-    header = _object(_base64url(parts[0]))
-    if "enc" in header:
+    return Token({}, b"", _base64url(parts[2]), f"{parts[0]}.{parts[1]}".encode())
+
+
+def _parse(text: str) -> Token:
+    token = _parts(text)
+    header, payload, _ = text.split(".")
+    read = _object(_base64url(header))
+    if "enc" in read:
         raise BuiltinError("an encrypted token (JWE) is not supported")
-    signed = f"{parts[0]}.{parts[1]}".encode()
-    return Token(header, _base64url(parts[1]), _base64url(parts[2]), signed)
+    return token._replace(header=read, payload=_base64url(payload))
 
 
 def _fields(header: dict[str, Any]) -> dict[str, Any]:
@@ -214,13 +225,13 @@ def _decode(text: str) -> list[Any]:
         token = _parse(text)
         if token.header.get("cty") != "JWT":
             return [token.header, _object(token.payload), token.signature.hex()]
-        text = _inner(token.payload)
+        text = _inner(token.payload).strip("\"'")
     raise BuiltinError("tokens nested too deeply")
 
 
 def _inner(payload: bytes) -> str:
     try:
-        return payload.decode().strip("\"'")
+        return payload.decode()
     except UnicodeDecodeError:
         raise BuiltinError("token part is not UTF-8") from None
 
@@ -276,10 +287,14 @@ def _signature_ok(alg: str, key: AllowedPublicKeys | bytes, token: Token) -> boo
 def _keys(certificate: str) -> tuple[Key, ...]:
     """Keys of a PEM certificate, a PEM public key, a JWK, or a JWK set."""
     try:
-        if certificate.lstrip().startswith("-----BEGIN"):
-            if "BEGIN CERTIFICATE" in certificate:
-                return (Key("", "", load_pem_x509_certificate(certificate.encode()).public_key()),)  # type: ignore[arg-type]
-            return (Key("", "", load_pem_public_key(certificate.encode())),)  # type: ignore[arg-type]
+        if pem := _PEM.search(certificate):
+            if pem.end() != len(certificate):
+                raise ValueError("something stands after the PEM block")
+            if pem["type"] == "CERTIFICATE":
+                return (Key("", "", load_pem_x509_certificate(pem[0].encode()).public_key()),)  # type: ignore[arg-type]
+            if pem["type"] == "PUBLIC KEY":
+                return (Key("", "", load_pem_public_key(pem[0].encode())),)  # type: ignore[arg-type]
+            raise ValueError("the PEM block holds another thing")
         document = orjson.loads(certificate)
         entries = document.get("keys", [document])
         keys = []

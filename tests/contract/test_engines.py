@@ -131,6 +131,18 @@ def pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519Pri
     )
 
 
+def pkcs1(key: rsa.RSAPrivateKey) -> str:
+    return (
+        key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.PKCS1).decode()
+    )
+
+
+def signed(payload: str | bytes, **header: str) -> str:
+    """A token of any payload, by HS256."""
+    data = payload.encode() if isinstance(payload, str) else payload
+    return jwt.PyJWS().encode(data, SECRET, "HS256", headers=header)
+
+
 def jwk(key: Any, algorithm: Any, **more: str) -> dict[str, Any]:
     return {**json.loads(algorithm.to_jwk(key.public_key())), **more}
 
@@ -198,6 +210,17 @@ allow := [valid, object.get(claims, "sub", null)] if [valid, _, claims] := io.jw
         (token("x" * 40, "HS256"), {"cert": pem(RSA_KEY)}, INVALID),
         (unsigned(), {"cert": pem(RSA_KEY)}, INVALID),
         (token() + "x", {"cert": pem(RSA_KEY)}, INVALID),
+        # a key is one PEM block, or JSON
+        (token(), {"cert": "Subject: x\n" + pem(RSA_KEY)}, VALID),
+        (token(), {"cert": pem(RSA_KEY) + "x"}, UNDEFINED),
+        (token(), {"cert": pem(RSA_KEY) + pem(OTHER_RSA_KEY)}, UNDEFINED),
+        (token(), {"cert": " " + pem(RSA_KEY)}, UNDEFINED),
+        (token(), {"cert": pkcs1(RSA_KEY)}, UNDEFINED),
+        # a token within a token
+        (signed(inner := signed('{"sub": "alice"}'), cty="JWT"), {"secret": SECRET}, VALID),
+        (signed(inner, cty="jwt"), {"secret": SECRET}, VALID),
+        (signed(f'"{inner}"', cty="JWT"), {"secret": SECRET}, UNDEFINED),
+        (signed(b'{"sub": "ali\xffce"}'), {"secret": SECRET}, [True, "ali\ufffdce"]),
         # errors of the builtin
         ("garbage", {"cert": pem(RSA_KEY)}, UNDEFINED),
         ("a.b.c", {"cert": pem(RSA_KEY)}, UNDEFINED),
@@ -225,6 +248,8 @@ def test_token_is_verified(decide: Decide, text: object, rules: dict[str, Any], 
         ("io.jwt.verify_es256(input.t, input.e)", [token(EC_KEY, "ES256"), token()], [True, False]),
         ("io.jwt.verify_eddsa(input.t, input.ed)", [token(ED_KEY, "EdDSA"), token()], [True, False]),
         ("io.jwt.verify_hs256(input.t, input.s)", [token(SECRET, "HS256"), token(), "x"], [True, False, UNDEFINED]),
+        ("io.jwt.verify_hs256(input.t, input.s)", ["a.b.Yw", "a.b.!", "a.b", "a.b.c.d"], [False, *[UNDEFINED] * 3]),
+        ("io.jwt.decode(input.t)[1].sub", [signed(f'"{signed(json.dumps(CLAIMS))}"', cty="JWT")], ["alice"]),
     ],
 )  # fmt: skip
 def test_signature_is_verified(
