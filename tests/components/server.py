@@ -115,8 +115,16 @@ class Server:
         self.start()
 
     def pause(self) -> None:
-        """Freeze it: its sockets stay open and nothing answers."""
+        """Freeze it: its sockets stay open and nothing answers. Returns once each of its threads has stopped."""
         os.kill(self.pid, signal.SIGSTOP)
+        self.wait_until(self._is_stopped, 10, "stop at SIGSTOP")
+
+    def _is_stopped(self) -> bool:
+        states = [
+            file.read_text().rpartition(")")[2].split()[0]
+            for file in Path(f"/proc/{self.pid}/task").glob("*/stat")
+        ]
+        return set(states) == {"T"}
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
