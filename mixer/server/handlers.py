@@ -20,6 +20,7 @@ log = structlog.get_logger()
 
 _NO_DEADLINE = 1e6  # seconds; grpc gives a huge number where the caller set none
 QUIET = 0.1  # seconds; with no call begun for this long a front that drains closes, and ends a stream that is quiet
+_AFTER_END = 0.01  # seconds; a stream that its client cancelled may seem ended first, and cancelled only then
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"  # generic only to the type checker
 AnyHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -45,7 +46,8 @@ class Handlers:
         self._reads: dict[object, asyncio.Task[Any]] = {}
         self._draining = False
         self._waiting = 0  # unary calls
-        self._begun = 0
+        self._moves = 0  # unary calls begun, streams ended
+        self._streams = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -77,7 +79,7 @@ class Handlers:
 
         def begin(data: bytes, left: float | None) -> bytes | Awaitable[bytes]:
             start = time.perf_counter()
-            self._begun += 1
+            self._moves += 1
             try:
                 answer = call(_parse(parse, data), left)
             except Exception as error:
@@ -137,6 +139,7 @@ class Handlers:
 
         async def handle(_: object, context: Context) -> bytes:
             in_flight.inc()
+            self._streams += 1
             try:
                 await method.call(self._messages(method, context))
             except Exception as error:
@@ -147,6 +150,8 @@ class Handlers:
                 raise
             finally:
                 in_flight.dec()
+                self._streams -= 1
+                self._moves += 1
             calls.labels(method.name, "OK").inc()
             return b""
 
@@ -169,14 +174,15 @@ class Handlers:
                         return
                     raise
                 if data is aio.EOF:  # type: ignore[attr-defined]
+                    await asyncio.sleep(_AFTER_END)
                     return
                 yield _parse(method.request.FromString, data)
         finally:
             self._reads.pop(key, None)
 
     async def drain(self, timeout: float) -> bool:
-        """Wait for a moment without a unary call (`QUIET`), `timeout` seconds at most; whether it came. From now on,
-        end each stream once it is quiet."""
+        """Wait for a moment without a unary call (`QUIET`), `timeout` seconds at most. From now on, end each stream
+        once it is quiet. Answers whether all is done: no call and no stream is open, and all answers are written."""
         self._draining = True
         waiting = set(self._reads.values())
         if waiting:
@@ -187,10 +193,10 @@ class Handlers:
         while (left := end - time.monotonic()) > 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), left)
-            begun = self._begun
+            moves = self._moves
             await asyncio.sleep(QUIET)  # the last answers are written, and calls that lie on the wire begin
-            if self._idle.is_set() and self._begun == begun:
-                return True
+            if self._idle.is_set() and self._moves == moves:
+                return not self._streams
         return False
 
     def _failure(self, name: str, error: Exception) -> StatusError:

@@ -75,7 +75,7 @@ class NativeFront:
 
     async def drain(self, timeout: float) -> None:
         await self._health.drain()
-        quiet = await self._handlers.drain(timeout / 2)
+        done = await self._handlers.drain(timeout / 2)
         self._stopping = True
         behind = asyncio.ensure_future(self._behind.stop(timeout / 2))
         if self._tasks:
@@ -84,7 +84,7 @@ class NativeFront:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         await behind
-        if not quiet:
+        if not done:
             await asyncio.sleep(QUIET)  # the last answers are written, which closing does not wait for
         await asyncio.to_thread(self._front.close)
         shutil.rmtree(self._folder, ignore_errors=True)
