@@ -42,7 +42,7 @@ def module_name(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_name(file): file for file in sorted(ROOT.rglob("*.py"))}
+MODULES = {module_name(file): ast.parse(file.read_text("utf-8")) for file in sorted(ROOT.rglob("*.py"))}
 
 
 def imports(name: str) -> set[str]:
@@ -51,7 +51,7 @@ def imports(name: str) -> set[str]:
 
 
 def _imports(name: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse(MODULES[name].read_text("utf-8"))):
+    for node in ast.walk(MODULES[name]):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if _is_ours(alias.name))
         elif isinstance(node, ast.ImportFrom):
@@ -123,7 +123,6 @@ def test_nothing_below_imports_what_is_on_top() -> None:
 
 def test_only_the_server_package_knows_grpc() -> None:
     def knows_grpc(name: str) -> bool:
-        tree = ast.parse(MODULES[name].read_text("utf-8"))
         return any(
             isinstance(node, ast.Import | ast.ImportFrom)
             and any(
@@ -134,7 +133,7 @@ def test_only_the_server_package_knows_grpc() -> None:
                     else [node.module or ""]
                 )
             )
-            for node in ast.walk(tree)
+            for node in ast.walk(MODULES[name])
         )
 
     outside = {name for name in MODULES if not name.startswith(("mixer.server.", "mixer.demo"))}

@@ -132,33 +132,34 @@ async def test_calls_that_wait_do_not_hold_up_others(serve: Serve) -> None:
         assert await asyncio.gather(*waiting) == [text(str(number)) for number in range(20)]
 
 
-ERRORS: list[tuple[MixerError, StatusCode]] = [
-    (RequestError("wrong"), StatusCode.INVALID_ARGUMENT),
-    (DecisionError("undefined", "no decision"), StatusCode.UNAVAILABLE),
-    (CounterError("unavailable", "no counters"), StatusCode.UNAVAILABLE),
-    (DeadlineError("timeout", "too late"), StatusCode.DEADLINE_EXCEEDED),
-    (SinkError("not meant for a call"), StatusCode.INTERNAL),
-]
+ERRORS: dict[str, tuple[MixerError, StatusCode]] = {
+    "request": (RequestError("wrong"), StatusCode.INVALID_ARGUMENT),
+    "decision": (DecisionError("undefined", "no decision"), StatusCode.UNAVAILABLE),
+    "counter": (CounterError("unavailable", "no counters"), StatusCode.UNAVAILABLE),
+    "deadline": (DeadlineError("timeout", "too late"), StatusCode.DEADLINE_EXCEEDED),
+    "sink": (SinkError("not meant for a call"), StatusCode.INTERNAL),
+}
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["at once", "later"])
-@pytest.mark.parametrize(("error", "code"), ERRORS, ids=[type(error).__name__ for error, _ in ERRORS])
 @on_loop
-async def test_error_of_ours_becomes_its_status(
-    serve: Serve, error: MixerError, code: StatusCode, later: bool
-) -> None:
-    def fail(request: object, timeout: object) -> bytes | Awaitable[bytes]:
+async def test_error_of_ours_becomes_its_status(serve: Serve, later: bool) -> None:
+    def fail(request: StringValue, timeout: object) -> bytes | Awaitable[bytes]:
+        error, _ = ERRORS[request.value]
         if not later:
             raise error
-        return wait()
+        return wait(error)
 
-    async def wait() -> bytes:
+    async def wait(error: MixerError) -> bytes:
         await asyncio.sleep(0)
         raise error
 
     async with serve(unary(fail)) as running:
-        assert await status(running.call()) == (code, str(error))
-        assert running.calls("Unary", code.name) == 1
+        channel = running.channel()
+        for name, (error, code) in ERRORS.items():
+            before = running.calls("Unary", code.name)
+            assert await status(running.call(text(name), channel=channel)) == (code, str(error))
+            assert running.calls("Unary", code.name) == before + 1
         assert running.calls("Unary", "OK") == 0
 
 
@@ -233,7 +234,7 @@ async def test_handler_sees_the_seconds_left(serve: Serve) -> None:
         await running.call(timeout=30)
         await running.call()
         assert seen[0] is not None
-        assert 25 < seen[0] <= 30
+        assert 25 < seen[0] < 31  # the client may round it up
         assert seen[1] is None
 
 
@@ -422,8 +423,8 @@ async def test_drain_takes_no_longer_than_allowed_when_a_call_hangs(serve: Serve
         call = running.call(text("hangs"))
         await eventually(lambda: gate.waiting == 1)
         start = time.monotonic()
-        await running.drain(1.0)
-        assert 0.9 < time.monotonic() - start < 2.0
+        await running.drain(0.6)
+        assert 0.5 < time.monotonic() - start < 2.0
         code, _ = await status(call)
         assert code in ENDED
         await eventually(lambda: gate.cancelled == 1)
@@ -435,8 +436,8 @@ async def test_call_that_ends_in_the_second_half_of_a_drain_is_answered(serve: S
     async with serve(unary(gate)) as running:
         call = running.call(text("slow"))
         await eventually(lambda: gate.waiting == 1)
-        drain = asyncio.create_task(running.drain(2.0))
-        asyncio.get_running_loop().call_later(1.4, gate.opened.set)
+        drain = asyncio.create_task(running.drain(1.2))
+        asyncio.get_running_loop().call_later(0.8, gate.opened.set)
         assert await call == text("slow")
         await drain
 
