@@ -603,18 +603,18 @@ def test_broker_restarted_under_load_loses_nothing(own_kafka: Kafka, end: str) -
 
         async def load() -> None:
             while not stop.is_set():
-                batch = records(30, lambda n: http_entry(path=f"/{n % 7}"))
+                batch = records(7, lambda n: http_entry(path=f"/{n}"))
                 written.extend(batch)
                 sink.write(batch)
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.02)
 
         loading = asyncio.create_task(load())
         await until(lambda: account.delivered > 300)
         await asyncio.to_thread(getattr(own_kafka, end))
         before = len(written)
-        await until(lambda: len(written) > before + 300)
+        await until(lambda: len(written) > before + 200)
         await asyncio.to_thread(own_kafka.start)
-        await until(lambda: account.delivered > before + 300)
+        await until(lambda: account.delivered > before + 200)
         stop.set()
         await loading
         await until(lambda: account.buffered == 0)

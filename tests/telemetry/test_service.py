@@ -1,0 +1,150 @@
+"""Streams of entries, and streams that are not."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from envoy.service.accesslog.v3 import als_pb2
+
+from mixer.errors import RequestError
+from mixer.metrics import Metrics
+from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
+from mixer.telemetry.record import AccessRecord
+from mixer.telemetry.service import MAX_BATCH, ReportService
+from tests.telemetry.entries import http_entry, messages, new_metrics, streamed, tcp_entry, value
+
+
+class Kept:
+    """A sink that keeps what it is given."""
+
+    name = "kept"
+
+    def __init__(self) -> None:
+        self.batches: list[list[AccessRecord]] = []
+
+    async def start(self) -> None:
+        """Nothing to open."""
+
+    def write(self, records: Sequence[AccessRecord]) -> None:
+        self.batches.append(list(records))
+
+    def status(self) -> str:
+        return "ok"
+
+    async def close(self, timeout: float) -> None:
+        """Nothing to close."""
+
+
+def report(items: Any) -> tuple[Kept, Metrics]:
+    """Let a service take in a stream."""
+    sink, metrics = Kept(), new_metrics()
+    asyncio.run(ReportService([sink], metrics).stream(streamed(items)))
+    return sink, metrics
+
+
+def test_every_sink_gets_every_message_as_one_batch() -> None:
+    sinks, metrics = [Kept(), Kept()], new_metrics()
+    entries = [http_entry(path=f"/{n}") for n in range(70)]
+    asyncio.run(ReportService(sinks, metrics).stream(streamed(messages(entries))))
+    for sink in sinks:
+        assert [len(batch) for batch in sink.batches] == [30, 30, 10]
+        paths = [record.fields["url_path"] for batch in sink.batches for record in batch]
+        assert paths == [f"/{n}" for n in range(70)]
+
+
+def test_identifier_of_the_first_message_holds_for_all() -> None:
+    sink, _ = report(messages([http_entry() for _ in range(70)]))
+    assert {r.origin.fields["envoy_node_id"] for batch in sink.batches for r in batch} == {"edge-1"}
+
+
+def test_entries_are_counted_by_kind() -> None:
+    _, metrics = report(messages([http_entry()] * 5))
+    assert value(metrics, "mixer_report_entries_total", kind="http") == 5
+    _, metrics = report(messages([tcp_entry()] * 3))
+    assert value(metrics, "mixer_report_entries_total", kind="tcp") == 3
+
+
+def test_message_of_many_entries_lets_others_run_meanwhile() -> None:
+    async def test() -> None:
+        sink, turns = Kept(), 0
+        entries = messages([http_entry()] * (3 * MAX_BATCH + 1), size=10_000)
+        task = asyncio.create_task(ReportService([sink], new_metrics()).stream(streamed(entries)))
+        while not task.done():
+            turns += 1
+            await asyncio.sleep(0)
+        await task
+        assert [len(batch) for batch in sink.batches] == [MAX_BATCH, MAX_BATCH, MAX_BATCH, 1]
+        assert turns >= 3
+
+    asyncio.run(test())
+
+
+def test_stream_without_identifier_is_refused() -> None:
+    with pytest.raises(RequestError, match="the first message of an access-log stream has no identifier"):
+        report(messages([http_entry()] * 60)[1:])
+
+
+def test_identifier_that_is_none_is_refused() -> None:
+    with pytest.raises(RequestError, match="no valid protobuf"):
+        report([StreamAccessLogsMessage(identifier=b"\xff")])
+
+
+def test_entries_of_an_unknown_kind_are_refused() -> None:
+    with pytest.raises(RequestError, match="neither http_logs nor tcp_logs"):
+        report([*messages([http_entry()]), StreamAccessLogsMessage()])
+
+
+def test_identifier_may_come_alone() -> None:
+    sink, _ = report(messages([]))
+    assert sink.batches == []
+
+
+def test_stream_without_messages_is_none() -> None:
+    sink, metrics = report([])
+    assert sink.batches == []
+    assert value(metrics, "mixer_report_streams_ended_total", how="closed") == 1
+
+
+@pytest.mark.parametrize(
+    ("items", "how"), [(messages([http_entry()]), "closed"), (messages([http_entry()] * 40)[1:], "error")]
+)
+def test_end_of_a_stream_is_counted_by_how(items: list[StreamAccessLogsMessage], how: str) -> None:
+    metrics = new_metrics()
+    service = ReportService([], metrics)
+    try:
+        asyncio.run(service.stream(streamed(items)))
+    except RequestError:
+        assert how == "error"
+    assert value(metrics, "mixer_report_streams_ended_total", how=how) == 1
+    assert value(metrics, "mixer_report_streams") == 0
+
+
+def test_stream_that_is_cut_off_is_counted_and_what_came_is_kept() -> None:
+    async def test() -> None:
+        sink, metrics = Kept(), new_metrics()
+
+        async def endless() -> AsyncIterator[StreamAccessLogsMessage]:
+            for message in messages([http_entry()]):
+                yield message
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(ReportService([sink], metrics).stream(endless()))
+        while not sink.batches:
+            await asyncio.sleep(0)
+        assert value(metrics, "mixer_report_streams") == 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert value(metrics, "mixer_report_streams_ended_total", how="cancelled") == 1
+        assert value(metrics, "mixer_report_streams") == 0
+
+    asyncio.run(test())
+
+
+def test_messages_are_envoys_on_the_wire() -> None:
+    envoys = als_pb2.StreamAccessLogsMessage()
+    envoys.identifier.log_name = "edge"
+    envoys.http_logs.log_entry.add().request.path = "/x"
+    sink, _ = report([StreamAccessLogsMessage.FromString(envoys.SerializeToString())])
+    assert sink.batches[0][0].fields["url_path"] == "/x"
