@@ -67,7 +67,9 @@ class Program:
         asts = _parsed(loaded.modules)
         self.uses = self._analyse(asts, loaded.data, clock)
         modules = [Module(ast["source"]["file"], AsOpa(ast).rewritten()) for ast in asts]
-        if decision not in self.uses.rules:
+        if (
+            decision not in self.uses.rules - self.uses.partial
+        ):  # no single rule: regorus asks for it by another
             modules.append(Module(f"<{_ENTRY}>", f"package {_ENTRY}\ndecision := {self._rule}"))
             self._rule = f"data.{_ENTRY}.decision"
         base = _engine()

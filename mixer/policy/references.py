@@ -31,6 +31,7 @@ class Uses:
         default_factory=list
     )  # of the modules' own; the name is a path, "lib/jwt/claims"
     rules: set[str] = field(default_factory=set)  # "envoy/authz/allow"
+    partial: set[str] = field(default_factory=set)  # those of them that define parts: `allow[x].y := 1`
 
 
 def analyse(modules: list[dict[str, Any]]) -> Uses:
@@ -66,8 +67,11 @@ class _Module:
 
     def run(self) -> None:
         for rule in self.ast["rules"]:
-            root, parts, _ = flatten(rule_head(rule))
-            self.uses.rules.add("/".join((*self.package, root, *parts)))
+            root, parts, constant = flatten(rule_head(rule))
+            path = "/".join((*self.package, root, *parts))
+            self.uses.rules.add(path)
+            if not constant:
+                self.uses.partial.add(path)
         self._walk(self.ast["rules"])
 
     def _walk(self, node: Any) -> None:

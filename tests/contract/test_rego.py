@@ -57,6 +57,10 @@ DATA = {
 }
 
 RULES: Cases = [
+    ("x[k].v := v if some k, v in input.h", {"x-a": {"v": "1"}}),
+    ("x[k].v contains v if some k, v in input.h\nx.z.v contains 1", {"x-a": {"v": ["1"]}, "z": {"v": [1]}}),
+    ("x.y[k][v] := 1 if some k, v in input.h", {"y": {"x-a": {"1": 1}}}),
+    ("x[k] contains v if some k, v in input.h", {"x-a": ["1"]}),
     ('x := data.flags[k].on if { k := "b" }', True),
     ('x := data.flags[k].on if { k := "a" }', False),
     ('p contains "a" if { k := "a"; data.flags[k].on == true }\np contains "b" if { k := "b"; data.flags[k].on == true }\nx := p', ['b']),
@@ -373,6 +377,7 @@ BUILTINS: Cases = [
     ('x := [sprintf("%v", [123456789.5]), sprintf("%v", [0.00001]), sprintf("%g", [100000.5]), sprintf("%e", [2.5])]', ['1.234567895e+08', '1e-05', '100000.5', '2.500000e+00']),
     ('deny contains sprintf("%d too many", [input.s]) if input.n > 1\nx := count(deny)', 1),
     ('x := sprintf("%v", [input.missing])', UNDEFINED),
+    ('x := sprintf("%d %v", [9223372036854775808, 18446744073709551615])', "9223372036854775808 18446744073709551615"),
     ('x := sprintf(input.n, [])', UNDEFINED),
     ('x := sprintf("%v", input.n)', UNDEFINED),
     ('x := to_number(" 1")', UNDEFINED),

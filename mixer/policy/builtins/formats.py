@@ -60,54 +60,61 @@ def _sprintf(format_: object, operands: object) -> str:
 
 
 def _formatted(value: float | str, spec: re.Match[str]) -> str:
-    flags, verb = spec["flags"], spec["verb"]
-    precision = None if spec["precision"] is None else int(spec["precision"] or 0)
+    verb = spec["verb"]
     fits = _STRINGS if isinstance(value, str) else _INTEGERS if isinstance(value, int) else _FLOATS
     plain = spec[0] == f"%{verb}"
-    if verb == "T" and plain:
-        return _type(value)
-    if verb in _RARE or (verb not in fits and not plain) or (isinstance(value, int) and abs(value) >= 2**63):
+    large = isinstance(value, int) and abs(value) >= 2**63  # a *big.Int formats itself
+    if plain and (verb == "T" or (large and verb in "dsv")):
+        return str(value) if large else _type(value)
+    if large or verb in _RARE or (verb not in fits and not plain):
         raise UnsupportedError(f"sprintf with {spec[0]}")
     if verb not in fits:
         return f"%!{verb}({_type(value)}={_plain(value)})"
-    if isinstance(value, str):
-        return _text(value, verb, flags, precision, spec["width"])
+    return _text(value, spec) if isinstance(value, str) else _number(value, spec)
+
+
+def _number(value: float, spec: re.Match[str]) -> str:
+    flags, verb, precision = spec["flags"], spec["verb"], _precision(spec)
     if "#" in flags or verb == "q" or (isinstance(value, float) and verb in "bxX"):
         raise UnsupportedError(f"sprintf with {spec[0]}")
     if isinstance(value, int):
-        digits = format(abs(value), _INTEGERS[verb])
-        digits = digits.rjust(precision or 0, "0")
+        digits = format(abs(value), _INTEGERS[verb]).rjust(precision or 0, "0")
         if precision is not None:
             flags = flags.replace("0", "")
+        if precision == 0 and value == 0:
+            return _padded("", spec)
     elif verb in "vgG":
         digits = _shortest(abs(value)) if precision is None else format(abs(value), f".{precision}g")
         digits = digits.upper() if verb == "G" else digits
     else:
         digits = format(abs(value), f".{6 if precision is None else precision}{verb}")
-    if precision == 0 and digits == "0" and isinstance(value, int):
-        return _padded("", flags, spec["width"])
     if verb == "v":
         flags = flags.replace("+", "")  # asks %v for more detail, which numbers have not
     sign = "-" if value < 0 else "+" if "+" in flags else " " if " " in flags else ""
     if "0" in flags and "-" not in flags and spec["width"]:
         return sign + digits.rjust(int(spec["width"]) - len(sign), "0")
-    return _padded(sign + digits, flags, spec["width"])
+    return _padded(sign + digits, spec)
 
 
-def _text(value: str, verb: str, flags: str, precision: int | None, width: str | None) -> str:
-    if set(flags) - {"-"}:
-        raise UnsupportedError(f"sprintf with %{flags}{verb} of a string")
+def _text(value: str, spec: re.Match[str]) -> str:
+    verb, precision = spec["verb"], _precision(spec)
+    if set(spec["flags"]) - {"-"}:
+        raise UnsupportedError(f"sprintf with {spec[0]} of a string")
     if verb in "xX":
         digits = value.encode()[:precision].hex()
-        return _padded(digits.upper() if verb == "X" else digits, flags, width)
+        return _padded(digits.upper() if verb == "X" else digits, spec)
     shown = value[:precision]
-    return _padded(_quoted(shown) if verb == "q" else shown, flags, width)
+    return _padded(_quoted(shown) if verb == "q" else shown, spec)
 
 
-def _padded(text: str, flags: str, width: str | None) -> str:
-    if not width:
+def _precision(spec: re.Match[str]) -> int | None:
+    return None if spec["precision"] is None else int(spec["precision"] or 0)
+
+
+def _padded(text: str, spec: re.Match[str]) -> str:
+    if not spec["width"]:
         return text
-    return text.ljust(int(width)) if "-" in flags else text.rjust(int(width))
+    return text.ljust(int(spec["width"])) if "-" in spec["flags"] else text.rjust(int(spec["width"]))
 
 
 def _type(value: float | str) -> str:
