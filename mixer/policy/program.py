@@ -67,9 +67,8 @@ class Program:
         asts = _parsed(loaded.modules)
         self.uses = self._analyse(asts, loaded.data, clock)
         modules = [Module(ast["source"]["file"], AsOpa(ast).rewritten()) for ast in asts]
-        if (
-            decision not in self.uses.rules - self.uses.partial
-        ):  # no single rule: regorus asks for it by another
+        # Where that is no single rule, regorus must be asked for another that names it.
+        if decision not in self.uses.rules - self.uses.partial:
             modules.append(Module(f"<{_ENTRY}>", f"package {_ENTRY}\ndecision := {self._rule}"))
             self._rule = f"data.{_ENTRY}.decision"
         base = _engine()
