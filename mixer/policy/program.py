@@ -21,6 +21,7 @@ from mixer.errors import DecisionError, PolicyError, Problem
 from mixer.policy.builtins import Builtin, supplied
 from mixer.policy.builtins.catalog import ARITY, NATIVE, NONDETERMINISTIC, REFUSED
 from mixer.policy.builtins.operands import string
+from mixer.policy.dialect import known
 from mixer.policy.guard import add_guards, guarded_modules
 from mixer.policy.patterns import rust
 from mixer.policy.recursion import circles
@@ -64,7 +65,7 @@ class Program:
         self._rule = "data." + decision.replace("/", ".")
         self._supplied: dict[str, Builtin] = {}
         self._jwt: Jwt | None = None
-        asts = _parsed(loaded.modules)
+        asts = _parsed(Module(module.file, known(module.source)) for module in loaded.modules)
         self.uses = self._analyse(asts, loaded.data, clock)
         modules = [Module(ast["source"]["file"], AsOpa(ast).rewritten()) for ast in asts]
         # Where that is no single rule, regorus must be asked for another that names it.

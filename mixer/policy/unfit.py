@@ -59,6 +59,11 @@ class _Constructs:
             if (root, *parts) == ("future", "keywords", "not"):
                 self._refuse(item, "the embedded engine does not know future.keywords.not")
         for rule in self._ast["rules"]:
+            default = rule.get("Default", {})
+            if default.get("args") and "RefBrack" in default["refr"]:
+                self._refuse(
+                    default, "the embedded engine has no default of a function with brackets in its name"
+                )
             head: Node = next(iter(rule.get("Spec", {}).get("head", {}).values()), {})
             for argument in head.get("args", ()):
                 self._pattern(argument)

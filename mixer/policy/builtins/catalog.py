@@ -42,6 +42,7 @@ _BY_ARITY = {
     4: "regex.template_match time.add_date",
 }
 ARITY = {name: arity for arity, names in _BY_ARITY.items() for name in names.split()}
+ARITY["mixer.template"] = 1  # see `policy.dialect`
 
 # Builtins that we supply, by the module that has them; regorus lacks them, or answers otherwise than OPA.
 _BY_MODULE = {
@@ -55,6 +56,7 @@ _BY_MODULE = {
     "numbers": "to_number",
     "queries": "urlquery.decode urlquery.decode_object",
     "strings": "strings.count strings.replace_n strings.split_n",
+    "templates": "mixer.template",
     "uri": "uri.is_valid uri.parse",
     "uuids": "uuid.parse",
 }
