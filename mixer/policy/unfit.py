@@ -54,10 +54,6 @@ class _Constructs:
         self._found: list[Problem] = []
 
     def problems(self) -> list[Problem]:
-        for item in self._ast["imports"]:
-            root, parts, _ = flatten(item["refr"])
-            if (root, *parts) == ("future", "keywords", "not"):
-                self._refuse(item, "the embedded engine does not know future.keywords.not")
         for rule in self._ast["rules"]:
             default = rule.get("Default", {})
             if default.get("args") and "RefBrack" in default["refr"]:

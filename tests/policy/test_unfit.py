@@ -68,13 +68,6 @@ def test_construct_is_refused_with_its_line(tmp_path: Path, snippet: str, refusa
     assert load(tmp_path, f"package p\n\n{snippet}\n") == [f"p.rego: line {at}: {refusal}"]
 
 
-def test_keyword_that_the_engine_does_not_know(tmp_path: Path) -> None:
-    [refusal] = load(tmp_path, "package p\n\nimport future.keywords.not\n\nallow if not input.x\n")
-    assert refusal == (
-        "p.rego: line 3: the embedded engine does not know future.keywords.not; engine: opa runs it"
-    )
-
-
 def test_name_that_is_used_before_it_is_bound(tmp_path: Path) -> None:
     assert load(tmp_path, "package p\n\nallow if { y == 1; y := input.x }\n") == [
         "p.rego: line 3, column 12: var `y` used before definition below."

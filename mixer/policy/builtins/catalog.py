@@ -1,6 +1,6 @@
 """What the embedded engine does with each of OPA 1.22's builtins: runs regorus' own, supplies ours, or refuses."""
 
-# Operands of each builtin that OPA has (`opa capabilities`), but for those of operators.
+# Operands of each builtin that OPA has (`opa capabilities`). Those of operators have names too.
 _BY_ARITY = {
     0: "opa.runtime rego.metadata.chain rego.metadata.rule time.now_ns",
     1: """
@@ -20,6 +20,7 @@ _BY_ARITY = {
         yaml.unmarshal
     """,
     2: """
+        and assign div eq equal gt gte lt lte minus mul neq or plus rem
         array.concat bits.and bits.lsh bits.or bits.rsh bits.xor concat contains crypto.hmac.equal
         crypto.hmac.md5 crypto.hmac.sha1 crypto.hmac.sha256 crypto.hmac.sha512
         crypto.x509.parse_and_verify_certificates_with_options crypto.x509.parse_keypair endswith format_int
