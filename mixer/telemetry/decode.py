@@ -11,12 +11,13 @@ from envoy.config.core.v3.address_pb2 import Address
 from envoy.data.accesslog.v3.accesslog_pb2 import ResponseFlags, TLSProperties
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
-from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from mixer.telemetry.flags import LETTERS, TLS_VERSIONS
 from mixer.telemetry.peers import namespace_of, peer_workload, sided
 from mixer.telemetry.record import Fields, encoded
+from mixer.telemetry.wire import length
 
 MAX_PARTS = 8192  # of one kind; then it begins anew
 MAX_PART = 2048  # bytes; what is larger is decoded each time
@@ -65,26 +66,10 @@ class Decoder:
         self.upstream_local = Parts(_joined("envoy_upstream_local_address"), b"")
         self.tls: Parts[Tls] = Parts(_tls, Tls(b"", {}))
         self.flags: Parts[tuple[str, str]] = Parts(_flags, ("", ""))
-        self.policy = Parts(
-            _struct({"policy": "mixer_policy", "revision": "mixer_policy_revision", "cache": "mixer_cache"}),
-            b"",
-        )
-        self.limit = Parts(_struct({"limit": "mixer_limit", "code": "mixer_limit_code"}), b"")
+        self.decision = Parts(_decision, b"")
+        self.quota = Parts(_quota, b"")
         self.source: Parts[Mapping[str, str]] = Parts(_peer("source"), {})
         self.destination: Parts[Mapping[str, str]] = Parts(_peer("destination"), {})
-
-
-def text(value: bytes) -> str:
-    """The string in a serialised google.protobuf.Value; empty for any other value."""
-    if (
-        len(value) > 1 and value[0] == 0x1A and value[1] == len(value) - 2
-    ):  # string_value, shorter than 128 bytes
-        return str(value[2:], "utf-8", "replace")
-    try:
-        string: str = Value.FromString(value).string_value
-    except DecodeError:
-        return ""
-    return string
 
 
 def _address(data: bytes) -> tuple[str, int]:
@@ -112,12 +97,30 @@ def _joined(field: str) -> Callable[[bytes], bytes]:
     return decode
 
 
-def _struct(names: Mapping[str, str]) -> Callable[[bytes], bytes]:
-    def decode(data: bytes) -> bytes:
-        struct = Value.FromString(data).struct_value.fields
-        return encoded({name: struct[key].string_value for key, name in names.items() if key in struct})
+def _decision(entry: bytes) -> bytes:
+    """One entry of the dynamic metadata that Check gave."""
+    struct = _entry(entry)
+    ours = struct["mixer"].struct_value.fields
+    return encoded(
+        {
+            "mixer_decision_id": struct["decision_id"].string_value,
+            "mixer_decision_reason": struct["reason"].string_value,
+            "mixer_policy": ours["policy"].string_value,
+            "mixer_policy_revision": ours["revision"].string_value,
+            "mixer_cache": ours["cache"].string_value,
+        }
+    )
 
-    return decode
+
+def _quota(entry: bytes) -> bytes:
+    """One entry of the dynamic metadata that Quota gave."""
+    ours = _entry(entry)["mixer"].struct_value.fields
+    return encoded({"mixer_limit": ours["limit"].string_value, "mixer_limit_code": ours["code"].string_value})
+
+
+def _entry(entry: bytes) -> Any:
+    """The fields of a google.protobuf.Struct with this one entry. What it has not reads as empty."""
+    return Struct.FromString(b"\x0a" + length(len(entry)) + entry).fields
 
 
 def _flags(data: bytes) -> tuple[str, str]:

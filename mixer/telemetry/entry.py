@@ -6,7 +6,7 @@ their bytes (`decode`), what a record has as Envoy has it is passed on as bytes,
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from operator import attrgetter
 from secrets import token_hex
 
@@ -16,42 +16,49 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError
 
 from mixer.telemetry import intake_pb2 as intake
-from mixer.telemetry.decode import Decoder, text
+from mixer.telemetry.decode import Decoder
 from mixer.telemetry.flags import METHODS, PROTOCOLS
 from mixer.telemetry.peers import PEER_FIELDS, Identity
-from mixer.telemetry.record import AccessRecord, Fields, Origin
+from mixer.telemetry.record import AccessRecord, Fields, Origin, encoded
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
+from mixer.telemetry.wire import header, prefixed, tag
 
 # Secrets by their nature. They do not enter a record, whatever Envoy was told to log.
-DROPPED_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"})
-
-# Envoy's attribute -> our field, for what is taken over as it is.
-_REQUEST = {
-    "scheme": "url_scheme",
-    "user_agent": "user_agent_original",
-    "referer": "envoy_referer",
-    "forwarded_for": "envoy_forwarded_for",
-    "request_id": "envoy_request_id",
-    "request_headers_bytes": "http_request_header_size",
-    "request_body_bytes": "http_request_body_size",
-}
-_RESPONSE = {
-    "response_code.value": "http_response_status_code",
-    "response_headers_bytes": "http_response_header_size",
-    "response_body_bytes": "http_response_body_size",
-    "response_code_details": "envoy_response_code_details",
-}
-_read_request = attrgetter(
-    *_REQUEST, "request_method", "path", "original_path", "authority", "request_headers"
+DROPPED_HEADERS = frozenset(
+    {b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"x-api-key"}
 )
-_read_response = attrgetter(*_RESPONSE, "response_headers", "response_trailers")
-_HTTP_FIELDS = (*_REQUEST.values(), *_RESPONSE.values())
-_read_common = attrgetter(
+
+_read_request = attrgetter(
+    "request_method",
+    "scheme",
+    "authority",
+    "path",
+    "original_path",
+    "user_agent",
+    "referer",
+    "forwarded_for",
+    "request_id",
+    "request_headers_bytes",
+    "request_body_bytes",
+    "request_headers",
+)
+_read_response = attrgetter(
+    "response_code.value",
+    "response_headers_bytes",
+    "response_body_bytes",
+    "response_code_details",
+    "response_headers",
+    "response_trailers",
+)
+_KEPT_BACK = (
     "downstream_remote_address",
     "downstream_direct_remote_address",
     "downstream_local_address",
     "upstream_remote_address",
     "upstream_local_address",
+)
+_read_common = attrgetter(
+    *_KEPT_BACK,
     "tls_properties",
     "response_flags",
     "metadata.filter_metadata",
@@ -62,18 +69,20 @@ _read_common = attrgetter(
     "downstream_wire_bytes_received",
     "downstream_wire_bytes_sent",
 )
-_ALWAYS_KEPT_BACK = (
-    "downstream_remote_address",
-    "downstream_direct_remote_address",
-    "downstream_local_address",
-    "upstream_remote_address",
-    "upstream_local_address",
-)
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}.*")  # W3C Trace Context
 _EXT_AUTHZ = ("envoy.filters.http.ext_authz", "envoy.filters.network.ext_authz")
 _RATELIMIT = "envoy.filters.http.ratelimit"
 _GRPC_STATS = "envoy.filters.http.grpc_stats"
+# The entry of a decision's id in metadata, up to the 36 characters of a UUID, and the same in a record.
+_UUID_ENTRY, _UUID_SIZE = b"\x0a\x0bdecision_id\x12\x26\x1a\x24", 53
+_DECISION_ID = tag("mixer_decision_id") + prefixed(36)
+_EVENT_ID = tag("event_id")
+_REQUEST_HEADER, _RESPONSE_HEADER, _RESPONSE_TRAILER = map(
+    tag, ("http_request_header", "http_response_header", "http_response_trailer")
+)
+# What every record of a protocol begins with.
+_HTTP, _TCP = (encoded({"network_protocol_name": name}) for name in ("http", "tcp"))
 _MAX_CLUSTERS = 4096  # clusters whose direction is remembered
 
 
@@ -84,40 +93,71 @@ class EntryReader:
         self._identity = Identity(identifier)
         self._decoder = decoder
         self._origins: dict[str, Origin] = {}
-        self._stream = token_hex(16)
+        self._stream = token_hex(16).encode()
         self._count = 0
 
-    def http(self, entry: intake.HTTPAccessLogEntry) -> AccessRecord:
+    def http(self, entry: intake.HTTPAccessLogEntry) -> AccessRecord:  # noqa: PLR0912 (a look at each field)
         """The record of one HTTP request."""
-        self._count = count = self._count + 1
-        fields: Fields = {"event_id": f"{self._stream}-{count}", "network_protocol_name": "http"}
-        *asked, method, path, original, authority, sent = _read_request(entry.request)
-        *answered, received, trailers = _read_response(entry.response)
-        for name, value in zip(_HTTP_FIELDS, (*asked, *answered), strict=True):
-            if value:
-                fields[name] = value
+        # fmt: off
+        (
+            method, scheme, authority, path, original, agent, referer, forwarded, request_id,
+            headers_size, body_size, sent,
+        ) = _read_request(entry.request)
+        # fmt: on
+        status, answer_headers_size, answer_size, details, received, trailers = _read_response(entry.response)
+        fields: Fields = {}
+        pieces = [_HTTP]
         if version := entry.protocol_version:
             fields["network_protocol_version"] = PROTOCOLS.get(version) or str(version)
         if path or authority:
             # OpenTelemetry's word for a method outside its list
             fields["http_request_method"] = METHODS.get(method) or "_OTHER"
             _target(path, original, authority, fields)
-        if sent or received or trailers or "user_agent_original" in fields:
-            _headers(sent, received, trailers, fields)
-        return self._record(entry.common_properties, fields)
+        if scheme:
+            fields["url_scheme"] = scheme
+        if agent:
+            fields["user_agent_original"] = agent
+            if agent.startswith("grpc-"):  # as those of gRPC's own clients; a content type knows better
+                fields["rpc_system"] = "grpc"
+        if referer:
+            fields["envoy_referer"] = referer
+        if forwarded:
+            fields["envoy_forwarded_for"] = forwarded
+        if request_id:
+            fields["envoy_request_id"] = request_id
+        if headers_size:
+            fields["http_request_header_size"] = headers_size
+        if body_size:
+            fields["http_request_body_size"] = body_size
+        if status:
+            fields["http_response_status_code"] = status
+        if details:
+            fields["envoy_response_code_details"] = details
+        if answer_headers_size:
+            fields["http_response_header_size"] = answer_headers_size
+        if answer_size:
+            fields["http_response_body_size"] = answer_size
+        if received or trailers or sent:
+            _take_headers(received, _RESPONSE_HEADER, fields, pieces)
+            _take_headers(trailers, _RESPONSE_TRAILER, fields, pieces)
+            _take_headers(sent, _REQUEST_HEADER, fields, pieces)
+            if "rpc_system" not in fields:
+                fields.pop("rpc_grpc_status_code", None)
+        return self._record(entry.common_properties, fields, pieces, status)
 
     def tcp(self, entry: intake.TCPAccessLogEntry) -> AccessRecord:
         """The record of one connection, or of a moment in its life."""
-        self._count = count = self._count + 1
-        fields: Fields = {"event_id": f"{self._stream}-{count}", "network_protocol_name": "tcp"}
+        fields: Fields = {}
         connection = entry.connection_properties
         if size := connection.received_bytes:
             fields["envoy_bytes_received"] = size
         if size := connection.sent_bytes:
             fields["envoy_bytes_sent"] = size
-        return self._record(entry.common_properties, fields)
+        return self._record(entry.common_properties, fields, [_TCP], 0)
 
-    def _record(self, common: intake.AccessLogCommon, fields: Fields) -> AccessRecord:
+    def _record(  # noqa: PLR0912 (likewise)
+        self, common: intake.AccessLogCommon, fields: Fields, pieces: list[bytes], status: int
+    ) -> AccessRecord:
         """What HTTP and TCP share."""
         decoder = self._decoder
         # fmt: off
@@ -129,17 +169,15 @@ class EntryReader:
         nanos, seconds = span.nanos, span.seconds
         duration = seconds + nanos / 1e9 if seconds or nanos or common.HasField("duration") else None
         if not kind and common.intermediate_log_entry:  # an Envoy that does not tell types yet
-            kind = (
-                Schema.TcpPeriodic if fields["network_protocol_name"] == "tcp" else Schema.DownstreamPeriodic
-            )
+            kind = Schema.TcpPeriodic if pieces[0] is _TCP else Schema.DownstreamPeriodic
         origin = self._origins.get(cluster)
         if origin is None:
             origin = self._origin(cluster)
 
         clear = common.ClearField
-        for name in _ALWAYS_KEPT_BACK:
+        for name in _KEPT_BACK:
             clear(name)
-        pieces = [decoder.local[local], decoder.upstream[upstream], decoder.upstream_local[upstream_local]]
+        pieces += decoder.local[local], decoder.upstream[upstream], decoder.upstream_local[upstream_local]
         client, port = decoder.client[remote]
         if client:
             fields["client_address"] = client
@@ -149,7 +187,7 @@ class EntryReader:
         if direct and direct != remote:
             pieces.append(decoder.peer[direct])
         if metadata:
-            self._join(metadata, fields, pieces)
+            self._join(metadata, pieces)
             clear("metadata")
         peers: tuple[object, ...] = ()
         if states or tls:
@@ -157,26 +195,35 @@ class EntryReader:
             clear("filter_state_objects")
             clear("tls_properties")
             peers = tuple(map(fields.get, PEER_FIELDS))
+        flag = ""
         if flags:
-            letters, error = decoder.flags[flags]
+            letters, flag = decoder.flags[flags]
             if letters:
                 fields["envoy_response_flags"] = letters
             clear("response_flags")
-            _error(error, fields)
-        else:
-            _error("", fields)
-        pieces.append(common.SerializeToString())
+        # A 404 is an answer, not an error; what was never answered is an error when Envoy says why.
+        if status >= 500 or not status:
+            if flag:
+                fields["error_type"] = flag
+            elif status:
+                fields["error_type"] = str(status)
+
+        self._count = count = self._count + 1
+        event_id = b"%b-%d" % (self._stream, count)
+        pieces += _EVENT_ID, prefixed(len(event_id)), event_id, common.SerializeToString()
         return AccessRecord(
             origin,
+            event_id,
+            pieces[0] is _TCP,
             fields,
             b"".join(pieces),
-            ends=(remote, direct, local),
-            peers=peers,
-            type=kind,
-            cluster=cluster,
-            duration=duration,
-            received=received,
-            sent=sent,
+            (remote, direct, local),
+            peers,
+            kind,
+            cluster,
+            duration,
+            received,
+            sent,
         )
 
     def _origin(self, cluster: str) -> Origin:
@@ -185,49 +232,51 @@ class EntryReader:
         origin = self._origins[cluster] = self._identity.origin(cluster)
         return origin
 
-    def _join(self, metadata: Mapping[str, intake.Struct], fields: Fields, pieces: list[bytes]) -> None:
+    def _join(self, metadata: Iterable[intake.Metadata.Namespace], pieces: list[bytes]) -> None:
         """The decision that Check gave, and the limit that Quota named, from the request's dynamic metadata."""
-        for namespace in _EXT_AUTHZ:
-            if namespace in metadata:
-                get = metadata[namespace].fields.get
-                if (value := get("decision_id")) and (string := text(value)):
-                    fields["mixer_decision_id"] = string
-                if (value := get("reason")) and (string := text(value)):
-                    fields["mixer_decision_reason"] = string
-                if value := get("mixer"):
-                    pieces.append(self._decoder.policy[value])
-        if _RATELIMIT in metadata and (value := metadata[_RATELIMIT].fields.get("mixer")):
-            pieces.append(self._decoder.limit[value])
+        for namespace in metadata:
+            if (name := namespace.key) in _EXT_AUTHZ:
+                for entry in namespace.value.fields:
+                    # All ids differ: there is nothing to look up.
+                    if len(entry) == _UUID_SIZE and entry.startswith(_UUID_ENTRY) and entry.isascii():
+                        pieces += _DECISION_ID, entry[-36:]
+                    else:
+                        pieces.append(self._decoder.decision[entry])
+            elif name == _RATELIMIT:
+                for entry in namespace.value.fields:
+                    pieces.append(self._decoder.quota[entry])
 
     def _tell_peers(
-        self, states: Mapping[str, bytes], tls: bytes, origin: Origin, fields: Fields, pieces: list[bytes]
+        self,
+        states: Iterable[intake.FilterState],
+        tls: bytes,
+        origin: Origin,
+        fields: Fields,
+        pieces: list[bytes],
     ) -> None:
         """Who the two ends are, and how many gRPC messages they exchanged, from filter state and certificates."""
-        if not origin.outbound and (state := states.get("downstream_peer")):
-            fields.update(self._decoder.source[state])
-        if origin.far_destination and (state := states.get("upstream_peer")):
-            fields.update(self._decoder.destination[state])
+        for state in states:
+            name = state.key
+            if name == "downstream_peer" and not origin.outbound:
+                fields.update(self._decoder.source[state.value])
+            elif name == "upstream_peer" and origin.far_destination:
+                fields.update(self._decoder.destination[state.value])
+            elif name == _GRPC_STATS:
+                _count_messages(state.value, fields)
         if tls:
             proven = self._decoder.tls[tls]
             pieces.append(proven.fields)
             if not origin.outbound:  # what Envoy logs is the client's connection, not the one upstream
                 fields.update(proven.peers)  # what is proven outranks what was claimed
-        if state := states.get(_GRPC_STATS):
-            try:
-                counts = FilterObject.FromString(Any.FromString(state).value)
-            except DecodeError:
-                return
-            fields["rpc_request_message_count"] = counts.request_message_count
-            fields["rpc_response_message_count"] = counts.response_message_count
 
 
-def _error(flag: str, fields: Fields) -> None:
-    """A 404 is an answer, not an error; what was never answered is an error when Envoy says why."""
-    status = fields.get("http_response_status_code", 0)
-    if status >= 500:
-        fields["error_type"] = flag or str(status)
-    elif flag and not status:
-        fields["error_type"] = flag
+def _count_messages(state: bytes, fields: Fields) -> None:
+    try:
+        counts = FilterObject.FromString(Any.FromString(state).value)
+    except DecodeError:
+        return
+    fields["rpc_request_message_count"] = counts.request_message_count
+    fields["rpc_response_message_count"] = counts.response_message_count
 
 
 def _target(path: str, original: str, authority: str, fields: Fields) -> None:
@@ -250,31 +299,24 @@ def _target(path: str, original: str, authority: str, fields: Fields) -> None:
             fields["server_address"] = authority.strip("[]")
 
 
-def _headers(
-    sent: Mapping[str, str], received: Mapping[str, str], trailers: Mapping[str, str], fields: Fields
-) -> None:
-    """The headers that Envoy was told to log, and what they tell: the trace, and a gRPC call's status."""
-    content_type = status = ""
-    if sent:
-        fields["http_request_header"] = kept = _kept(sent)
-        content_type = kept.get("content-type", "")
-        if (parent := kept.get("traceparent")) and (match := _TRACEPARENT.fullmatch(parent)):
+def _take_headers(entries: Iterable[bytes], into: bytes, fields: Fields, pieces: list[bytes]) -> None:
+    """Take over headers that Envoy was told to log, and what they tell: the trace, and a gRPC call's status.
+
+    `into` is the tag of the record's field. Of several content types and statuses the last one taken counts.
+    """
+    for raw in entries:
+        if (found := header(raw)) is None:
+            continue
+        name, value, entry = found
+        if not name or name in DROPPED_HEADERS:
+            continue
+        pieces += into, prefixed(len(entry)), entry
+        if name == b"content-type":
+            fields.pop("rpc_system", None)
+            if value.startswith(b"application/grpc"):
+                fields["rpc_system"] = "grpc"
+        elif name == b"grpc-status":
+            if value.isdigit() and len(value) <= 3:
+                fields["rpc_grpc_status_code"] = int(value)
+        elif name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value.decode("utf-8", "replace"))):
             fields["trace_id"], fields["parent_span_id"] = match.groups()
-    if received:
-        fields["http_response_header"] = kept = _kept(received)
-        content_type = content_type or kept.get("content-type", "")
-        status = kept.get("grpc-status", "")
-    if trailers:
-        fields["http_response_trailer"] = kept = _kept(trailers)
-        status = kept.get("grpc-status", "") or status
-    # Without a logged content type, the user agent tells: those of gRPC's own clients all begin so.
-    if content_type.startswith("application/grpc") or (
-        not content_type and fields.get("user_agent_original", "").startswith("grpc-")
-    ):
-        fields["rpc_system"] = "grpc"
-        if status.isdecimal() and len(status) <= 3:
-            fields["rpc_grpc_status_code"] = int(status)
-
-
-def _kept(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: headers[name] for name in headers if name.lower() not in DROPPED_HEADERS}

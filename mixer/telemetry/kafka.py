@@ -118,7 +118,7 @@ class KafkaSink:
                 account.refused("buffer_full", 1)
                 self._log_dropped("buffer_full")
             else:
-                self._route((key, value, record.fields["event_id"], now, size))
+                self._route((key, value, record.event_id, now, size))
 
     def status(self) -> str:
         if self._trouble is not None:

@@ -15,7 +15,7 @@ from mixer.telemetry.buffer import Account
 log = structlog.get_logger()
 
 # Key, value, event id, timestamp in ms, and what the record takes in memory.
-Item = tuple[bytes | None, bytes, str, int, int]
+Item = tuple[bytes | None, bytes, bytes, int, int]
 
 MAX_BATCH = 1_000_000  # bytes; a broker takes 1,048,588 unless told otherwise (message.max.bytes)
 SLOW = 5.0  # seconds without an acknowledgement after which a broker counts as away
@@ -135,7 +135,7 @@ class Lane:
             if count and size + held > limit:
                 break
             batch.append(
-                key=key, value=value, timestamp=timestamp, headers=[*headers, ("event_id", event_id.encode())]
+                key=key, value=value, timestamp=timestamp, headers=[*headers, ("event_id", event_id)]
             )
             count += 1
             size += held

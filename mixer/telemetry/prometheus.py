@@ -91,7 +91,7 @@ class PrometheusSink(Collector):
 
     def write(self, records: Sequence[AccessRecord]) -> None:
         for record in records:
-            if record.fields["network_protocol_name"] == "tcp":
+            if record.tcp:
                 self._count_connection(record)
             elif record.type in _HTTP_END:
                 self._count_request(record)

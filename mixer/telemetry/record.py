@@ -9,7 +9,7 @@ what Envoy's message has in our form, and what repeats from entry to entry), wha
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from google.protobuf.duration_pb2 import Duration
@@ -52,49 +52,32 @@ class Origin:
         return {_JSON_NAMES[name]: value for name, value in self.fields.items()}
 
 
-class AccessRecord:
+class AccessRecord(NamedTuple):
     """One access-log entry. Sinks share it: they read, and do not change it.
 
-    The attributes after `encoded` tell again what is in `fields` or `encoded`: metrics need it of each record.
+    What is below `encoded` says again what is in `fields` or `encoded`: metrics need it of each record.
     """
 
-    __slots__ = (
-        "cluster",
-        "duration",
-        "encoded",
-        "ends",
-        "fields",
-        "origin",
-        "peers",
-        "received",
-        "sent",
-        "type",
-    )
-
-    def __init__(
-        self,
-        origin: Origin,
-        fields: Fields,
-        encoded: bytes,
-        *,
-        ends: tuple[bytes, bytes, bytes],
-        peers: tuple[object, ...],
-        type: int,
-        cluster: str,
-        duration: float | None,
-        received: int,
-        sent: int,
-    ) -> None:
-        self.origin = origin
-        self.fields = fields
-        self.encoded = encoded
-        self.ends = ends  # of the client's connection: stands for it while it lasts
-        self.peers = peers  # stands for all that `fields` says of source and destination
-        self.type = type  # AccessRecord.AccessLogType
-        self.cluster = cluster  # upstream
-        self.duration = duration  # seconds; None when Envoy did not tell
-        self.received = received  # bytes on the wire, from the client
-        self.sent = sent  # and to it
+    origin: Origin
+    event_id: bytes
+    tcp: bool
+    """A connection, not an HTTP request."""
+    fields: Fields
+    encoded: bytes
+    ends: tuple[bytes, bytes, bytes]
+    """Of the client's connection: stands for it while it lasts."""
+    peers: tuple[object, ...]
+    """Stands for all that `fields` says of source and destination."""
+    type: int
+    """Schema.AccessLogType"""
+    cluster: str
+    """Upstream."""
+    duration: float | None
+    """Seconds; None when Envoy did not tell."""
+    received: int
+    """Bytes on the wire, from the client."""
+    sent: int
+    """Bytes on the wire, to the client."""
 
     def to_protobuf(self) -> bytes:
         """The record as a serialised `mixer.telemetry.v1.AccessRecord`."""

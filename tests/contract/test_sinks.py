@@ -174,7 +174,7 @@ async def until(condition: Callable[[], bool], within: float = DEADLINE) -> None
 
 
 def ids(of: list[AccessRecord]) -> list[str]:
-    return [record.fields["event_id"] for record in of]
+    return [record.event_id.decode() for record in of]
 
 
 class Account:
@@ -422,7 +422,7 @@ def test_message_carries_schema_content_type_and_event_id(topic: Topic) -> None:
         assert dict(message.headers) == {
             "schema": b"mixer.telemetry.v1.AccessRecord",
             "content-type": b"application/protobuf",
-            "event_id": written.fields["event_id"].encode(),
+            "event_id": written.event_id,
         }
         assert message.key is None
         assert Schema.FromString(message.value).url_path == "/0"

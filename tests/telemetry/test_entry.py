@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry, TLSProperties
 from envoy.extensions.filters.http.grpc_stats.v3.config_pb2 import FilterObject
+from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import BytesValue
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer.telemetry import intake_pb2 as intake
@@ -15,6 +16,7 @@ from mixer.telemetry.decode import Decoder
 from mixer.telemetry.entry import DROPPED_HEADERS, EntryReader
 from mixer.telemetry.record import AccessRecord
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
+from mixer.telemetry.wire import length
 from tests.telemetry.entries import (
     RATINGS,
     http_entry,
@@ -126,7 +128,7 @@ def test_other_dynamic_metadata_does_not_leave_mixer() -> None:
     assert b"a-secret" not in made.to_protobuf() + made.to_json()
 
 
-@pytest.mark.parametrize("name", sorted(DROPPED_HEADERS))
+@pytest.mark.parametrize("name", sorted(name.decode() for name in DROPPED_HEADERS))
 def test_headers_that_are_secrets_by_nature_are_dropped(name: str) -> None:
     entry = http_entry()
     for headers in (
@@ -386,7 +388,7 @@ def test_outbound_side_does_not_take_its_clients_tls_for_the_mesh() -> None:
 
 
 def test_events_have_ids_that_no_other_event_has() -> None:
-    ids = [made.fields["event_id"] for _ in range(3) for made in records(100)]
+    ids = [made.event_id for _ in range(3) for made in records(100)]
     assert len(set(ids)) == 300
 
 
@@ -403,6 +405,7 @@ PARTS = [
 ]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(PARTS), st.binary(max_size=40))
 def test_no_bytes_in_any_part_break_a_record(part: str, data: bytes) -> None:
     entry = intake.HTTPAccessLogEntry()
@@ -412,6 +415,12 @@ def test_no_bytes_in_any_part_break_a_record(part: str, data: bytes) -> None:
     made.to_json()
 
 
+def entry_of(key: str, value: bytes) -> bytes:
+    """An entry of a map, as it is on the wire."""
+    return b"\x0a" + length(len(key.encode())) + key.encode() + b"\x12" + length(len(value)) + value
+
+
+@settings(deadline=None)
 @given(
     st.binary(max_size=40),
     st.sampled_from(["downstream_peer", "upstream_peer", "envoy.filters.http.grpc_stats"]),
@@ -420,18 +429,61 @@ def test_no_filter_state_breaks_a_record(data: bytes, name: str) -> None:
     for cluster in ("inbound|80||", "outbound|80||x"):
         entry = intake.HTTPAccessLogEntry()
         entry.common_properties.upstream_cluster = cluster
-        entry.common_properties.filter_state_objects[name] = data
+        entry.common_properties.filter_state_objects.add(key=name, value=data)
         made = EntryReader(identifier(), Decoder()).http(entry)
         Schema.FromString(made.to_protobuf())
 
 
-@given(st.binary(max_size=40), st.sampled_from(["decision_id", "reason", "mixer"]))
-def test_no_metadata_breaks_a_record(data: bytes, key: str) -> None:
-    for namespace in ("envoy.filters.http.ext_authz", "envoy.filters.http.ratelimit"):
-        entry = intake.HTTPAccessLogEntry()
-        entry.common_properties.metadata.filter_metadata[namespace].fields[key] = data
-        made = EntryReader(identifier(), Decoder()).http(entry)
-        Schema.FromString(made.to_protobuf())
+UUID_VALUE = st.binary(min_size=36, max_size=36).map(lambda data: b"\x1a\x24" + data)
+
+
+@settings(deadline=None)
+@given(
+    st.one_of(
+        st.binary(max_size=60),
+        st.builds(
+            entry_of, st.sampled_from(["decision_id", "reason", "mixer"]), st.one_of(st.binary(), UUID_VALUE)
+        ),
+    )
+)
+def test_no_metadata_breaks_a_record(data: bytes) -> None:
+    entry = intake.HTTPAccessLogEntry()
+    for name in ("envoy.filters.http.ext_authz", "envoy.filters.http.ratelimit"):
+        entry.common_properties.metadata.filter_metadata.add(key=name).value.fields.append(data)
+    made = EntryReader(identifier(), Decoder()).http(entry)
+    Schema.FromString(made.to_protobuf())
+    made.to_json()
+
+
+@settings(deadline=None)
+@given(st.one_of(st.binary(max_size=40), st.builds(entry_of, st.text(max_size=8), st.binary(max_size=200))))
+def test_header_is_read_as_protobuf_reads_it(data: bytes) -> None:
+    entry = intake.HTTPAccessLogEntry()
+    entry.request.request_headers.append(data)
+    made = message(EntryReader(identifier(), Decoder()).http(entry))
+    try:
+        parsed = intake.Header.FromString(data)
+    except DecodeError:
+        expected = {}
+    else:
+        kept = parsed.key and parsed.key.lower().encode() not in DROPPED_HEADERS
+        expected = {parsed.key: parsed.value} if kept else {}
+    assert dict(made.http_request_header) == expected
+
+
+def test_long_header_is_whole() -> None:
+    sizes = (0, 1, 120, 127, 128, 500, 20_000)
+    entry = http_entry()
+    for size in sizes:
+        entry.request.request_headers[f"x-{size}"] = "v" * size
+    kept = message(record(entry)).http_request_header
+    assert {name: len(value) for name, value in kept.items()} == {f"x-{size}": size for size in sizes}
+
+
+def test_status_without_a_grpc_call_is_none() -> None:
+    entry = http_entry()
+    entry.response.response_headers["grpc-status"] = "3"
+    assert not message(record(entry)).HasField("rpc_grpc_status_code")
 
 
 def test_entries_do_not_share_what_was_looked_up() -> None:

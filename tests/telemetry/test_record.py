@@ -6,7 +6,7 @@ import orjson
 import pytest
 from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType
 from google.protobuf.json_format import ParseDict
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer.telemetry.record import AccessRecord, accessor, key_names
@@ -44,6 +44,7 @@ def from_json(of: AccessRecord) -> Schema:
     return ParseDict(orjson.loads(of.to_json()), Schema())
 
 
+@settings(deadline=None)
 @given(
     common=COMMON,
     path=TEXT,
