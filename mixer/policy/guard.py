@@ -14,7 +14,7 @@ from regorus import Engine
 from mixer.policy.builtins import Builtin, BuiltinError
 from mixer.policy.builtins.catalog import ARITY, NONDETERMINISTIC
 from mixer.policy.sources import Module
-from mixer.policy.syntax import Edit, Editor, Node, extent
+from mixer.policy.syntax import Edit, Editor, Node, extent, replaced
 
 PACKAGE = "mixer_guard"
 # Relations and effects have no value to guard; what reads the clock must stay the one of this evaluation.
@@ -48,9 +48,10 @@ Guards = set[tuple[str, int]]  # name and number of operands
 
 
 class _Guarded(Editor):
-    def __init__(self, module: Node) -> None:
+    def __init__(self, module: Node, unguarded: frozenset[str]) -> None:
         super().__init__(module)
         self.guards: Guards = set()
+        self._unguarded = unguarded
 
     def expression(self, node: Node, statement: bool) -> list[Edit] | None:
         kind, body = next(iter(node.items()))
@@ -63,7 +64,7 @@ class _Guarded(Editor):
                 self.text(body["rhs"]),
             )
             return [self.replaced(*extent(node, self.source), text)]
-        if kind == "Call" and (name := self.builtin(node)) and name not in _UNGUARDED:
+        if kind == "Call" and (name := self.builtin(node)) and name not in self._unguarded:
             guard = name, ARITY.get(name, len(body["params"]))  # one operand more takes the value
             self.guards.add(guard)
             callee = f"data.{PACKAGE}.{_name(*guard)}".encode()
@@ -82,8 +83,10 @@ class _Guarded(Editor):
 def guarded_modules(modules: Iterable[Node]) -> tuple[list[Module], Guards]:
     """The same modules with all that can fail guarded, and the module of the guards; and which builtins they need."""
     result, needed = [], set[tuple[str, int]]()
+    modules = list(modules)
+    unguarded = _UNGUARDED.union(*map(replaced, modules))  # `with count as f` means `count` by its own name
     for module in modules:
-        editor = _Guarded(module)
+        editor = _Guarded(module, unguarded)
         result.append(Module(editor.file, editor.rewritten()))
         needed |= editor.guards
     lines = [f"package {PACKAGE}", "import rego.v1", _OPERATOR_RULES]

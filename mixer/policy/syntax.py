@@ -160,6 +160,19 @@ def _edge(node: Node, side: str) -> dict[str, Any] | None:
     return None
 
 
+def replaced(node: Any) -> set[str]:
+    """The names of what `with` replaces, anywhere below a node."""
+    if isinstance(node, list):
+        return {name for item in node for name in replaced(item)}
+    if not isinstance(node, dict):
+        return set()
+    found = {name for item in node.values() for name in replaced(item)}
+    for modifier in node.get("with_mods", ()):
+        root, parts, _ = flatten(modifier["refr"])
+        found.add(".".join((root, *parts)))
+    return found
+
+
 class Editor:
     """Rewrites one module. A subclass says what becomes of an expression or of a negation.
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mixer.errors import Problem
-from mixer.policy.builtins.catalog import ARITY
+from mixer.policy.builtins.catalog import ARITY, NATIVE
 from mixer.policy.syntax import (
     COLLECTIONS,
     Node,
@@ -109,8 +109,8 @@ class _Constructs:
             self._call(node)
         for modifier in node.get("with_mods", ()):
             root, parts, _ = flatten(modifier["refr"])
-            if root not in self._names:
-                name = ".".join((root, *parts))
+            name = ".".join((root, *parts))
+            if root not in self._names and name not in NATIVE:
                 self._refuse(modifier, f"the embedded engine cannot replace the builtin {name} by `with`")
 
     def _call(self, node: Node) -> None:
