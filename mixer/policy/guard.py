@@ -1,12 +1,13 @@
 """A builtin's error as *undefined*, which is what OPA makes of it.
 
-regorus raises instead. It raises, so nothing is decided wrongly; the evaluation is then repeated on an engine
-whose modules call each builtin through a guard: a function that is undefined where the builtin fails. Operators
-(`+`, `|`, …) are builtins too, and `some x in y` finds nothing where y is no collection. Only a request that meets
-such an error pays for it.
+regorus raises instead. So a call is made to give a list, with the value or empty where the builtin fails:
+`to_number(x)` becomes `mixer.to_number_1(x)[0]`. For the builtins that we supply that is done from the start.
+regorus' own are faster without; what raises is evaluated again on an engine whose modules guard all of them, and
+the operators (`+`, `|`, …), which are builtins too, and `some x in y`, which finds nothing where y is no collection.
+Only a request that meets such an error pays for it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from regorus import Engine
@@ -48,31 +49,33 @@ Guards = set[tuple[str, int]]  # name and number of operands
 
 
 class _Guarded(Editor):
-    def __init__(self, module: Node, unguarded: frozenset[str]) -> None:
+    """`only`: the builtins to guard; None: all but the `unguarded` ones, and the operators too."""
+
+    def __init__(self, module: Node, unguarded: Collection[str], only: Collection[str] | None) -> None:
         super().__init__(module)
         self.guards: Guards = set()
         self._unguarded = unguarded
+        self._only = only
 
     def expression(self, node: Node, statement: bool) -> list[Edit] | None:
         kind, body = next(iter(node.items()))
-        if kind in ("ArithExpr", "BinExpr"):
-            function = _OPERATORS[body["op"]].encode()
-            text = b"data.%b.%b(%b, %b)" % (
-                PACKAGE.encode(),
-                function,
-                self.text(body["lhs"]),
-                self.text(body["rhs"]),
-            )
-            return [self.replaced(*extent(node, self.source), text)]
-        if kind == "Call" and (name := self.builtin(node)) and name not in self._unguarded:
-            guard = name, ARITY.get(name, len(body["params"]))  # one operand more takes the value
+        if kind in ("ArithExpr", "BinExpr") and self._only is None:
+            operands = self.text(body["lhs"]), self.text(body["rhs"])
+            function = f"data.{PACKAGE}.{_OPERATORS[body['op']]}".encode()
+            return [self.replaced(*extent(node, self.source), b"%b(%b, %b)" % (function, *operands))]
+        if kind == "Call" and (name := self.builtin(node)) and self._guards(name):
+            guard = name, ARITY.get(name, len(body["params"]))
             self.guards.add(guard)
-            callee = f"data.{PACKAGE}.{_name(*guard)}".encode()
-            return [(*extent(body["fcn"], self.source), callee), *self.edits(body["params"])]
+            end = extent(node, self.source)[1]
+            callee = (*extent(body["fcn"], self.source), _name(*guard).encode())
+            return [callee, *self.edits(body["params"]), (end, end, b"[0]")]
         return None
 
+    def _guards(self, name: str) -> bool:
+        return name not in self._unguarded and (self._only is None or name in self._only)
+
     def literal(self, kind: str, body: Node) -> list[Edit] | None:
-        if kind != "SomeIn":
+        if kind != "SomeIn" or self._only is not None:
             return None
         collection = body["collection"]
         text = b"data.%b.collection(%b)" % (PACKAGE.encode(), self.text(collection))
@@ -80,33 +83,31 @@ class _Guarded(Editor):
         return [*self.edits(patterns), (*extent(collection, self.source), text)]
 
 
-def guarded_modules(modules: Iterable[Node]) -> tuple[list[Module], Guards]:
-    """The same modules with all that can fail guarded, and the module of the guards; and which builtins they need."""
+def guarded_modules(
+    modules: Iterable[Node], only: Collection[str] | None = None
+) -> tuple[list[Module], Guards]:
+    """The same modules with what can fail guarded, all of it or `only` some builtins; and which builtins that are."""
     result, needed = [], set[tuple[str, int]]()
     modules = list(modules)
     unguarded = _UNGUARDED.union(*map(replaced, modules))  # `with count as f` means `count` by its own name
     for module in modules:
-        editor = _Guarded(module, unguarded)
+        editor = _Guarded(module, unguarded, only)
         result.append(Module(editor.file, editor.rewritten()))
         needed |= editor.guards
-    lines = [f"package {PACKAGE}", "import rego.v1", _OPERATOR_RULES]
-    for name, arity in sorted(needed):
-        operands = ", ".join(f"a{index}" for index in range(arity))
-        function = _name(name, arity)
-        lines.append(f"{function}({operands}) := result if {{ result := mixer.{function}({operands})[0] }}")
-    result.append(Module(f"<{PACKAGE}>", "\n".join(lines)))
+    if only is None:
+        result.append(Module(f"<{PACKAGE}>", f"package {PACKAGE}\nimport rego.v1\n{_OPERATOR_RULES}"))
     return result, needed
 
 
 def add_guards(engine: Engine, guards: Guards, supplied: dict[str, Builtin]) -> None:
-    """Register the functions that the guards call: a list with the builtin's value, or an empty one."""
+    """Register what the guarded modules call: a list with the builtin's value, or an empty one."""
     for name, arity in guards:
         function = supplied[name][1] if name in supplied else _native(name, arity)
-        engine.add_extension(f"mixer.{_name(name, arity)}", arity, _guarded(function))
+        engine.add_extension(_name(name, arity), arity, _guarded(function))
 
 
 def _name(name: str, arity: int) -> str:
-    return f"{name.replace('.', '_')}_{arity}"
+    return f"mixer.{name.replace('.', '_')}_{arity}"
 
 
 def _guarded(function: Callable[..., Any]) -> Callable[..., list[Any]]:

@@ -74,17 +74,15 @@ class Program:
             self._rule = f"data.{_ENTRY}.decision"
         base = _engine()
         base.add_data_json(orjson.dumps(loaded.data).decode())
-        supplied_here = self._supplied | {PATTERN: (1, _pattern)}
-        for name, builtin in supplied_here.items():
+        supplied = self._supplied | {PATTERN: (1, _pattern)}
+        for name, builtin in supplied.items():
             base.add_extension(name, *builtin)
-        self._engine = base.clone()
-        for module in modules:
-            self._engine.add_policy(module.file, module.source)
-        self._guarded = base.clone()
-        guarded, guards = guarded_modules(_parsed(modules))
-        add_guards(self._guarded, guards, supplied_here)
-        for module in guarded:
-            self._guarded.add_policy(module.file, module.source)
+        rewritten = _parsed(modules)
+        guarded, guards = guarded_modules(rewritten)
+        add_guards(base, guards, supplied)
+        if not strict_errors:
+            modules, _ = guarded_modules(rewritten, only=supplied)
+        self._engine, self._guarded = _loaded(base, modules), _loaded(base, guarded)
         for engine in (self._engine, self._guarded):
             engine.set_gather_prints(True)
         self._prints = any(call.name == "print" for call in self.uses.calls)
@@ -185,6 +183,13 @@ def _engine() -> regorus.Engine:
     engine = regorus.Engine()
     # A token or a certificate in a policy is longer than the 1,024 columns that regorus allows by itself.
     engine.set_policy_length_config(max_col=_LONGEST, max_file_bytes=_LONGEST, max_lines=_LONGEST)
+    return engine
+
+
+def _loaded(base: regorus.Engine, modules: Iterable[Module]) -> regorus.Engine:
+    engine = base.clone()
+    for module in modules:
+        engine.add_policy(module.file, module.source)
     return engine
 
 

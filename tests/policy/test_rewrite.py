@@ -1,5 +1,7 @@
 """Where expressions stand in a module's source, and what stands there after the rewriting."""
 
+# ruff: noqa: E501 (tables: a case a line)
+
 import json
 from typing import Any
 
@@ -79,6 +81,28 @@ def rewritten(body: str) -> str:
 )  # fmt: skip
 def test_rewritten(body: str, after: str) -> None:
     assert rewritten(body) == after
+
+
+@pytest.mark.parametrize(
+    ("body", "all_guarded", "one_guarded"),
+    [
+        ("x := to_number(input.a)", "x := mixer.to_number_1(input.a)[0]", "x := mixer.to_number_1(input.a)[0]"),
+        ("x := lower(upper(input.a))", "x := mixer.lower_1(mixer.upper_1(input.a)[0])[0]", "x := lower(upper(input.a))"),
+        ('x if not startswith("a", "b")', 'x if not mixer.startswith_2("a", "b")[0]', 'x if not startswith("a", "b")'),
+        ("x := f(1)\nf(y) := y", "x := f(1)\nf(y) := y", "x := f(1)\nf(y) := y"),
+        ("x := 1 + (2 * input.a)", "x := data.mixer_guard.plus(1, data.mixer_guard.times(2, input.a))", "x := 1 + (2 * input.a)"),
+        ("x if { some y in input.a; y }", "x if { some y in data.mixer_guard.collection(input.a); y }", "x if { some y in input.a; y }"),
+        ("x := json.unmarshal(input.a).b[0]", "x := mixer.json_unmarshal_1(input.a)[0].b[0]", "x := json.unmarshal(input.a).b[0]"),
+        ("x := time.now_ns()", "x := time.now_ns()", "x := time.now_ns()"),
+    ],
+)  # fmt: skip
+def test_guarded(body: str, all_guarded: str, one_guarded: str) -> None:
+    module = parsed(f"package p\n{body}")
+    [everything, _], _ = guarded_modules([module])
+    [one], guards = guarded_modules([module], only={"to_number"})
+    assert everything.source == f"package p\n{all_guarded}"
+    assert one.source == f"package p\n{one_guarded}"
+    assert guards == ({("to_number", 1)} if "to_number" in body else set())
 
 
 def test_lines_stay_where_they_are() -> None:
