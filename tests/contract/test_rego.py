@@ -510,6 +510,11 @@ MODULES: list[tuple[list[str], Any]] = [
     (["package a.b\r\n\r\nx if {\r\n  to_number(input.s)\r\n}\r\nx if input.n == 5\r\n"], True),
     (["package a.b\n# é, two bytes\ny := \"é\" if to_number(input.s) == 1\nx := [to_number(\"5\"), \"é\"] if not y"], [5, "é"]),
     (['package a.b\nx if not regex.match(data.nope, input.s)\nx := 1 if not regex.match("^\\\\d$", input.s)'], 1),
+    # comments in the middle of what is rewritten
+    (['package a.b\nx if {\n\tnot startswith( # ]) {\n\t\tinput.user, # "\n\t\t"z", # `\n\t)\n}'], True),
+    (['package a.b\nx := ("u1" # (\n\tin # [\n\tinput.groups) if input.n + # 1\n\t1 == 6'], False),
+    (["package a.b\nx := [v | [_, v] := walk( # |\n\tinput.h # ]\n)] # }"], [{"x-a": "1"}, "1"]),
+    (["package a.b\r\nx if { # \r\n\tnot to_number( # (\r\n\t\tinput.s)\r\n}\r\n"], True),
     (["package a.b\nx := y if y := \"" + 5000 * "long" + "\""], 5000 * "long"),
 ]  # fmt: skip
 
