@@ -6,7 +6,7 @@ their bytes (`decode`), what a record has as Envoy has it is passed on as bytes,
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from operator import attrgetter
 from secrets import token_hex
 
@@ -232,30 +232,30 @@ class EntryReader:
         origin = self._origins[cluster] = self._identity.origin(cluster)
         return origin
 
-    def _join(self, metadata: Iterable[intake.Metadata.Namespace], pieces: list[bytes]) -> None:
+    def _join(self, metadata: Sequence[intake.Metadata.Namespace], pieces: list[bytes]) -> None:
         """The decision that Check gave, and the limit that Quota named, from the request's dynamic metadata."""
-        for namespace in metadata:
+        for namespace in metadata[:]:
             if (name := namespace.key) in _EXT_AUTHZ:
-                for entry in namespace.value.fields:
+                for entry in namespace.value.fields[:]:
                     # All ids differ: there is nothing to look up.
                     if len(entry) == _UUID_SIZE and entry.startswith(_UUID_ENTRY) and entry.isascii():
                         pieces += _DECISION_ID, entry[-36:]
                     else:
                         pieces.append(self._decoder.decision[entry])
             elif name == _RATELIMIT:
-                for entry in namespace.value.fields:
+                for entry in namespace.value.fields[:]:
                     pieces.append(self._decoder.quota[entry])
 
     def _tell_peers(
         self,
-        states: Iterable[intake.FilterState],
+        states: Sequence[intake.FilterState],
         tls: bytes,
         origin: Origin,
         fields: Fields,
         pieces: list[bytes],
     ) -> None:
         """Who the two ends are, and how many gRPC messages they exchanged, from filter state and certificates."""
-        for state in states:
+        for state in states[:]:
             name = state.key
             if name == "downstream_peer" and not origin.outbound:
                 fields.update(self._decoder.source[state.value])
@@ -299,12 +299,12 @@ def _target(path: str, original: str, authority: str, fields: Fields) -> None:
             fields["server_address"] = authority.strip("[]")
 
 
-def _take_headers(entries: Iterable[bytes], into: bytes, fields: Fields, pieces: list[bytes]) -> None:
+def _take_headers(entries: Sequence[bytes], into: bytes, fields: Fields, pieces: list[bytes]) -> None:
     """Take over headers that Envoy was told to log, and what they tell: the trace, and a gRPC call's status.
 
     `into` is the tag of the record's field. Of several content types and statuses the last one taken counts.
     """
-    for raw in entries:
+    for raw in entries[:]:
         if (found := header(raw)) is None:
             continue
         name, value, entry = found

@@ -87,8 +87,11 @@ class AccessRecord(NamedTuple):
         """The record as one JSON object on one line, without a line end."""
         named: Fields = {}
         for field, value in schema.AccessRecord.FromString(self.encoded).ListFields():
-            if (plain := _json_value(field, value)) is not None:
-                named[field.json_name] = plain
+            name, convert = _JSON[field]
+            if convert is None:
+                named[name] = value
+            elif (converted := convert(value)) is not None:
+                named[name] = converted
         for name, value in self.fields.items():
             named[_JSON_NAMES[name]] = value
         named.update(self.origin.json)
@@ -127,22 +130,43 @@ def key_names() -> list[str]:
     return sorted([*_PLAIN, *_MAPS])
 
 
-def _json_value(field: Any, value: Any) -> Any:
-    """A value of a passed field in proto3's JSON mapping; None when it has none there."""
-    if isinstance(value, Timestamp):
-        return _rfc3339(value)
-    if isinstance(value, Duration):
-        sign = "-" if value.seconds < 0 or value.nanos < 0 else ""
-        return f"{sign}{abs(value.seconds)}.{abs(value.nanos):09d}s"
-    if field.enum_type:
-        known = field.enum_type.values_by_number.get(value)
-        return known.name if known else value
-    return dict(value) if field.json_name in _MAPS else value
-
-
 def _rfc3339(moment: Timestamp) -> str | None:
     """UTC with nanoseconds: `2026-01-31T12:00:00.000000001Z`. None outside the years 1970 to 9999."""
     seconds, nanos = moment.seconds, moment.nanos
     if not (0 <= seconds <= _MAX_SECONDS and 0 <= nanos < 1_000_000_000):
         return None
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanos:09d}Z"
+
+
+def _span(span: Duration) -> str:
+    """Seconds with nanoseconds: `0.003764860s`."""
+    seconds, nanos = span.seconds, span.nanos
+    if seconds < 0 or nanos < 0:
+        return f"-{-seconds}.{-nanos:09d}s"
+    return f"{seconds}.{nanos:09d}s"
+
+
+def _enum_name(number: int) -> str | int:
+    """A number that is newer than our schema stays one."""
+    return _TYPES.get(number, number)
+
+
+def _converter(field: Any) -> Callable[[Any], Any] | None:
+    """How a value becomes one of proto3's JSON mapping; None where it is one already."""
+    if field.enum_type:
+        return _enum_name
+    if field.message_type is None:
+        return None
+    if field.message_type.GetOptions().map_entry:
+        return dict
+    converters: dict[str, Callable[[Any], Any]] = {
+        "google.protobuf.Timestamp": _rfc3339,
+        "google.protobuf.Duration": _span,
+    }
+    return converters[field.message_type.full_name]
+
+
+_TYPES: dict[int, str] = {number: name for name, number in schema.AccessRecord.AccessLogType.items()}
+_JSON: dict[Any, tuple[str, Callable[[Any], Any] | None]] = {
+    field: (field.json_name, _converter(field)) for field in _FIELDS
+}

@@ -69,8 +69,7 @@ class ReportService:
         for start in range(0, count, MAX_BATCH):
             if start:
                 await asyncio.sleep(0)
-            batch = entries if count <= MAX_BATCH else entries[start : start + MAX_BATCH]
-            records = [record(entry) for entry in batch]
+            records = [record(entry) for entry in entries[start : start + MAX_BATCH]]
             for sink in self._sinks:
                 sink.write(records)
         return count
