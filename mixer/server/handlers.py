@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import grpc
 import structlog
@@ -43,7 +43,9 @@ class Handlers:
     def __init__(self, methods: Methods, metrics: Metrics) -> None:
         self._methods = methods
         self._metrics = metrics
-        self._reads: dict[object, asyncio.Task[Any]] = {}
+        # Handlers that wait for a message, and what they wait for; and those whose wait `drain` has ended.
+        self._reads: dict[asyncio.Task[Any], Coroutine[Any, Any, Any]] = {}
+        self._quiet: set[asyncio.Task[Any]] = set()
         self._draining = False
         self._waiting = 0  # unary calls
         self._moves = 0  # unary calls begun, streams ended
@@ -159,36 +161,50 @@ class Handlers:
 
     async def _messages(self, method: ClientStream, context: Context) -> AsyncIterator[Message]:
         """The stream's messages; ends with it, or when the front drains and nothing more comes."""
-        key = object()
-        try:
-            while True:
-                self._reads[key] = read = asyncio.ensure_future(context.read())
-                if self._draining:
-                    await asyncio.wait({read}, timeout=QUIET)
-                    if not read.done():
-                        read.cancel()
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        parse, read = method.request.FromString, context.read
+        while True:
+            if self._draining:
+                data = await self._last_message(read())
+            else:
+                # Not in a task of its own, which costs more than the reading.
+                self._reads[task] = waiting = read()
                 try:
-                    data = await read
+                    data = await waiting
                 except asyncio.CancelledError:
-                    if self._draining:
+                    if task in self._quiet and not task.uncancel():
                         return
                     raise
-                if data is aio.EOF:  # type: ignore[attr-defined]
-                    await asyncio.sleep(_AFTER_END)
-                    return
-                yield _parse(method.request.FromString, data)
+                finally:
+                    del self._reads[task]
+                    self._quiet.discard(task)
+            if data is None:
+                return
+            if data is aio.EOF:  # type: ignore[attr-defined]
+                await asyncio.sleep(_AFTER_END)
+                return
+            yield _parse(parse, data)
+
+    async def _last_message(self, read: Coroutine[Any, Any, Any]) -> Any:
+        """What is read within `QUIET`, else None."""
+        reading = asyncio.ensure_future(read)
+        try:
+            await asyncio.wait({reading}, timeout=QUIET)
+            return reading.result() if reading.done() else None
         finally:
-            self._reads.pop(key, None)
+            reading.cancel()
 
     async def drain(self, timeout: float) -> bool:
         """Wait for a moment without a unary call (`QUIET`), `timeout` seconds at most. From now on, end each stream
         once it is quiet. Answers whether all is done: no call and no stream is open, and all answers are written."""
         self._draining = True
-        waiting = set(self._reads.values())
-        if waiting:
-            _, quiet = await asyncio.wait(waiting, timeout=QUIET)
-            for read in quiet:
-                read.cancel()
+        if self._reads:
+            before = dict(self._reads)
+            await asyncio.sleep(QUIET)
+            for task, read in before.items():
+                if self._reads.get(task) is read:
+                    self._quiet.add(task)
+                    task.cancel()
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
             with contextlib.suppress(TimeoutError):

@@ -5,6 +5,7 @@ encoded fields of a record, to be put among its bytes as they are, or values.
 """
 
 from collections.abc import Callable, Mapping
+from secrets import token_hex
 from typing import Any, Generic, TypeVar
 
 from envoy.config.core.v3.address_pb2 import Address
@@ -12,37 +13,69 @@ from envoy.data.accesslog.v3.accesslog_pb2 import ResponseFlags, TLSProperties
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct
-from google.protobuf.wrappers_pb2 import BytesValue
+from google.protobuf.wrappers_pb2 import BytesValue, UInt32Value
 
+from mixer.telemetry import intake_pb2 as intake
 from mixer.telemetry.flags import LETTERS, TLS_VERSIONS
 from mixer.telemetry.peers import namespace_of, peer_workload, sided
 from mixer.telemetry.record import Fields, encoded
-from mixer.telemetry.wire import length
+from mixer.telemetry.wire import header, length, prefixed, tag
 
 MAX_PARTS = 8192  # of one kind; then it begins anew
 MAX_PART = 2048  # bytes; what is larger is decoded each time
+MAX_HEADER = 256  # bytes; longer ones are rarely the same
+
+# Secrets by their nature. They do not enter a record, whatever Envoy was told to log.
+DROPPED_HEADERS = frozenset(
+    {b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"x-api-key"}
+)
+# Headers that tell something beyond themselves.
+TELLING_HEADERS = frozenset({b"content-type", b"grpc-status", b"traceparent"})
+
+_EXT_AUTHZ = ("envoy.filters.http.ext_authz", "envoy.filters.network.ext_authz")
+_RATELIMIT = "envoy.filters.http.ratelimit"
+# The entry of a decision's id in metadata, up to the 36 characters of a UUID.
+_ID_ENTRY = b"\x0a\x0bdecision_id\x12\x26\x1a\x24"
+_ID_SIZE = 36
+_HOLE = token_hex(_ID_SIZE // 2).encode()  # an id that nobody gives
+_ID_FIELD = tag("mixer_decision_id") + prefixed(_ID_SIZE)
 
 T = TypeVar("T")
 
 
 class Parts(dict[bytes, T], Generic[T]):
-    """Results of `decode` by the bytes they came from, at most `MAX_PARTS`; `default` for what cannot be parsed."""
+    """Results of `decode` by the bytes they came from, at most `MAX_PARTS`; `default` for what cannot be parsed.
 
-    def __init__(self, decode: Callable[[bytes], T], default: T) -> None:
+    What is larger than `largest` bytes is decoded each time.
+    """
+
+    def __init__(self, decode: Callable[[bytes], T], default: T, largest: int = MAX_PART) -> None:
         super().__init__()
         self._decode = decode
         self._default = default
+        self._largest = largest
 
     def __missing__(self, data: bytes) -> T:
         try:
             result = self._decode(data)
         except DecodeError:
             result = self._default
-        if len(data) <= MAX_PART:
+        if len(data) <= self._largest:
             if len(self) >= MAX_PARTS:
                 self.clear()
             self[data] = result
         return result
+
+
+class Header:
+    """A logged header: the entry of a record's map with its length before it, and what it tells, else b""."""
+
+    __slots__ = ("entry", "name", "value")
+
+    def __init__(self, entry: bytes, name: bytes, value: bytes) -> None:
+        self.entry = entry
+        self.name = name
+        self.value = value
 
 
 class Tls:
@@ -66,10 +99,89 @@ class Decoder:
         self.upstream_local = Parts(_joined("envoy_upstream_local_address"), b"")
         self.tls: Parts[Tls] = Parts(_tls, Tls(b"", {}))
         self.flags: Parts[tuple[str, str]] = Parts(_flags, ("", ""))
-        self.decision = Parts(_decision, b"")
-        self.quota = Parts(_quota, b"")
+        self.status = Parts(_status, 0)
+        self.authority: Parts[Fields] = Parts(_authority, {})
+        self.header: Parts[Header | None] = Parts(_header, None, MAX_HEADER)
         self.source: Parts[Mapping[str, str]] = Parts(_peer("source"), {})
         self.destination: Parts[Mapping[str, str]] = Parts(_peer("destination"), {})
+        self._decision = Parts(_decision, b"")
+        self._quota = Parts(_quota, b"")
+        self._around_id: Parts[bytes | None] = Parts(self._learn, None)
+
+    def joined(self, metadata: bytes) -> tuple[bytes, ...]:
+        """The decision that Check gave and the limit that Quota named, encoded, from an entry's metadata.
+
+        From request to request that often differs in the decision's id alone, so it is looked up without it.
+        """
+        start = metadata.find(_ID_ENTRY)
+        if start < 0:
+            return (self._around_id[metadata] or b"",)
+        start += len(_ID_ENTRY)
+        decision_id = metadata[start : start + _ID_SIZE]
+        if len(decision_id) == _ID_SIZE and decision_id.isascii():
+            known = self._around_id[metadata[:start] + metadata[start + _ID_SIZE :]]
+            if known is not None:
+                return known, _ID_FIELD, decision_id
+        rest, decision_id = self._parsed(metadata)
+        return (rest, _ID_FIELD, decision_id) if decision_id else (rest,)
+
+    def _learn(self, around: bytes) -> bytes | None:
+        """What metadata gives without the first id in it; None where that is not the decision's."""
+        start = around.find(_ID_ENTRY)
+        if start < 0:
+            return self._parsed(around)[0]
+        start += len(_ID_ENTRY)
+        rest, decision_id = self._parsed(around[:start] + _HOLE + around[start:])
+        return rest if decision_id == _HOLE else None
+
+    def _parsed(self, metadata: bytes) -> tuple[bytes, bytes]:
+        """All but the decision's id, encoded, and that id if it is a UUID."""
+        try:
+            namespaces = intake.Metadata.FromString(metadata).filter_metadata
+        except DecodeError:
+            return b"", b""
+        pieces, decision_id = [], b""
+        for namespace in namespaces:
+            if (name := namespace.key) in _EXT_AUTHZ:
+                for entry in namespace.value.fields:
+                    # All ids differ: there is nothing to look up.
+                    if (
+                        len(entry) == len(_ID_ENTRY) + _ID_SIZE
+                        and entry.startswith(_ID_ENTRY)
+                        and entry.isascii()
+                    ):
+                        decision_id = entry[-_ID_SIZE:]
+                    else:
+                        pieces.append(self._decision[entry])
+            elif name == _RATELIMIT:
+                pieces += [self._quota[entry] for entry in namespace.value.fields]
+        return b"".join(pieces), decision_id
+
+
+def _status(data: bytes) -> int:
+    return UInt32Value.FromString(data).value
+
+
+def _authority(data: bytes) -> Fields:
+    """Host and port that the client asked for."""
+    authority = data.decode("utf-8", "replace")
+    host, colon, port = authority.rpartition(":")
+    if not colon:
+        return {"server_address": authority}
+    if port.isdecimal() and len(port) <= 5 and (":" not in host or host.startswith("[")):
+        return {"server_address": host.strip("[]"), "server_port": int(port)}
+    return {"server_address": authority.strip("[]")}
+
+
+def _header(data: bytes) -> Header | None:
+    """None for what is no header, or none that a record may have."""
+    found = header(data)
+    if found is None:
+        return None
+    name, value, entry = found
+    if not name or name in DROPPED_HEADERS:
+        return None
+    return Header(prefixed(len(entry)) + entry, name if name in TELLING_HEADERS else b"", value)
 
 
 def _address(data: bytes) -> tuple[str, int]:

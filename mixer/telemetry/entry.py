@@ -21,12 +21,7 @@ from mixer.telemetry.flags import METHODS, PROTOCOLS
 from mixer.telemetry.peers import PEER_FIELDS, Identity
 from mixer.telemetry.record import AccessRecord, Fields, Origin, encoded
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
-from mixer.telemetry.wire import header, prefixed, tag
-
-# Secrets by their nature. They do not enter a record, whatever Envoy was told to log.
-DROPPED_HEADERS = frozenset(
-    {b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"x-api-key"}
-)
+from mixer.telemetry.wire import prefixed, tag
 
 _read_request = attrgetter(
     "request_method",
@@ -43,7 +38,7 @@ _read_request = attrgetter(
     "request_headers",
 )
 _read_response = attrgetter(
-    "response_code.value",
+    "response_code",
     "response_headers_bytes",
     "response_body_bytes",
     "response_code_details",
@@ -61,7 +56,7 @@ _read_common = attrgetter(
     *_KEPT_BACK,
     "tls_properties",
     "response_flags",
-    "metadata.filter_metadata",
+    "metadata",
     "filter_state_objects",
     "access_log_type",
     "upstream_cluster",
@@ -71,12 +66,7 @@ _read_common = attrgetter(
 )
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}.*")  # W3C Trace Context
-_EXT_AUTHZ = ("envoy.filters.http.ext_authz", "envoy.filters.network.ext_authz")
-_RATELIMIT = "envoy.filters.http.ratelimit"
 _GRPC_STATS = "envoy.filters.http.grpc_stats"
-# The entry of a decision's id in metadata, up to the 36 characters of a UUID, and the same in a record.
-_UUID_ENTRY, _UUID_SIZE = b"\x0a\x0bdecision_id\x12\x26\x1a\x24", 53
-_DECISION_ID = tag("mixer_decision_id") + prefixed(36)
 _EVENT_ID = tag("event_id")
 _REQUEST_HEADER, _RESPONSE_HEADER, _RESPONSE_TRAILER = map(
     tag, ("http_request_header", "http_response_header", "http_response_trailer")
@@ -104,7 +94,9 @@ class EntryReader:
             headers_size, body_size, sent,
         ) = _read_request(entry.request)
         # fmt: on
-        status, answer_headers_size, answer_size, details, received, trailers = _read_response(entry.response)
+        code, answer_headers_size, answer_size, details, received, trailers = _read_response(entry.response)
+        decoder = self._decoder
+        status = decoder.status[code]
         fields: Fields = {}
         pieces = [_HTTP]
         if version := entry.protocol_version:
@@ -112,7 +104,9 @@ class EntryReader:
         if path or authority:
             # OpenTelemetry's word for a method outside its list
             fields["http_request_method"] = METHODS.get(method) or "_OTHER"
-            _target(path, original, authority, fields)
+            _asked(path, original, fields)
+            if authority:
+                fields.update(decoder.authority[authority])
         if scheme:
             fields["url_scheme"] = scheme
         if agent:
@@ -137,12 +131,14 @@ class EntryReader:
             fields["http_response_header_size"] = answer_headers_size
         if answer_size:
             fields["http_response_body_size"] = answer_size
-        if received or trailers or sent:
-            _take_headers(received, _RESPONSE_HEADER, fields, pieces)
-            _take_headers(trailers, _RESPONSE_TRAILER, fields, pieces)
-            _take_headers(sent, _REQUEST_HEADER, fields, pieces)
-            if "rpc_system" not in fields:
-                fields.pop("rpc_grpc_status_code", None)
+        if received:
+            self._take_headers(received, _RESPONSE_HEADER, fields, pieces)
+        if trailers:
+            self._take_headers(trailers, _RESPONSE_TRAILER, fields, pieces)
+        if sent:
+            self._take_headers(sent, _REQUEST_HEADER, fields, pieces)
+        if "rpc_system" not in fields:
+            fields.pop("rpc_grpc_status_code", None)
         return self._record(entry.common_properties, fields, pieces, status)
 
     def tcp(self, entry: intake.TCPAccessLogEntry) -> AccessRecord:
@@ -187,7 +183,7 @@ class EntryReader:
         if direct and direct != remote:
             pieces.append(decoder.peer[direct])
         if metadata:
-            self._join(metadata, pieces)
+            pieces += decoder.joined(metadata)
             clear("metadata")
         peers: tuple[object, ...] = ()
         if states or tls:
@@ -232,19 +228,20 @@ class EntryReader:
         origin = self._origins[cluster] = self._identity.origin(cluster)
         return origin
 
-    def _join(self, metadata: Sequence[intake.Metadata.Namespace], pieces: list[bytes]) -> None:
-        """The decision that Check gave, and the limit that Quota named, from the request's dynamic metadata."""
-        for namespace in metadata[:]:
-            if (name := namespace.key) in _EXT_AUTHZ:
-                for entry in namespace.value.fields[:]:
-                    # All ids differ: there is nothing to look up.
-                    if len(entry) == _UUID_SIZE and entry.startswith(_UUID_ENTRY) and entry.isascii():
-                        pieces += _DECISION_ID, entry[-36:]
-                    else:
-                        pieces.append(self._decoder.decision[entry])
-            elif name == _RATELIMIT:
-                for entry in namespace.value.fields[:]:
-                    pieces.append(self._decoder.quota[entry])
+    def _take_headers(
+        self, entries: Sequence[bytes], into: bytes, fields: Fields, pieces: list[bytes]
+    ) -> None:
+        """Take over headers that Envoy was told to log, and what they tell: the trace, and a gRPC call's status.
+
+        `into` is the tag of the record's field. Of several content types and statuses the last one taken counts.
+        """
+        known = self._decoder.header
+        for raw in entries[:]:
+            if (header := known[raw]) is None:
+                continue
+            pieces += into, header.entry
+            if name := header.name:
+                _tell(name, header.value, fields)
 
     def _tell_peers(
         self,
@@ -279,8 +276,8 @@ def _count_messages(state: bytes, fields: Fields) -> None:
     fields["rpc_response_message_count"] = counts.response_message_count
 
 
-def _target(path: str, original: str, authority: str, fields: Fields) -> None:
-    """Path and host that the client asked for."""
+def _asked(path: str, original: str, fields: Fields) -> None:
+    """The path that the client asked for, and the one it was sent to."""
     asked, _, query = (original or path).partition("?")
     if asked:
         fields["url_path"] = asked
@@ -288,35 +285,16 @@ def _target(path: str, original: str, authority: str, fields: Fields) -> None:
         fields["url_query"] = query
     if original and (rewritten := path.partition("?")[0]) != asked:
         fields["envoy_rewritten_path"] = rewritten
-    if authority:
-        host, colon, port = authority.rpartition(":")
-        if not colon:
-            fields["server_address"] = authority
-        elif port.isdecimal() and len(port) <= 5 and (":" not in host or host.startswith("[")):
-            fields["server_address"] = host.strip("[]")
-            fields["server_port"] = int(port)
-        else:
-            fields["server_address"] = authority.strip("[]")
 
 
-def _take_headers(entries: Sequence[bytes], into: bytes, fields: Fields, pieces: list[bytes]) -> None:
-    """Take over headers that Envoy was told to log, and what they tell: the trace, and a gRPC call's status.
-
-    `into` is the tag of the record's field. Of several content types and statuses the last one taken counts.
-    """
-    for raw in entries[:]:
-        if (found := header(raw)) is None:
-            continue
-        name, value, entry = found
-        if not name or name in DROPPED_HEADERS:
-            continue
-        pieces += into, prefixed(len(entry)), entry
-        if name == b"content-type":
-            fields.pop("rpc_system", None)
-            if value.startswith(b"application/grpc"):
-                fields["rpc_system"] = "grpc"
-        elif name == b"grpc-status":
-            if value.isdigit() and len(value) <= 3:
-                fields["rpc_grpc_status_code"] = int(value)
-        elif name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value.decode("utf-8", "replace"))):
-            fields["trace_id"], fields["parent_span_id"] = match.groups()
+def _tell(name: bytes, value: bytes, fields: Fields) -> None:
+    """What a header tells beyond itself (`TELLING_HEADERS`)."""
+    if name == b"content-type":
+        fields.pop("rpc_system", None)
+        if value.startswith(b"application/grpc"):
+            fields["rpc_system"] = "grpc"
+    elif name == b"grpc-status":
+        if value.isdigit() and len(value) <= 3:
+            fields["rpc_grpc_status_code"] = int(value)
+    elif match := _TRACEPARENT.fullmatch(value.decode("utf-8", "replace")):
+        fields["trace_id"], fields["parent_span_id"] = match.groups()

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer.telemetry import intake_pb2 as intake
-from mixer.telemetry.decode import Decoder
-from mixer.telemetry.entry import DROPPED_HEADERS, EntryReader
+from mixer.telemetry.decode import DROPPED_HEADERS, Decoder
+from mixer.telemetry.entry import EntryReader
 from mixer.telemetry.record import AccessRecord
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
 from mixer.telemetry.wire import length
@@ -447,9 +447,11 @@ UUID_VALUE = st.binary(min_size=36, max_size=36).map(lambda data: b"\x1a\x24" + 
     )
 )
 def test_no_metadata_breaks_a_record(data: bytes) -> None:
-    entry = intake.HTTPAccessLogEntry()
+    metadata = intake.Metadata()
     for name in ("envoy.filters.http.ext_authz", "envoy.filters.http.ratelimit"):
-        entry.common_properties.metadata.filter_metadata.add(key=name).value.fields.append(data)
+        metadata.filter_metadata.add(key=name).value.fields.append(data)
+    entry = intake.HTTPAccessLogEntry()
+    entry.common_properties.metadata = metadata.SerializeToString()
     made = EntryReader(identifier(), Decoder()).http(entry)
     Schema.FromString(made.to_protobuf())
     made.to_json()
