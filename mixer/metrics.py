@@ -4,7 +4,9 @@ One `Metrics` belongs to one runtime and one registry; nothing is registered at 
 child (`calls.labels(...)`) rather than looking it up again.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info
+
+from mixer.histogram import Histograms
 
 # Seconds. A cached check takes 50 µs, Envoy's default ext_authz timeout is 200 ms, and 1 s is far too late.
 CALL_BUCKETS = (
@@ -26,7 +28,7 @@ class Metrics:
         )
         # Time from a call's decoding to its answer. If it grows with load, add a worker; if not, look at the
         # engine's and the counters' backends.
-        self.call_seconds = Histogram(
+        self.call_seconds = Histograms(
             "mixer_call_duration_seconds",
             "Time to answer a call.",
             ("method",),
@@ -46,7 +48,7 @@ class Metrics:
             "mixer_engine_errors", "Failed decisions, by reason.", ("engine", "reason"), registry=registry
         )
         # Time of one evaluation by the engine, cache hits not counted.
-        self.evaluation_seconds = Histogram(
+        self.evaluation_seconds = Histograms(
             "mixer_evaluation_duration_seconds",
             "Time of one evaluation.",
             ("engine",),
@@ -80,9 +82,9 @@ class Metrics:
             "mixer_counter_errors", "Failed counter calls, by reason.", ("store", "reason"), registry=registry
         )
         # Calls that shared one round trip to the counters. Rises with load, which is right.
-        self.counter_batch = Histogram(
+        self.counter_batch = Histograms(
             "mixer_counter_batch_size", "Calls in one round trip to the counters.", ("store",),
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256), registry=registry,
+            buckets=(1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0), registry=registry,
         )  # fmt: skip
 
         # Access-log entries received, by kind (http, tcp).

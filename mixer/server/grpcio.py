@@ -7,6 +7,7 @@ from grpc_reflection.v1alpha import reflection
 
 from mixer import config
 from mixer.metrics import Metrics
+from mixer.server import threads
 from mixer.server.front import Methods
 from mixer.server.handlers import Handlers
 from mixer.server.health import Health
@@ -24,7 +25,8 @@ class GrpcioFront:
 
     async def start(self) -> None:
         refuse_socket_in_use(self.address)
-        self._server = aio.server(options=OPTIONS)
+        with threads.made_batch():
+            self._server = aio.server(options=OPTIONS)
         services = self._handlers.by_service()
         for service, handlers in services.items():
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))

@@ -4,20 +4,14 @@ Unary methods are driven from its low-level events: a call that is answered at o
 object, which halves the price of a cached check (measured beside `pygrpc_native.aio`, one core: 33 against 47 µs for
 a constant). Streams and health go through a grpc.aio server behind it, at grpcio's speed.
 
-Its threads run under the kernel's batch policy (sched(7)): waking one does not interrupt the event loop. On a core
-that they share, each answer would cost two switches else; so they go out several at a time (37 instead of 75 µs a
-call of all but the loop, +25 % calls a second). Where there are cores to spare, nothing changes.
-
 It takes a message whole before its size can be judged, so listen where only your proxies connect.
 """
 
 import asyncio
-import contextlib
-import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable
 from typing import Any
 
 import grpc
@@ -27,6 +21,7 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from mixer import config
 from mixer.metrics import Metrics
+from mixer.server import threads
 from mixer.server.front import ClientStream, Methods, Unary
 from mixer.server.handlers import QUIET, Begin, Handlers, StatusError
 from mixer.server.health import Health
@@ -57,7 +52,7 @@ class NativeFront:
         paths = [(f"/{method.service}/{method.name}", False) for method in unary]
         refuse_socket_in_use(self.address)
         try:
-            with _threads_in_batches():
+            with threads.made_batch():
                 self._front = NativeGrpcFront(self.address, paths, io_threads=1, call_details=True)
         except OSError:
             raise cannot_listen(self.address) from None
@@ -70,7 +65,8 @@ class NativeFront:
         """The grpc.aio server that the front hands all other methods to."""
         self._folder = tempfile.mkdtemp(prefix="mixer-")  # only this user may enter it
         path = f"{self._folder}/behind.sock"
-        self._behind = aio.server(options=OPTIONS)
+        with threads.made_batch():
+            self._behind = aio.server(options=OPTIONS)
         for service, handlers in self._handlers.by_service((ClientStream,)).items():
             self._behind.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
         self._health = Health(dict.fromkeys(method.service for method in self._methods))
@@ -138,15 +134,3 @@ class NativeFront:
 
     def _fail(self, call: int, error: StatusError) -> None:
         self._front.fail(call, error.code.value[0], error.details)
-
-
-@contextlib.contextmanager
-def _threads_in_batches() -> Iterator[None]:
-    """Threads that this one makes meanwhile get the batch policy, which is inherited. A sandbox that forbids it, or
-    a system without it, leaves them as they are: slower on a shared core, and nothing else."""
-    with contextlib.ExitStack() as after:
-        with contextlib.suppress(OSError, AttributeError):
-            if os.sched_getscheduler(0) == os.SCHED_OTHER:  # another is the operator's choice
-                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-                after.callback(os.sched_setscheduler, 0, os.SCHED_OTHER, os.sched_param(0))
-        yield

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from mixer.histogram import Histogram
 from mixer.metrics import Metrics
 from mixer.telemetry import labels
 from mixer.telemetry.connections import Connections
 from mixer.telemetry.record import AccessRecord
-from mixer.telemetry.series import Histogram, Table
+from mixer.telemetry.series import BUCKETS, Table
 from mixer.telemetry.sink import OK
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
 
@@ -28,7 +29,7 @@ class _Http:
 
     def __init__(self) -> None:
         self.requests = 0
-        self.duration, self.request_bytes, self.response_bytes = Histogram(), Histogram(), Histogram()
+        self.duration, self.request_bytes, self.response_bytes = (Histogram(BUCKETS) for _ in range(3))
 
 
 class _Grpc:

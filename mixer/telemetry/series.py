@@ -4,11 +4,8 @@ prometheus_client's own children cost 2 µs and more an update, and have no boun
 additions, and one series holds all metrics that have the same label set.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
-
-from prometheus_client.metrics_core import HistogramMetricFamily
 
 OVERFLOW = "overflow"
 
@@ -17,30 +14,6 @@ BUCKETS = (
     0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000,
     10000, 30000, 60000, 300000, 600000, 1800000, 3600000,
 )  # fmt: skip
-_BOUNDS = (*(f"{bound:g}" if bound < 1 else str(bound) for bound in BUCKETS), "+Inf")
-
-
-class Histogram:
-    """Counts by bucket, and the sum."""
-
-    __slots__ = ("counts", "sum")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BUCKETS) + 1)
-        self.sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(BUCKETS, value)] += 1  # a value on a bound belongs below it
-        self.sum += value
-
-    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
-        """Put the cumulative counts into a family."""
-        total, buckets = 0, []
-        for bound, count in zip(_BOUNDS, list(self.counts), strict=True):
-            total += count
-            buckets.append((bound, total))
-        family.add_metric(labels, buckets, self.sum)
-
 
 SeriesT = TypeVar("SeriesT")
 

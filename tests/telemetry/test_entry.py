@@ -457,6 +457,44 @@ def test_no_metadata_breaks_a_record(data: bytes) -> None:
     made.to_json()
 
 
+IDS = st.sampled_from([f"{digit}b9b6d5e-6f8e-4f1e-9b0a-0d6d0f6f6e9d" for digit in range(4)])
+# Where an id stands that is looked past: the entry of a decision's id in metadata, within a text.
+LIKE_AN_ID = st.builds(
+    "{}\n\x0bdecision_id\x12&\x1a${}{}".format, st.text(max_size=2), IDS, st.text(max_size=2)
+)
+DECISIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "decision_id": st.one_of(IDS, st.text(max_size=40), LIKE_AN_ID),
+        "reason": st.one_of(IDS, LIKE_AN_ID, st.sampled_from(["ok", "denied"])),
+        "mixer": st.fixed_dictionaries(
+            {}, optional={"policy": st.sampled_from(["a", "b"]), "cache": LIKE_AN_ID}
+        ),
+    },
+)
+NAMESPACES = st.dictionaries(
+    st.sampled_from(["envoy.filters.http.ext_authz", "a.filter", "z.filter"]), DECISIONS, max_size=3
+)
+
+
+@settings(deadline=None)
+@given(st.lists(NAMESPACES, min_size=2, max_size=8))
+def test_decisions_that_differ_in_their_id_alone_are_told_apart(
+    entries: list[dict[str, dict[str, Any]]],
+) -> None:
+    reader = EntryReader(identifier(), Decoder())
+    for namespaces in entries:
+        entry = http_entry()
+        for name, values in namespaces.items():
+            with_metadata(entry, name, values)
+        made = message(read(reader, entry))
+        expected = namespaces.get("envoy.filters.http.ext_authz", {})
+        assert made.mixer_decision_id == expected.get("decision_id", "")
+        assert made.mixer_decision_reason == expected.get("reason", "")
+        assert made.mixer_policy == expected.get("mixer", {}).get("policy", "")
+        assert made.mixer_cache == expected.get("mixer", {}).get("cache", "")
+
+
 @settings(deadline=None)
 @given(st.one_of(st.binary(max_size=40), st.builds(entry_of, st.text(max_size=8), st.binary(max_size=200))))
 def test_header_is_read_as_protobuf_reads_it(data: bytes) -> None:
