@@ -6,18 +6,14 @@ once a token, as in production.
 """
 
 import json
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
-from benchmarks.harness import SERVER_CPU, Row, in_turns, resident_mib
+from benchmarks.harness import SERVER_CPU, Row, baseline, in_turns, resident_mib
 from benchmarks.load import distinct
 from tests.components import processes
 
@@ -45,18 +41,6 @@ claims := payload if {
 	valid
 }
 """
-
-
-@contextmanager
-def constant_server() -> Iterator[str]:
-    """The baseline: `grpc.server` with 4 threads that parses the request and answers a constant."""
-    command = ("taskset", "-c", str(SERVER_CPU), sys.executable, "-m", "benchmarks.constant")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
 
 
 def requests() -> tuple[dict[str, object], list[bytes]]:
@@ -120,7 +104,7 @@ def run(runs: int) -> list[Row]:
             "listeners": {name: {"address": "127.0.0.1:0"} for name in ("check", "report", "admin")},
             "policy": {"paths": [folder], "cache": "off"},
         }
-        with processes.mixer(settings, cpu=SERVER_CPU) as mixer, constant_server() as constant:
+        with processes.mixer(settings, cpu=SERVER_CPU) as mixer, baseline("benchmarks.constant") as constant:
             idle = resident_mib(mixer.pid)
             ours, peers = in_turns(
                 runs,

@@ -9,8 +9,10 @@ import re
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +65,18 @@ def in_turns(
         for work in (ours, peer) if turn % 2 == 0 else (peer, ours):
             figures[work].append(work())
     return tuple(figures[ours]), tuple(figures[peer])
+
+
+@contextmanager
+def baseline(module: str) -> Iterator[str]:
+    """The address of a server to compare with, `python -m module`, on the server's core."""
+    command = ("taskset", "-c", str(SERVER_CPU), sys.executable, "-m", module)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 def call(address: str, method: str, message: bytes, timeout: float = 5) -> bytes:

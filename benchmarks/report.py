@@ -9,8 +9,6 @@ are as Envoy sends them: all timings and addresses, a logged header, the metadat
 import asyncio
 import os
 import random
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -24,7 +22,7 @@ from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType, HTTPAccessLogEn
 from envoy.service.accesslog.v3 import als_pb2, als_pb2_grpc
 from google.protobuf.text_format import Parse
 
-from benchmarks.harness import LOAD_CPU, SERVER_CPU, BenchmarkError, Row, in_turns
+from benchmarks.harness import LOAD_CPU, SERVER_CPU, BenchmarkError, Row, baseline, in_turns
 from tests.components import processes
 from tests.components.processes import Kafka, Mixer
 
@@ -185,18 +183,6 @@ class Delivery:
 
 
 @contextmanager
-def parsing_server() -> Iterator[str]:
-    """The baseline, on the server's core."""
-    command = ("taskset", "-c", str(SERVER_CPU), sys.executable, "-m", "benchmarks.report")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
-
-
-@contextmanager
 def on_the_load_cpu() -> Iterator[None]:
     """This process is the load."""
     before = os.sched_getaffinity(0)
@@ -210,7 +196,7 @@ def on_the_load_cpu() -> Iterator[None]:
 def run(runs: int) -> list[Row]:
     first, others = stream_messages()
     topic = "mixer.access"
-    with processes.kafka(cpu=LOAD_CPU) as kafka, parsing_server() as parsing:
+    with processes.kafka(cpu=LOAD_CPU) as kafka, baseline("benchmarks.report") as parsing:
         kafka.create_topic(topic)
         sink = {"type": "kafka", "bootstrap_servers": [kafka.bootstrap], "topic": topic}
         settings = {
