@@ -16,9 +16,9 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import BytesValue, UInt32Value
 
 from mixer.telemetry import intake_pb2 as intake
-from mixer.telemetry.flags import LETTERS, TLS_VERSIONS
+from mixer.telemetry.flags import LETTERS, METHODS, PROTOCOLS, TLS_VERSIONS
 from mixer.telemetry.peers import namespace_of, peer_workload, sided
-from mixer.telemetry.record import Fields, encoded
+from mixer.telemetry.record import Fields, Shape, encoded
 from mixer.telemetry.wire import header, length, prefixed, tag
 
 MAX_PARTS = 8192  # of one kind; then it begins anew
@@ -67,6 +67,46 @@ class Parts(dict[bytes, T], Generic[T]):
         return result
 
 
+Key = tuple[int, int, str, bytes, str, bytes, str]
+"""Of a request: protocol, method, scheme, authority, user agent; of its answer: code and details."""
+UNTOLD = -1  # the method of a request that Envoy could not read
+
+
+class Shapes(dict[Key, Shape]):
+    """Shapes by what they come from, bounded as `Parts`. Looking one up costs less than any two of its fields."""
+
+    def __missing__(self, key: Key) -> Shape:
+        version, method, scheme, authority, agent, code, details = key
+        named = _authority(authority)
+        try:
+            status = UInt32Value.FromString(code).value
+        except DecodeError:
+            status = 0
+        fields = {
+            "network_protocol_name": "http",
+            "network_protocol_version": (PROTOCOLS.get(version) or str(version)) if version else "",
+            # OpenTelemetry's word for a method outside its list
+            "http_request_method": "" if method == UNTOLD else METHODS.get(method, "_OTHER"),
+            "url_scheme": scheme,
+            "user_agent_original": agent,
+            "http_response_status_code": status,
+            "envoy_response_code_details": details,
+            **named,
+        }
+        # As gRPC's own clients call themselves; a content type knows better.
+        shape = Shape(
+            encoded(fields),
+            host=named.get("server_address", ""),
+            status=status,
+            grpc=agent.startswith("grpc-"),
+        )
+        if len(authority) + len(agent) + len(code) + len(details) + len(scheme) <= MAX_PART:
+            if len(self) >= MAX_PARTS:
+                self.clear()
+            self[key] = shape
+        return shape
+
+
 class Header:
     """A logged header: the entry of a record's map with its length before it, and what it tells, else b""."""
 
@@ -92,15 +132,14 @@ class Decoder:
     """All parts of entries, shared by all streams."""
 
     def __init__(self) -> None:
-        self.client: Parts[tuple[str, int]] = Parts(_address, ("", 0))
+        self.shape = Shapes()
+        self.client = Parts(_endpoint("client_address", "client_port"), b"")
         self.peer = Parts(_endpoint("network_peer_address", "network_peer_port"), b"")
         self.local = Parts(_endpoint("network_local_address", "network_local_port"), b"")
         self.upstream = Parts(_joined("envoy_upstream_host"), b"")
         self.upstream_local = Parts(_joined("envoy_upstream_local_address"), b"")
         self.tls: Parts[Tls] = Parts(_tls, Tls(b"", {}))
         self.flags: Parts[tuple[str, str]] = Parts(_flags, ("", ""))
-        self.status = Parts(_status, 0)
-        self.authority: Parts[Fields] = Parts(_authority, {})
         self.header: Parts[Header | None] = Parts(_header, None, MAX_HEADER)
         self.source: Parts[Mapping[str, str]] = Parts(_peer("source"), {})
         self.destination: Parts[Mapping[str, str]] = Parts(_peer("destination"), {})
@@ -156,10 +195,6 @@ class Decoder:
             elif name == _RATELIMIT:
                 pieces += [self._quota[entry] for entry in namespace.value.fields]
         return b"".join(pieces), decision_id
-
-
-def _status(data: bytes) -> int:
-    return UInt32Value.FromString(data).value
 
 
 def _authority(data: bytes) -> Fields:

@@ -16,10 +16,9 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError
 
 from mixer.telemetry import intake_pb2 as intake
-from mixer.telemetry.decode import Decoder
-from mixer.telemetry.flags import METHODS, PROTOCOLS
+from mixer.telemetry.decode import UNTOLD, Decoder
 from mixer.telemetry.peers import PEER_FIELDS, Identity
-from mixer.telemetry.record import AccessRecord, Fields, Origin, encoded
+from mixer.telemetry.record import TCP, AccessRecord, Fields, Origin, Shape
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
 from mixer.telemetry.wire import prefixed, tag
 
@@ -71,8 +70,6 @@ _EVENT_ID = tag("event_id")
 _REQUEST_HEADER, _RESPONSE_HEADER, _RESPONSE_TRAILER = map(
     tag, ("http_request_header", "http_response_header", "http_response_trailer")
 )
-# What every record of a protocol begins with.
-_HTTP, _TCP = (encoded({"network_protocol_name": name}) for name in ("http", "tcp"))
 _MAX_CLUSTERS = 4096  # clusters whose direction is remembered
 
 
@@ -96,23 +93,21 @@ class EntryReader:
         # fmt: on
         code, answer_headers_size, answer_size, details, received, trailers = _read_response(entry.response)
         decoder = self._decoder
-        status = decoder.status[code]
+        if not path and not authority:
+            method = UNTOLD
+        shape = decoder.shape[entry.protocol_version, method, scheme, authority, agent, code, details]
         fields: Fields = {}
-        pieces = [_HTTP]
-        if version := entry.protocol_version:
-            fields["network_protocol_version"] = PROTOCOLS.get(version) or str(version)
-        if path or authority:
-            # OpenTelemetry's word for a method outside its list
-            fields["http_request_method"] = METHODS.get(method) or "_OTHER"
-            _asked(path, original, fields)
-            if authority:
-                fields.update(decoder.authority[authority])
-        if scheme:
-            fields["url_scheme"] = scheme
-        if agent:
-            fields["user_agent_original"] = agent
-            if agent.startswith("grpc-"):  # as those of gRPC's own clients; a content type knows better
-                fields["rpc_system"] = "grpc"
+        pieces = [shape.encoded]
+        if path or original:
+            asked, _, query = (original or path).partition("?")
+            if asked:
+                fields["url_path"] = asked
+            if query:
+                fields["url_query"] = query
+            if original and (rewritten := path.partition("?")[0]) != asked:
+                fields["envoy_rewritten_path"] = rewritten
+        if shape.grpc:
+            fields["rpc_system"] = "grpc"
         if referer:
             fields["envoy_referer"] = referer
         if forwarded:
@@ -123,10 +118,6 @@ class EntryReader:
             fields["http_request_header_size"] = headers_size
         if body_size:
             fields["http_request_body_size"] = body_size
-        if status:
-            fields["http_response_status_code"] = status
-        if details:
-            fields["envoy_response_code_details"] = details
         if answer_headers_size:
             fields["http_response_header_size"] = answer_headers_size
         if answer_size:
@@ -139,7 +130,7 @@ class EntryReader:
             self._take_headers(sent, _REQUEST_HEADER, fields, pieces)
         if "rpc_system" not in fields:
             fields.pop("rpc_grpc_status_code", None)
-        return self._record(entry.common_properties, fields, pieces, status)
+        return self._record(entry.common_properties, fields, pieces, shape)
 
     def tcp(self, entry: intake.TCPAccessLogEntry) -> AccessRecord:
         """The record of one connection, or of a moment in its life."""
@@ -149,10 +140,10 @@ class EntryReader:
             fields["envoy_bytes_received"] = size
         if size := connection.sent_bytes:
             fields["envoy_bytes_sent"] = size
-        return self._record(entry.common_properties, fields, [_TCP], 0)
+        return self._record(entry.common_properties, fields, [TCP.encoded], TCP)
 
-    def _record(  # noqa: PLR0912 (likewise)
-        self, common: intake.AccessLogCommon, fields: Fields, pieces: list[bytes], status: int
+    def _record(
+        self, common: intake.AccessLogCommon, fields: Fields, pieces: list[bytes], shape: Shape
     ) -> AccessRecord:
         """What HTTP and TCP share."""
         decoder = self._decoder
@@ -165,7 +156,7 @@ class EntryReader:
         nanos, seconds = span.nanos, span.seconds
         duration = seconds + nanos / 1e9 if seconds or nanos or common.HasField("duration") else None
         if not kind and common.intermediate_log_entry:  # an Envoy that does not tell types yet
-            kind = Schema.TcpPeriodic if pieces[0] is _TCP else Schema.DownstreamPeriodic
+            kind = Schema.TcpPeriodic if shape is TCP else Schema.DownstreamPeriodic
         origin = self._origins.get(cluster)
         if origin is None:
             origin = self._origin(cluster)
@@ -173,12 +164,12 @@ class EntryReader:
         clear = common.ClearField
         for name in _KEPT_BACK:
             clear(name)
-        pieces += decoder.local[local], decoder.upstream[upstream], decoder.upstream_local[upstream_local]
-        client, port = decoder.client[remote]
-        if client:
-            fields["client_address"] = client
-            if port:
-                fields["client_port"] = port
+        pieces += (
+            decoder.client[remote],
+            decoder.local[local],
+            decoder.upstream[upstream],
+            decoder.upstream_local[upstream_local],
+        )
         # The connection's own end is another where Envoy took the client from x-forwarded-for.
         if direct and direct != remote:
             pieces.append(decoder.peer[direct])
@@ -198,6 +189,7 @@ class EntryReader:
                 fields["envoy_response_flags"] = letters
             clear("response_flags")
         # A 404 is an answer, not an error; what was never answered is an error when Envoy says why.
+        status = shape.status
         if status >= 500 or not status:
             if flag:
                 fields["error_type"] = flag
@@ -210,7 +202,7 @@ class EntryReader:
         return AccessRecord(
             origin,
             event_id,
-            pieces[0] is _TCP,
+            shape,
             fields,
             b"".join(pieces),
             (remote, direct, local),
@@ -274,17 +266,6 @@ def _count_messages(state: bytes, fields: Fields) -> None:
         return
     fields["rpc_request_message_count"] = counts.request_message_count
     fields["rpc_response_message_count"] = counts.response_message_count
-
-
-def _asked(path: str, original: str, fields: Fields) -> None:
-    """The path that the client asked for, and the one it was sent to."""
-    asked, _, query = (original or path).partition("?")
-    if asked:
-        fields["url_path"] = asked
-    if query:
-        fields["url_query"] = query
-    if original and (rewritten := path.partition("?")[0]) != asked:
-        fields["envoy_rewritten_path"] = rewritten
 
 
 def _tell(name: bytes, value: bytes, fields: Fields) -> None:

@@ -46,7 +46,7 @@ def http(record: AccessRecord) -> tuple[str, ...]:
     return (
         *peers(record),
         fields.get("rpc_system", "http"),
-        str(fields.get("http_response_status_code", 0)),
+        str(record.shape.status),
         str(fields.get("rpc_grpc_status_code", "")),
         fields.get("envoy_response_flags", "-"),
         _security(record),
@@ -73,7 +73,7 @@ def _service(record: AccessRecord) -> tuple[str, str, str]:
     host = parts[3] if len(parts) == 4 else ""
     # A host that no route knows is whatever the client made up.
     if not host and cluster:
-        host = record.fields.get("server_address", "")
+        host = record.shape.host
     name = host
     labels = host.split(".")
     if len(labels) >= 3 and labels[2] == "svc":

@@ -13,7 +13,7 @@ from mixer.histogram import Histogram
 from mixer.metrics import Metrics
 from mixer.telemetry import labels
 from mixer.telemetry.connections import Connections
-from mixer.telemetry.record import AccessRecord
+from mixer.telemetry.record import TCP, AccessRecord
 from mixer.telemetry.series import BUCKETS, Table
 from mixer.telemetry.sink import OK
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
@@ -92,7 +92,7 @@ class PrometheusSink(Collector):
 
     def write(self, records: Sequence[AccessRecord]) -> None:
         for record in records:
-            if record.tcp:
+            if record.shape is TCP:
                 self._count_connection(record)
             elif record.type in _HTTP_END:
                 self._count_request(record)
@@ -105,13 +105,13 @@ class PrometheusSink(Collector):
         """Nothing waits here; the series stay to be read."""
 
     def _count_request(self, record: AccessRecord) -> None:
-        fields = record.fields
+        fields, shape = record.fields, record.shape
         get = fields.get
         key = (
             record.origin,
             record.cluster,
-            get("server_address"),
-            get("http_response_status_code"),
+            shape.host,
+            shape.status,
             get("envoy_response_flags"),
             get("rpc_system"),
             get("rpc_grpc_status_code"),

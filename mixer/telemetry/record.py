@@ -52,6 +52,18 @@ class Origin:
         return {_JSON_NAMES[name]: value for name, value in self.fields.items()}
 
 
+class Shape:
+    """What of a request and its answer is alike in many records."""
+
+    __slots__ = ("encoded", "grpc", "host", "status")
+
+    def __init__(self, encoded: bytes, *, host: str = "", status: int = 0, grpc: bool = False) -> None:
+        self.encoded = encoded
+        self.host = host  # that the client asked for
+        self.status = status  # of the answer; 0 where there was none
+        self.grpc = grpc  # as far as the user agent tells
+
+
 class AccessRecord(NamedTuple):
     """One access-log entry. Sinks share it: they read, and do not change it.
 
@@ -60,8 +72,8 @@ class AccessRecord(NamedTuple):
 
     origin: Origin
     event_id: bytes
-    tcp: bool
-    """A connection, not an HTTP request."""
+    shape: Shape
+    """`TCP` for a connection."""
     fields: Fields
     encoded: bytes
     ends: tuple[bytes, bytes, bytes]
@@ -110,6 +122,9 @@ class AccessRecord(NamedTuple):
 def encoded(fields: Fields) -> bytes:
     """Fields as a part of a serialised record."""
     return schema.AccessRecord(**fields).SerializeToString()
+
+
+TCP = Shape(encoded({"network_protocol_name": "tcp"}))
 
 
 def accessor(json_name: str) -> Callable[[AccessRecord], Any]:
