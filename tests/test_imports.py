@@ -30,7 +30,8 @@ BACKENDS = {
 SERVICES = {"mixer.authz.service", "mixer.ratelimit.service", "mixer.telemetry.service"}
 FOUNDATIONS = {  # what each may import of ours
     "mixer.errors": set[str](),
-    "mixer.metrics": set[str](),
+    "mixer.histogram": set[str](),
+    "mixer.metrics": {"mixer.histogram"},
     "mixer.config": {"mixer.errors"},
     "mixer.log": {"mixer.config"},
 }
