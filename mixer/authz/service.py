@@ -7,6 +7,7 @@ import orjson
 import structlog
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
+from mixer.authz.decided import Decided, Observer
 from mixer.authz.ids import DecisionIds
 from mixer.authz.input import InputBuilder
 from mixer.authz.response import Answer, Answers
@@ -21,7 +22,10 @@ log = structlog.get_logger()
 
 
 class CheckService:
-    """Decides requests with a started engine. `cache` is None where the operator or the policy rules it out."""
+    """Decides requests with a started engine. `cache` is None where the operator or the policy rules it out.
+
+    `observer` is told of each decision and of each failure.
+    """
 
     def __init__(
         self,
@@ -29,8 +33,10 @@ class CheckService:
         cache: DecisionCache | None,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
+        observer: Observer | None = None,
     ) -> None:
         self._engine = engine
+        self._observer = observer
         self._cache = cache
         self._clock = clock
         self._throttle = Throttle()
@@ -50,45 +56,111 @@ class CheckService:
         try:
             document = orjson.dumps(self._input.build(request), option=orjson.OPT_SORT_KEYS)
         except BadRequestError as error:
-            return self._answer(self._answers.bad_request(str(error)), decision_id)
+            answer = self._answers.bad_request(str(error))
+            if (observer := self._observer) is not None:
+                observer(
+                    self._told(
+                        decision_id,
+                        request,
+                        None,
+                        allowed=False,
+                        error=str(error),
+                        reason="request_malformed",
+                    )
+                )
+            return self._answer(answer, decision_id)
         if self._cache is None:
             self._bypassed.inc()
         elif (kept := self._cache.get(document, self._clock())) is not None:
-            return self._answer(self._answers.of(kept, "hit"), decision_id)
+            answer = self._answers.of(kept, "hit")
+            if (observer := self._observer) is not None:
+                observer(
+                    self._told(
+                        decision_id, request, document, result=kept, allowed=answer.allowed, cache="hit"
+                    )
+                )
+            return self._answer(answer, decision_id)
         start = time.perf_counter()
         try:
             evaluation = self._engine.evaluate(document, timeout)
-            if isinstance(evaluation, Evaluation):
-                return self._conclude(document, evaluation, start, decision_id)
         except DecisionError as error:
-            self._failed(error, decision_id)
+            self._failed(error, decision_id, request, document, start=start)
             raise
-        return self._wait(document, evaluation, start, decision_id)
+        if isinstance(evaluation, Evaluation):
+            return self._conclude(evaluation, decision_id, request, document, start)
+        return self._wait(evaluation, decision_id, request, document, start)
 
     async def _wait(
-        self, document: bytes, evaluation: Awaitable[Evaluation], start: float, decision_id: str
+        self,
+        waiting: Awaitable[Evaluation],
+        decision_id: str,
+        request: CheckRequest,
+        document: bytes,
+        start: float,
     ) -> bytes:
         try:
-            return self._conclude(document, await evaluation, start, decision_id)
+            evaluation = await waiting
         except DecisionError as error:
-            self._failed(error, decision_id)
+            self._failed(error, decision_id, request, document, start=start)
             raise
+        return self._conclude(evaluation, decision_id, request, document, start)
 
-    def _conclude(self, document: bytes, evaluation: Evaluation, start: float, decision_id: str) -> bytes:
-        self._evaluation_seconds.observe(time.perf_counter() - start)
+    def _conclude(
+        self, evaluation: Evaluation, decision_id: str, request: CheckRequest, document: bytes, start: float
+    ) -> bytes:
+        seconds = time.perf_counter() - start
+        self._evaluation_seconds.observe(seconds)
         decision = evaluation.decision
-        if self._cache is None:
-            return self._answer(self._answers.of(decision, "off"), decision_id)
-        answer = self._answers.of(decision, "miss")  # an illegal decision is not worth keeping
-        self._cache.put(document, decision, self._clock(), evaluation.valid_until)
+        cache = "off" if self._cache is None else "miss"
+        try:
+            answer = self._answers.of(decision, cache)
+        except DecisionError as error:  # an illegal decision is not worth keeping
+            self._failed(error, decision_id, request, document, start=start, decision=decision)
+            raise
+        if self._cache is not None:
+            self._cache.put(document, decision, self._clock(), evaluation.valid_until)
+        if (observer := self._observer) is not None:
+            observer(
+                self._told(
+                    decision_id,
+                    request,
+                    document,
+                    result=decision,
+                    allowed=answer.allowed,
+                    cache=cache,
+                    seconds=seconds,
+                )
+            )
         return self._answer(answer, decision_id)
 
     def _answer(self, answer: Answer, decision_id: str) -> bytes:
         (self._allowed if answer.allowed else self._denied).inc()
         return answer.with_id(decision_id)
 
-    def _failed(self, error: DecisionError, decision_id: str) -> None:
+    def _failed(
+        self,
+        error: DecisionError,
+        decision_id: str,
+        request: CheckRequest,
+        document: bytes,
+        *,
+        start: float,
+        decision: str | None = None,
+    ) -> None:
         self._errors.labels(self._engine.name, error.reason).inc()
+        if (observer := self._observer) is not None:
+            observer(
+                self._told(
+                    decision_id,
+                    request,
+                    document,
+                    result=decision,
+                    error=str(error),
+                    reason=error.reason,
+                    cache="off" if self._cache is None else "miss",
+                    seconds=time.perf_counter() - start,
+                )
+            )
         if (held := self._throttle(error.reason)) is not None:
             log.warning(
                 "decision_failed",
@@ -97,3 +169,31 @@ class CheckService:
                 error=str(error),
                 held_back=held,
             )
+
+    def _told(
+        self,
+        decision_id: str,
+        request: CheckRequest,
+        document: bytes | None,
+        *,
+        result: str | None = None,
+        error: str | None = None,
+        reason: str | None = None,
+        cache: str = "off",
+        seconds: float | None = None,
+        allowed: bool | None = None,
+    ) -> Decided:
+        return Decided(
+            decision_id,
+            self._engine.decision,
+            self._engine.revision,
+            request,
+            document,
+            result,
+            error,
+            reason,
+            cache,
+            self._clock(),
+            seconds,
+            allowed,
+        )

@@ -1,7 +1,9 @@
 """Check, from the request to the answer: the engine is the embedded one, the clock is the test's."""
 
 import asyncio
+import contextlib
 import inspect
+import json
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from mixer import config
+from mixer.authz.decided import Decided
 from mixer.authz.service import CheckService
 from mixer.errors import DecisionError
 from mixer.metrics import Metrics
@@ -42,7 +45,8 @@ class Checks:
         engine = EmbeddedEngine(config.Policy(paths=(folder,), decision="p/allow"), clock=lambda: self.now)
         asyncio.run(engine.start())
         kept = DecisionCache(entries, 60.0, metrics) if cache else None
-        self.service = CheckService(engine, kept, metrics, clock=lambda: self.now)
+        self.told: list[Decided] = []
+        self.service = CheckService(engine, kept, metrics, clock=lambda: self.now, observer=self.told.append)
 
     def __call__(self, method: str = "GET", path: str = "/", **headers: str) -> CheckResponse:
         answer = self.service.check(request(method, path, **headers), None)
@@ -205,3 +209,60 @@ def test_decision_by_a_token_is_not_kept_longer_than_the_token(tmp_path: Path) -
         answer = checks(x_t=text)
         seen.append((answer.status.code, metadata(answer)["mixer"]["cache"]))
     assert seen == [(0, "miss"), (0, "hit"), (7, "miss")]
+
+
+def test_observer_is_told_of_every_decision(tmp_path: Path) -> None:
+    checks = Checks(tmp_path)
+    ids = [metadata(checks(x_user="a", x_other="b"))["decision_id"] for _ in range(2)]
+    ids.append(metadata(checks("PUT"))["decision_id"])
+    first, again, denied = checks.told
+    assert [decided.decision_id for decided in checks.told] == ids
+    assert (first.path, len(first.revision), first.timestamp) == ("p/allow", 12, 1000.0)
+    assert first.document is not None
+    assert json.loads(first.document)["attributes"]["request"]["http"]["headers"] == {"x-user": "a"}
+    assert first.request.attributes.request.http.headers["x-other"] == "b"
+    assert json.loads(first.result or "")["headers"] == {"x-user": "a"}
+    assert (first.allowed, first.cache, again.allowed, again.cache) == (True, "miss", True, "hit")
+    assert first.seconds is not None
+    assert again.seconds is None
+    assert (denied.allowed, denied.error, denied.reason) == (False, None, None)
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason", "result"),
+    [
+        ("package p\n\nallow := true if input.attributes.nope", "undefined", None),
+        ("package p\n\nallow := 5", "illegal", "5"),
+    ],
+)
+def test_observer_is_told_of_failures(tmp_path: Path, policy: str, reason: str, result: str | None) -> None:
+    checks = Checks(tmp_path, policy)
+    with pytest.raises(DecisionError) as caught:
+        checks()
+    [decided] = checks.told
+    assert (decided.reason, decided.error, decided.result) == (reason, str(caught.value), result)
+    assert (decided.allowed, decided.cache) == (None, "miss")
+
+
+def test_observer_is_told_of_requests_that_cannot_be_read(tmp_path: Path) -> None:
+    checks = Checks(tmp_path)
+    checks(path="/%zz")
+    [decided] = checks.told
+    assert (decided.reason, decided.document, decided.allowed) == ("request_malformed", None, False)
+
+
+@pytest.mark.parametrize("outcome", [Evaluation("true"), Evaluation("5"), DecisionError("timeout", "late")])
+def test_observer_is_told_of_what_was_waited_for(tmp_path: Path, outcome: Evaluation | DecisionError) -> None:
+    told: list[Decided] = []
+    slow: Any = Slow(Checks(tmp_path).service._engine, outcome)
+    service = CheckService(slow, None, Metrics(CollectorRegistry()), observer=told.append)
+
+    async def wait() -> None:
+        answer = service.check(request(), None)
+        assert inspect.isawaitable(answer)
+        with contextlib.suppress(DecisionError):
+            await answer
+
+    asyncio.run(wait())
+    [decided] = told
+    assert (decided.allowed, decided.cache) == (True if outcome == Evaluation("true") else None, "off")
