@@ -13,13 +13,13 @@ from typing import Any
 from regorus import Engine
 
 from mixer.policy.builtins import Builtin, BuiltinError
-from mixer.policy.builtins.catalog import ARITY, NONDETERMINISTIC
+from mixer.policy.builtins.catalog import ARITY, NATIVE, NONDETERMINISTIC
 from mixer.policy.sources import Module
 from mixer.policy.syntax import Edit, Editor, Node, extent, replaced
 
 PACKAGE = "mixer_guard"
 # Relations and effects have no value to guard; what reads the clock must stay the one of this evaluation.
-_UNGUARDED = NONDETERMINISTIC | {"walk", "print", "trace"}
+_UNGUARDED = (NONDETERMINISTIC & NATIVE) | {"walk", "print", "trace"}
 _OPERATORS = {
     "Add": "plus",
     "Sub": "minus",
@@ -122,18 +122,32 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., list[Any]]:
 
 def _native(name: str, arity: int) -> Callable[..., Any]:
     """A builtin of regorus, evaluated on an engine of its own."""
-    engine = Engine()
     operands = ", ".join(f"input[{index}]" for index in range(arity))
-    engine.add_policy(f"<{name}>", f"package builtin\nimport rego.v1\nvalue := [{name}({operands})]")
+
+    def made() -> Engine:
+        engine = Engine()
+        engine.add_policy(f"<{name}>", f"package builtin\nimport rego.v1\nvalue := [{name}({operands})]")
+        return engine
+
+    engine = made()
 
     def call(*operands: Any) -> Any:
+        nonlocal engine
         engine.set_input(list(operands))
         try:
             result = engine.eval_rule("data.builtin.value")
         except RuntimeError:
             raise BuiltinError(name) from None
+        except BaseException:
+            engine = made()
+            raise
         if result is None:
             raise BuiltinError(name)
         return result[0]
 
     return call
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether regorus panicked. pyo3 makes the exception's type at run time, and no module has it."""
+    return type(error).__name__ == "PanicException"

@@ -19,16 +19,17 @@ import regorus
 
 from mixer.errors import DecisionError, PolicyError, Problem
 from mixer.policy.builtins import Builtin, supplied
-from mixer.policy.builtins.catalog import ARITY, NATIVE, NONDETERMINISTIC, REFUSED
+from mixer.policy.builtins.catalog import ARITY, MODULES, NATIVE, NONDETERMINISTIC, REFUSED
 from mixer.policy.builtins.operands import string
 from mixer.policy.dialect import known
-from mixer.policy.guard import add_guards, guarded_modules
+from mixer.policy.guard import add_guards, guarded_modules, is_panic
+from mixer.policy.library import FUNCTIONS, library
 from mixer.policy.patterns import rust
 from mixer.policy.recursion import circles
 from mixer.policy.references import Uses, analyse
 from mixer.policy.rewrite import PATTERN, AsOpa
 from mixer.policy.sources import Module, Sources
-from mixer.policy.syntax import Node
+from mixer.policy.syntax import Node, replaced
 from mixer.policy.unfit import OPA_RUNS_IT, conflicts, unfit
 
 if TYPE_CHECKING:
@@ -63,28 +64,24 @@ class Program:
         self._strict_errors = strict_errors
         self._files = ", ".join(module.file for module in loaded.modules)
         self._rule = "data." + decision.replace("/", ".")
-        self._supplied: dict[str, Builtin] = {}
+        self._supplied: dict[str, Builtin] = {PATTERN: (1, _pattern)}
         self._jwt: Jwt | None = None
         asts = _parsed(Module(module.file, known(module.source)) for module in loaded.modules)
         self.uses = self._analyse(asts, loaded.data, clock)
-        modules = [Module(ast["source"]["file"], AsOpa(ast).rewritten()) for ast in asts]
+        modules = self._rewritten(asts, clock)
         # Where that is no single rule, regorus must be asked for another that names it.
         if decision not in self.uses.rules - self.uses.partial:
             modules.append(Module(f"<{_ENTRY}>", f"package {_ENTRY}\ndecision := {self._rule}"))
             self._rule = f"data.{_ENTRY}.decision"
-        base = _engine()
-        base.add_data_json(orjson.dumps(loaded.data).decode())
-        supplied = self._supplied | {PATTERN: (1, _pattern)}
-        for name, builtin in supplied.items():
-            base.add_extension(name, *builtin)
         rewritten = _parsed(modules)
-        guarded, guards = guarded_modules(rewritten)
-        add_guards(base, guards, supplied)
-        if not strict_errors:
-            modules, _ = guarded_modules(rewritten, only=supplied)
-        self._engine, self._guarded = _loaded(base, modules), _loaded(base, guarded)
-        for engine in (self._engine, self._guarded):
-            engine.set_gather_prints(True)
+        self._modules_guarded, guards = guarded_modules(rewritten)
+        self._modules = modules if strict_errors else guarded_modules(rewritten, only=self._supplied)[0]
+        self._base = _engine()
+        self._base.add_data_json(orjson.dumps(loaded.data).decode())
+        for name, builtin in self._supplied.items():
+            self._base.add_extension(name, *builtin)
+        add_guards(self._base, guards, self._supplied)
+        self._make_engines()
         self._prints = any(call.name == "print" for call in self.uses.calls)
         self._compile()
         self.uncacheable = tuple(
@@ -92,6 +89,10 @@ class Program:
             for call in self.uses.calls
             if call.name in NONDETERMINISTIC
         )
+
+    def _make_engines(self) -> None:
+        self._engine = _loaded(self._base, self._modules)
+        self._guarded = _loaded(self._base, self._modules_guarded)
 
     def _analyse(self, asts: list[Node], data: dict[str, Any], clock: Callable[[], float]) -> Uses:
         """Check what the modules use, so that all mistakes are named at once."""
@@ -101,8 +102,17 @@ class Program:
             raise PolicyError(problems)
         return uses
 
+    def _rewritten(self, asts: list[Node], clock: Callable[[], float]) -> list[Module]:
+        by_with = replaced(asts)
+        editors = [AsOpa(ast, by_with) for ast in asts]
+        modules = [Module(editor.file, editor.rewritten()) for editor in editors]
+        if (functions := library({name for editor in editors for name in editor.used})) is not None:
+            modules.append(functions)
+            self._supply({call.name for call in analyse(_parsed([functions])).calls}, clock)
+        return modules
+
     def _supply(self, names: set[str], clock: Callable[[], float]) -> None:
-        if any(name.startswith("io.jwt.") for name in names):
+        if any(name.startswith("io.jwt.") and name not in MODULES for name in names):
             from mixer.policy.jwt import Jwt  # and cryptography with it, which takes memory
 
             self._jwt = Jwt(clock)
@@ -115,7 +125,7 @@ class Program:
     def _unusable(self, uses: Uses) -> Iterator[Problem]:
         """What the modules use and this engine has not, or has wrong."""
         for call in uses.calls:
-            if call.name not in NATIVE and call.name not in self._supplied:
+            if call.name not in NATIVE | FUNCTIONS and call.name not in self._supplied:
                 if call.name in ARITY:
                     reason = f" ({REFUSED[call.name]})" if call.name in REFUSED else ""
                     what = f"the embedded engine has no {call.name}{reason}; {OPA_RUNS_IT}"
@@ -141,6 +151,10 @@ class Program:
         except RuntimeError as error:
             if any(words in str(error) for words in _OF_THE_POLICY):
                 raise PolicyError([_problem(self._files, str(error))]) from None
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            self._make_engines()  # the empty input's fault, perhaps
 
     def evaluate(self, document: str | None) -> str | None:
         """The decision over an input (JSON text; None: no input), as JSON text; None where no rule gives a value.
@@ -157,6 +171,8 @@ class Program:
             if self._strict_errors:
                 raise DecisionError("evaluation", _failure(self._decision, str(error))) from None
             decision = self._evaluate_guarded(document)
+        except BaseException as error:
+            raise self._recovered(error) from None
         return None if decision == _UNDEFINED else decision
 
     def _evaluate_guarded(self, document: str | None) -> str:
@@ -166,8 +182,17 @@ class Program:
             return self._guarded.eval_rule_as_json(self._rule)  # type: ignore[no-any-return]
         except RuntimeError as error:
             raise DecisionError("evaluation", _failure(self._decision, str(error))) from None
+        except BaseException as error:
+            raise self._recovered(error) from None
         finally:
             self._guarded.take_prints()
+
+    def _recovered(self, error: BaseException) -> BaseException:
+        """What to raise for an error; for a panic one of ours. Its engine would keep failing, so there are new ones."""
+        if not is_panic(error):
+            return error
+        self._make_engines()
+        return DecisionError("evaluation", f"{self._decision}: the embedded engine panicked")
 
     @property
     def valid_until(self) -> float | None:
@@ -188,6 +213,7 @@ def _engine() -> regorus.Engine:
 
 def _loaded(base: regorus.Engine, modules: Iterable[Module]) -> regorus.Engine:
     engine = base.clone()
+    engine.set_gather_prints(True)
     for module in modules:
         engine.add_policy(module.file, module.source)
     return engine

@@ -9,13 +9,16 @@ place. The answers differ where an operand is undefined:
 So the operands are taken out here too, by a comprehension, which is empty where one of them is undefined. And
 `[path, value] := walk(x)` finds nothing in regorus, but `walk(x, [path, value])` does; and an output as the last
 operand (`io.jwt.decode(token, [_, claims, _])`) is known to regorus only for its own builtins. Regular expressions
-are put into Rust's syntax (`policy.patterns`): at once where they stand as text, else by a builtin of ours.
+are put into Rust's syntax (`policy.patterns`): at once where they stand as text, else by a builtin of ours. Calls of
+builtins that regorus lacks or has wrong, and arithmetic on what may be no integer, go to `policy.library`.
 Source: OPA's `ast/compile.go`, `rewriteDynamics` and `expandExpr`.
 """
 
 import json
+from collections.abc import Collection
 
 from mixer.policy.builtins.catalog import ARITY
+from mixer.policy.library import FUNCTIONS, function, integer, stands_by_itself
 from mixer.policy.patterns import rust
 from mixer.policy.syntax import (
     COLLECTIONS,
@@ -42,9 +45,19 @@ _PATTERN_AT = {
 }
 
 
+_OPERATORS = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/"}
+
+
 class AsOpa(Editor):
-    def __init__(self, module: Node) -> None:
+    """`replaced`: builtins that the modules replace by `with`, which keep their names.
+
+    `used` tells, after the rewriting, which functions of the library the module needs.
+    """
+
+    def __init__(self, module: Node, replaced: Collection[str] = ()) -> None:
         super().__init__(module)
+        self.used: set[str] = set()
+        self._replaced = replaced
         self._taken_out: dict[int, bytes] = {}  # an operand's index to the local that stands for it
         self._locals = 0
 
@@ -54,14 +67,18 @@ class AsOpa(Editor):
             return [(*extent(node, self.source), local)]
         if kind == "Membership" and not statement:
             return self._membership(node)
-        if kind == "Call":
-            name, arguments = self.builtin(node), node["Call"]["params"]
-            if name in _PATTERN_AT and len(arguments) == ARITY[name]:
-                return self._pattern(arguments, _PATTERN_AT[name])
-            if name == "walk" and len(arguments) == 1:
-                return self._walk(node)
-            if statement and name != "walk" and len(arguments) == ARITY.get(name, -2) + 1:
-                return self._output(node)
+        if kind == "ArithExpr":
+            return self._arithmetic(node)
+        return self._call(node, statement) if kind == "Call" else None
+
+    def _call(self, node: Node, statement: bool) -> list[Edit] | None:
+        name, arguments = self.builtin(node), node["Call"]["params"]
+        if name == "walk" and len(arguments) == 1:
+            return self._walk(node)
+        if statement and name != "walk" and len(arguments) == ARITY.get(name, -2) + 1:
+            return self._output(node)
+        if len(arguments) == ARITY.get(name, -1) and name not in self._replaced:
+            return self._builtin(name, node)
         return None
 
     def literal(self, kind: str, body: Node) -> list[Edit] | None:
@@ -102,6 +119,32 @@ class AsOpa(Editor):
         text = b"[%b | walk(%b, %b)][_]" % (pair, self.text(node["Call"]["params"][0]), pair)
         return [self.replaced(*extent(node, self.source), text)]
 
+    def _builtin(self, name: str, node: Node) -> list[Edit]:
+        """A call of a builtin with all its operands, and no more."""
+        arguments, edits = node["Call"]["params"], None
+        if name in _PATTERN_AT:
+            edits = self._pattern(arguments, _PATTERN_AT[name])
+        callee = []
+        if name in FUNCTIONS and not stands_by_itself(name, arguments):
+            self.used.add(name)
+            callee.append((*extent(node["Call"]["fcn"], self.source), function(name).encode()))
+        return callee + (self.edits(arguments) if edits is None else edits)
+
+    def _arithmetic(self, node: Node) -> list[Edit] | None:
+        body = node["ArithExpr"]
+        operator = _OPERATORS.get(body["op"])
+        if operator is None or (self._integer(body["lhs"]) and self._integer(body["rhs"])):
+            return None
+        self.used.add(operator)
+        text = b"%b(%b, %b)" % (function(operator).encode(), self.text(body["lhs"]), self.text(body["rhs"]))
+        return [self.replaced(*extent(node, self.source), text)]
+
+    def _integer(self, node: Node) -> bool:
+        if "ArithExpr" in node:
+            body = node["ArithExpr"]
+            return body["op"] != "Div" and self._integer(body["lhs"]) and self._integer(body["rhs"])
+        return integer(node, self.builtin(node) if "Call" in node else "")
+
     def _pattern(self, arguments: list[Node], at: int) -> list[Edit] | None:
         pattern = arguments[at]
         kind, body = next(iter(pattern.items()))
@@ -117,8 +160,12 @@ class AsOpa(Editor):
 
     def _output(self, node: Node) -> list[Edit]:
         *inputs, output = map(self.text, node["Call"]["params"])
-        callee = slice(*extent(node["Call"]["fcn"], self.source))
-        text = b"%b = %b(%b)" % (output, self.source[callee], b", ".join(inputs))
+        name = self.builtin(node)
+        callee = self.source[slice(*extent(node["Call"]["fcn"], self.source))]
+        if name in FUNCTIONS and name not in self._replaced:
+            self.used.add(name)
+            callee = function(name).encode()
+        text = b"%b = %b(%b)" % (output, callee, b", ".join(inputs))
         return [self.replaced(*extent(node, self.source), text)]
 
     def _operands(self, node: Node) -> list[Node]:

@@ -97,3 +97,20 @@ def test_deep_input_is_refused_and_no_crash(tmp_path: Path) -> None:
     engine = started(tmp_path)
     with pytest.raises(DecisionError):
         engine.evaluate(b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", None)
+
+
+@pytest.mark.parametrize("before", ["", "not negative; "])  # what raises is evaluated again, guarded
+def test_panic_of_the_engine_is_an_error_of_one_evaluation(tmp_path: Path, before: str) -> None:
+    (tmp_path / "p.rego").write_text(
+        "package p\n\n"
+        f"allow := time if {{ {before}time := time.parse_ns(input.layout, input.text) }}\n"
+        "negative if abs(input.n) != input.n\n"
+    )
+    engine = started(tmp_path)
+    for _ in range(2):
+        with pytest.raises(DecisionError, match="p/allow: the embedded engine panicked"):
+            engine.evaluate('{"layout": "é", "text": "", "n": "x"}'.encode(), None)
+        good = engine.evaluate(
+            b'{"layout": "2006-01-02T15:04:05Z07:00", "text": "1970-01-01T00:00:00Z", "n": 1}', None
+        )
+        assert good == Evaluation("0", None)

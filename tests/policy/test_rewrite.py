@@ -63,7 +63,7 @@ def rewritten(body: str) -> str:
         (r"x if regex.match(`^\d`, input.a)", r'x if regex.match("^[0-9]", input.a)'),
         (r"x if regex.match(input.p, input.a)", r"x if regex.match(mixer.pattern(input.p), input.a)"),
         (r"x := regex.replace(input.a, `\s`, input.b)", r'x := regex.replace(input.a, "[\\t\\n\\f\\r ]", input.b)'),
-        ("x := n if count(input.a, n)", "x := n if n = count(input.a)"),
+        ("x := n if count(input.a, n)", "x := n if n = data.mixer_lib.count_(input.a)"),
         (
             'x if not startswith(trim(input.a, `b`), "c")  # not startswith(input.a)',
             'x if 1 in [1 | mixer_1 := trim(input.a, `b`); not startswith(mixer_1, "c")]  # not startswith(input.a)',

@@ -43,7 +43,15 @@ _BY_ARITY = {
     4: "regex.template_match time.add_date",
 }
 ARITY = {name: arity for arity, names in _BY_ARITY.items() for name in names.split()}
-ARITY["mixer.template"] = 1  # see `policy.dialect`
+# Of ours, which rewritten modules call.
+ARITY |= {"mixer.fail": 1, "mixer.glob": 2, "mixer.product": 1, "mixer.sum": 1, "mixer.template": 1}
+ARITY |= {
+    "mixer.divided": 2,
+    "mixer.minus": 2,
+    "mixer.plus": 2,
+    "mixer.template_pattern": 3,
+    "mixer.times": 2,
+}
 
 # Builtins that we supply, by the module that has them; regorus lacks them, or answers otherwise than OPA.
 _BY_MODULE = {
@@ -51,15 +59,25 @@ _BY_MODULE = {
         crypto.hmac.equal crypto.hmac.md5 crypto.hmac.sha1 crypto.hmac.sha256 crypto.hmac.sha512 crypto.md5
         crypto.sha1 crypto.sha256
     """,
+    "encodings": "base64.decode base64.is_valid base64url.decode hex.decode json.is_valid",
     "formats": "sprintf",
     "globs": "regex.globs_match",
+    "gojson": "json.marshal_with_options",
     "net": "net.cidr_contains net.cidr_contains_matches net.cidr_intersects net.cidr_merge",
-    "numbers": "to_number",
+    "letters": "lower upper",
+    "numbers": """
+        mixer.divided mixer.minus mixer.plus mixer.product mixer.sum mixer.times to_number
+    """,
+    "operands": "mixer.fail",
     "queries": "urlquery.decode urlquery.decode_object",
+    "regexes": "glob.quote_meta mixer.glob mixer.template_pattern",
+    "signing": "io.jwt.encode_sign io.jwt.encode_sign_raw",
     "strings": "strings.count strings.replace_n strings.split_n",
     "templates": "mixer.template",
+    "units": "units.parse units.parse_bytes",
     "uri": "uri.is_valid uri.parse",
     "uuids": "uuid.parse",
+    "versions": "semver.compare semver.is_valid",
 }
 MODULES = {name: module for module, names in _BY_MODULE.items() for name in names.split()}
 
@@ -102,4 +120,6 @@ NATIVE = frozenset(
 )
 
 # An equal input may get another answer. `io.jwt.decode_verify` reads the clock too, and says until when it holds.
-NONDETERMINISTIC = frozenset(["rand.intn", "time.now_ns", "uuid.rfc4122"])
+NONDETERMINISTIC = frozenset(
+    ["io.jwt.encode_sign", "io.jwt.encode_sign_raw", "rand.intn", "time.now_ns", "uuid.rfc4122"]
+)

@@ -32,3 +32,11 @@ def mapping(value: object) -> dict[Any, Any]:
     if not isinstance(value, dict):
         raise BuiltinError("operand must be an object")
     return value
+
+
+def fail(name: object) -> None:
+    """The builtin's operands do not fit."""
+    raise BuiltinError(string(name))
+
+
+BUILTINS = {"mixer.fail": fail}
