@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import orjson
 from cryptography.exceptions import InvalidSignature
@@ -81,7 +81,7 @@ class Jwt:
         self._clock = clock
         self.valid_until: float | None = None
         self._decode = lru_cache(_MEMO_ENTRIES)(_decode)
-        self._verified = lru_cache(_MEMO_ENTRIES)(_verified)
+        self._judged = lru_cache(_MEMO_ENTRIES)(_judged)
 
     def reset(self) -> None:
         self.valid_until = None
@@ -102,24 +102,21 @@ class Jwt:
         """`[valid, header, payload]` under the constraints cert or secret, alg, iss, aud, time."""
         if not isinstance(constraints, dict):
             raise BuiltinError("constraints must be an object")
-        text, rules = _string(token), _Constraints.parse(constraints)
-        verified = (self._verified if len(text) <= _MEMO_TOKEN else _verified)(
-            text, rules.cert, rules.secret, rules.alg
-        )
-        if verified is None:
-            return [False, {}, {}]
-        header, payload = verified
-        if not _claims_ok(payload, rules) or not self._times_ok(payload, rules.time):
-            return [False, {}, {}]
-        return [True, header, payload]
+        text, fixed = _string(token), None
+        if "time" in constraints:
+            constraints = dict(constraints)
+            fixed = _nanoseconds(constraints.pop("time"))
+        for name, value in constraints.items():
+            if not isinstance(value, str):
+                raise BuiltinError(f"{name} constraint: must be a string")
+        judge = self._judged if len(text) <= _MEMO_TOKEN else _judged
+        judged = judge(text, tuple(constraints.items()))
+        return judged.answer if judged is not None and self._times_ok(judged, fixed) else [False, {}, {}]
 
-    def _times_ok(self, payload: dict[str, Any], fixed: float | None) -> bool:
+    def _times_ok(self, judged: "_Judged", fixed: float | None) -> bool:
         """RFC 7519 4.1.4 and 4.1.5: before `exp`, not before `nbf`; remembers when that changes."""
-        now = self._clock() if fixed is None else fixed / 1e9
-        exp, nbf = payload.get("exp"), payload.get("nbf")
-        for name, claim in (("exp", exp), ("nbf", nbf)):
-            if name in payload and (isinstance(claim, bool) or not isinstance(claim, int | float)):
-                raise BuiltinError(f"{name} must be a number")
+        exp, nbf = judged.exp, judged.nbf
+        now = self._clock() if fixed is None else fixed
         if exp is not None and now >= exp:
             return False
         early = nbf is not None and now < nbf
@@ -148,22 +145,49 @@ class _Constraints(NamedTuple):
     alg: str = ""
     iss: str = ""
     aud: str = ""
-    time: float | None = None  # nanoseconds
 
     @classmethod
-    def parse(cls, given: dict[Any, Any]) -> "_Constraints":
-        for name, value in given.items():
-            if name not in cls._fields:
-                raise BuiltinError("unknown token validation constraint")
-            if name == "time":
-                if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-                    raise BuiltinError("time constraint: must be a number, not negative")
-            elif not isinstance(value, str):
-                raise BuiltinError(f"{name} constraint: must be a string")
+    def parse(cls, given: dict[str, str]) -> "_Constraints":
+        if not given.keys() <= set(cls._fields):
+            raise BuiltinError("unknown token validation constraint")
         rules = cls(**given)
         if (rules.cert is not None) == bool(rules.secret):
             raise BuiltinError("exactly one of the constraints cert and secret is needed")
         return rules
+
+
+class _Judged(NamedTuple):
+    """A token that is right but for the time."""
+
+    answer: list[Any]
+    exp: float | None
+    nbf: float | None
+
+
+def _judged(text: str, constraints: tuple[tuple[str, str], ...]) -> _Judged | None:
+    """None for a token that is not right at any time."""
+    rules = _Constraints.parse(dict(constraints))
+    verified = _verified(text, rules.cert, rules.secret, rules.alg)
+    if verified is None:
+        return None
+    header, payload = verified
+    if not _claims_ok(payload, rules):
+        return None
+    for name in ("exp", "nbf"):
+        if name in payload and not _is_number(payload[name]):
+            raise BuiltinError(f"{name} must be a number")
+    return _Judged([True, header, payload], payload.get("exp"), payload.get("nbf"))
+
+
+def _nanoseconds(value: object) -> float:
+    """The constraint `time`, in seconds."""
+    if not _is_number(value) or value < 0:
+        raise BuiltinError("time constraint: must be a number, not negative")
+    return value / 1e9
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _string(value: object) -> str:
