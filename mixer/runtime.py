@@ -141,7 +141,8 @@ class Runtime:
             if policy.cache is not None and not self.engine.references.uncacheable:
                 cache = DecisionCache(policy.cache.max_entries, policy.cache.ttl, self.metrics)
             check = CheckService(self.engine, cache, self.metrics)
-            methods.append(Unary("envoy.service.auth.v3.Authorization", "Check", CheckRequest, check.check))
+            service = "envoy.service.auth.v3.Authorization"
+            methods.append(Unary(service, "Check", CheckRequest, check.check, check.check_all))
         if (rate_limits := self.settings.rate_limits) is not None:
             from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 

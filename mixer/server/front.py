@@ -6,18 +6,24 @@ from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
+Call = Callable[[Any, float | None], bytes | Awaitable[bytes]]
+Calls = Callable[[Sequence[tuple[Any, float | None]]], Sequence[bytes | Awaitable[bytes] | Exception]]
+
 
 @dataclass(frozen=True, slots=True)
 class Unary:
     """A unary method: `call` gets the parsed request and the seconds left (None: no deadline).
 
     It answers a serialised message: at once where it can, which spares a task, else as something to wait for.
+    `together` does the same for calls that arrived together, where that costs less than one after the other: it
+    answers them in order, errors among the answers.
     """
 
     service: str  # "envoy.service.auth.v3.Authorization"
     name: str  # "Check"
     request: type[Message]
-    call: Callable[[Any, float | None], bytes | Awaitable[bytes]]
+    call: Call
+    together: Calls | None = None
 
 
 @dataclass(frozen=True, slots=True)

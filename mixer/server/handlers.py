@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from itertools import starmap
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -13,7 +14,7 @@ from grpc import aio
 
 from mixer.errors import MixerError, RequestError
 from mixer.metrics import Metrics
-from mixer.server.front import ClientStream, Methods, Unary
+from mixer.server.front import Call, Calls, ClientStream, Methods, Unary
 from mixer.server.status import code_of
 
 log = structlog.get_logger()
@@ -25,7 +26,7 @@ _AFTER_END = 0.01  # seconds; a stream that its client cancelled may seem ended 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"  # generic only to the type checker
 AnyHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Handler = Callable[[Any, Context], Coroutine[Any, Any, Any]]
-Begin = Callable[[bytes, float | None], bytes | Awaitable[bytes]]
+Received = tuple[bytes, float | None]  # a message, and the seconds left
 
 
 class StatusError(Exception):
@@ -35,6 +36,10 @@ class StatusError(Exception):
         self.code = code
         self.details = details
         super().__init__(details)
+
+
+Begun = bytes | Awaitable[bytes] | StatusError
+Begin = Callable[[Sequence[Received]], list[Begun]]
 
 
 class Handlers:
@@ -69,29 +74,37 @@ class Handlers:
         return services
 
     def unary(self, method: Unary) -> Begin:
-        """What a front calls for a unary method: message and seconds left to the answer, or to one to wait for.
-
-        Both raise `StatusError` alone (and the latter CancelledError, when its task is cancelled).
+        """What a front calls for a unary method: messages and seconds left to the answers, in order. Each is the
+        answer, one to wait for, or how the call ends that has none. What is waited for raises `StatusError` alone
+        (and CancelledError, when its task is cancelled).
         """
         metrics, name = self._metrics, method.name
         ok, seconds = metrics.calls.labels(name, "OK"), metrics.call_seconds.labels(name)
-        parse, call = method.request.FromString, method.call
+        parse, together = method.request.FromString, method.together or _one_by_one(method.call)
         waiting = 0
         metrics.calls_in_flight.labels(name).set_function(lambda: waiting)
 
-        def begin(data: bytes, left: float | None) -> bytes | Awaitable[bytes]:
+        def begin(calls: Sequence[Received]) -> list[Begun]:
             start = time.perf_counter()
-            self._moves += 1
+            self._moves += len(calls)
             try:
-                answer = call(_parse(parse, data), left)
-            except Exception as error:
+                answers = together([(parse(data), left) for data, left in calls])
+            except DecodeError:
+                if len(calls) > 1:
+                    return [begun for call in calls for begun in begin((call,))]
+                answers = [_malformed()]
+            begun: list[Begun] = []
+            for answer in answers:
+                if isinstance(answer, bytes):
+                    begun.append(answer)
+                elif isinstance(answer, Exception):
+                    begun.append(self._failure(name, answer))
+                else:
+                    begun.append(wait(answer, start))
+                    continue
                 seconds.observe(time.perf_counter() - start)
-                raise self._failure(name, error) from None
-            if not isinstance(answer, bytes):
-                return wait(answer, start)
-            ok.inc()
-            seconds.observe(time.perf_counter() - start)
-            return answer
+            ok.inc(sum(isinstance(answer, bytes) for answer in begun))
+            return begun
 
         async def wait(answer: Awaitable[bytes], start: float) -> bytes:
             nonlocal waiting
@@ -127,8 +140,10 @@ class Handlers:
 
         async def handle(data: bytes, context: Context) -> bytes:
             left = context.time_remaining()
+            (answer,) = begin(((data, None if left is None or left > _NO_DEADLINE else left),))
             try:
-                answer = begin(data, None if left is None or left > _NO_DEADLINE else left)
+                if isinstance(answer, StatusError):
+                    raise answer
                 return answer if isinstance(answer, bytes) else await answer
             except StatusError as error:
                 await context.abort(error.code, error.details)
@@ -225,8 +240,22 @@ class Handlers:
         return failure
 
 
+def _one_by_one(call: Call) -> Calls:
+    def each(request: Any, left: float | None) -> bytes | Awaitable[bytes] | Exception:
+        try:
+            return call(request, left)
+        except Exception as error:
+            return error
+
+    return lambda requests: list(starmap(each, requests))
+
+
 def _parse(parse: Callable[[bytes], Any], data: bytes) -> Any:
     try:
         return parse(data)
     except DecodeError:
-        raise RequestError("the request is no valid protobuf message of this method") from None
+        raise _malformed() from None
+
+
+def _malformed() -> RequestError:
+    return RequestError("the request is no valid protobuf message of this method")

@@ -23,11 +23,14 @@ from mixer import config
 from mixer.metrics import Metrics
 from mixer.server import threads
 from mixer.server.front import ClientStream, Methods, Unary
-from mixer.server.handlers import QUIET, Begin, Handlers, StatusError
+from mixer.server.handlers import QUIET, Begin, Handlers, Received, StatusError
 from mixer.server.health import Health
 from mixer.server.listening import MAX_MESSAGE, OPTIONS, bound, cannot_listen, refuse_socket_in_use
 
 _BATCH = 64  # calls taken from the queue at once; at 100 µs each, the loop is held for 6 ms at most
+_TOGETHER = (
+    16  # calls begun at once; more make a call hardly cheaper, and the first wait longer for their answer
+)
 
 _TOO_LARGE = StatusError(
     grpc.StatusCode.RESOURCE_EXHAUSTED, f"a message may have {MAX_MESSAGE} bytes at most"
@@ -101,23 +104,32 @@ class NativeFront:
                 self._front.close()
 
     def _on_events(self, events: list[tuple[Any, ...]]) -> None:
-        respond = self._front.respond
-        for kind, call, method, message, _, details in events:
-            if kind == EVENT_CANCEL:
+        """Begin calls, those that arrived together in one go, some at a time."""
+        for start in range(0, len(events), _TOGETHER):
+            calls: dict[int, list[tuple[int, Received]]] = {}
+            cancelled = []
+            for kind, call, method, message, _, details in events[start : start + _TOGETHER]:
+                if kind == EVENT_CANCEL:
+                    cancelled.append(call)
+                elif len(message) > MAX_MESSAGE:
+                    self._fail(call, _TOO_LARGE)
+                elif self._stopping:
+                    self._fail(call, _STOPPING)
+                else:
+                    calls.setdefault(method, []).append((call, (message, details[2])))
+            for method, received in calls.items():
+                self._begin_all(method, received)
+            for call in cancelled:
                 if (task := self._tasks.get(call)) is not None:
                     task.cancel()
-                continue
-            try:
-                if len(message) > MAX_MESSAGE:
-                    raise _TOO_LARGE
-                if self._stopping:
-                    raise _STOPPING
-                answer = self._begin[method](message, details[2])
-            except StatusError as error:
-                self._fail(call, error)
-                continue
+
+    def _begin_all(self, method: int, received: list[tuple[int, Received]]) -> None:
+        begun = self._begin[method]([message for _, message in received])
+        for (call, _), answer in zip(received, begun, strict=True):
             if isinstance(answer, bytes):
-                respond(call, answer)
+                self._front.respond(call, answer)
+            elif isinstance(answer, StatusError):
+                self._fail(call, answer)
             else:
                 self._tasks[call] = self._loop.create_task(self._wait(call, answer))
 
