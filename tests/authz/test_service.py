@@ -266,3 +266,29 @@ def test_observer_is_told_of_what_was_waited_for(tmp_path: Path, outcome: Evalua
     asyncio.run(wait())
     [decided] = told
     assert (decided.allowed, decided.cache) == (True if outcome == Evaluation("true") else None, "off")
+
+
+def test_requests_that_come_together_are_each_decided(tmp_path: Path) -> None:
+    checks = Checks(tmp_path)
+    together = [
+        request(x_user="a"),
+        request(path="/%zz"),
+        request(x_user="a"),
+        request("PUT"),
+        request(),  # x-user is not there, so that allow is its default
+    ]
+    answers = checks.service.check_all([(message, None) for message in together])
+    found = [CheckResponse.FromString(answer) for answer in answers if isinstance(answer, bytes)]
+    assert [answer.status.code for answer in found] == [0, 7, 0, 7, 7]
+    assert [metadata(answer)["mixer"]["cache"] for answer in found] == ["miss", "off", "hit", "miss", "miss"]
+    assert [told.decision_id for told in checks.told] == [metadata(answer)["decision_id"] for answer in found]
+    assert checks.count("decisions_total", outcome="denied") == 3
+
+
+def test_failure_among_requests_is_its_own(tmp_path: Path) -> None:
+    checks = Checks(tmp_path, 'package p\n\nallow if input.attributes.request.http.method == "GET"\n')
+    good, failed, other = checks.service.check_all([(request(verb), None) for verb in ("GET", "PUT", "GET")])
+    assert isinstance(good, bytes)
+    assert isinstance(other, bytes)
+    assert isinstance(failed, DecisionError)
+    assert failed.reason == "undefined"
