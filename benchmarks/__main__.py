@@ -98,14 +98,16 @@ def _figures(figures: tuple[float, ...], unit: str) -> str:
 
 def _target(row: Row) -> str:
     if row.at_least is not None:
-        return f"at least {row.at_least:g} times the peer"
+        return f"at least {row.at_least:.3g} times the peer"
+    if row.at_most_ratio is not None:
+        return f"at most {row.at_most_ratio:.3g} times the peer"
     if row.at_most is not None:
         return f"at most {row.at_most:,g} {row.unit}"
     return "-"
 
 
 def _got(row: Row) -> str:
-    if row.at_least is not None:
+    if row.at_most is None:
         return f"{row.ratio:.2f}" if row.ratio is not None else "no peer's figure"
     return f"{statistics.median(row.ours):,.1f} {row.unit}"
 

@@ -30,7 +30,7 @@ class BenchmarkError(Exception):
 class Row:
     """One result. Figures are one a run; rates are better when higher, `at_most` is for sizes.
 
-    A target is either a ratio to the peer (`at_least`) or a bound in `unit` (`at_most`).
+    A target is either a ratio to the peer (`at_least`, or for times `at_most_ratio`) or a bound in `unit` (`at_most`).
     """
 
     work: str  # "Check, embedded, JWT policy over 1,000 users"
@@ -39,6 +39,7 @@ class Row:
     peer: str | None = None  # what ran beside it: "grpc.server, 4 threads, a constant answer"
     peers: tuple[float, ...] = ()
     at_least: float | None = None
+    at_most_ratio: float | None = None
     at_most: float | None = None
 
     @property
@@ -51,6 +52,8 @@ class Row:
         """Whether the target is met; None without one."""
         if self.at_least is not None:
             return self.ratio is not None and self.ratio >= self.at_least
+        if self.at_most_ratio is not None:
+            return self.ratio is not None and self.ratio <= self.at_most_ratio
         if self.at_most is not None:
             return statistics.median(self.ours) <= self.at_most
         return None

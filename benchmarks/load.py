@@ -1,16 +1,18 @@
 """Unary gRPC load whose every call is another message: h2load sends one body, so it cannot.
 
-`python -m benchmarks.load ADDRESS METHOD FILE CALLS IN_FLIGHT` runs as a process of its own, pinned by the caller.
+`python -m benchmarks.load rate|pace ADDRESS METHOD FILE CALLS IN_FLIGHT|RATE` runs as a process of its own, pinned by
+the caller.
 It speaks just enough HTTP/2 (RFC 9113) to keep up with a fast server: requests are frames made beforehand, and
 of an answer it reads the frame headers, and that a message came.
 """
 
+import select
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.harness import LOAD_CPU, BenchmarkError, call
@@ -42,88 +44,155 @@ def header_block(method: str, authority: str) -> bytes:
     )
 
 
-def drive(address: str, method: str, messages: Sequence[bytes], calls: int, in_flight: int) -> float:
-    """Calls per second over one connection. Raises BenchmarkError for an answer without a message."""
-    host, port = address.rsplit(":", 1)
-    block = header_block(method, address)
-    bodies = [b"\0" + len(message).to_bytes(4, "big") + message for message in messages]
-    with socket.create_connection((host, int(port))) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+class Connection:
+    """One HTTP/2 connection that calls one method."""
+
+    def __init__(self, address: str, method: str) -> None:
+        host, port = address.rsplit(":", 1)
+        self._address = address
+        self._block = header_block(method, address)
+        self._buffer = bytearray()
+        self.sent = self.answered = self.with_message = 0
+        self.socket = socket.create_connection((host, int(port)))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         settings = frame(SETTINGS, 0, 0, b"\x00\x04" + WINDOW.to_bytes(4, "big"))
-        connection.sendall(
+        self.socket.sendall(
             PREFACE + settings + frame(WINDOW_UPDATE, 0, 0, (WINDOW - 65535).to_bytes(4, "big"))
         )
-        sent = answered = with_message = 0
-        buffer = bytearray()
-        start = time.perf_counter()
-        while answered < calls:
-            batch = []
-            while sent < calls and sent - answered < in_flight:
-                stream = 2 * sent + 1
-                batch.append(frame(HEADERS, END_HEADERS, stream, block))
-                batch.append(frame(DATA, END_STREAM, stream, bodies[sent % len(bodies)]))
-                sent += 1
-            if batch:
-                connection.sendall(b"".join(batch))
-            if not (data := connection.recv(1 << 18)):
-                raise BenchmarkError(f"{address} closed the connection after {answered} answers")
-            buffer += data
-            at = 0
-            while len(buffer) - at >= 9:
-                end = at + 9 + int.from_bytes(buffer[at : at + 3], "big")
-                if end > len(buffer):
-                    break
-                kind, flags = buffer[at + 3], buffer[at + 4]
-                if kind == HEADERS and flags & END_STREAM:
-                    answered += 1
-                elif kind == DATA:
-                    with_message += end - at > 14
-                elif kind == SETTINGS and not flags & ACK:
-                    connection.sendall(frame(SETTINGS, ACK, 0, b""))
-                elif kind == PING and not flags & ACK:
-                    connection.sendall(frame(PING, ACK, 0, bytes(buffer[at + 9 : end])))
-                elif kind == GOAWAY:
-                    raise BenchmarkError(f"{address} refused the connection after {answered} answers")
-                at = end
-            del buffer[:at]
-        seconds = time.perf_counter() - start
-    if with_message < calls:
-        raise BenchmarkError(f"{calls - with_message} of {calls} answers were errors")
+
+    def send(self, messages: Iterable[bytes]) -> None:
+        """Begin a call for each message; the n-th call of a connection is stream 2n + 1."""
+        batch = []
+        for message in messages:
+            stream = 2 * self.sent + 1
+            body = b"\0" + len(message).to_bytes(4, "big") + message
+            batch += frame(HEADERS, END_HEADERS, stream, self._block), frame(DATA, END_STREAM, stream, body)
+            self.sent += 1
+        if batch:
+            self.socket.sendall(b"".join(batch))
+
+    def receive(self) -> list[int]:
+        """Read once; the numbers of the calls that ended. Raises BenchmarkError when the server hangs up."""
+        if not (data := self.socket.recv(1 << 18)):
+            raise BenchmarkError(f"{self._address} closed the connection after {self.answered} answers")
+        buffer = self._buffer
+        buffer += data
+        ended, at = [], 0
+        while len(buffer) - at >= 9:
+            end = at + 9 + int.from_bytes(buffer[at : at + 3], "big")
+            if end > len(buffer):
+                break
+            kind, flags = buffer[at + 3], buffer[at + 4]
+            if kind == HEADERS and flags & END_STREAM:
+                ended.append(int.from_bytes(buffer[at + 5 : at + 9], "big") // 2)
+            elif kind == DATA:
+                self.with_message += end - at > 14
+            elif kind == SETTINGS and not flags & ACK:
+                self.socket.sendall(frame(SETTINGS, ACK, 0, b""))
+            elif kind == PING and not flags & ACK:
+                self.socket.sendall(frame(PING, ACK, 0, bytes(buffer[at + 9 : end])))
+            elif kind == GOAWAY:
+                raise BenchmarkError(f"{self._address} refused the connection after {self.answered} answers")
+            at = end
+        del buffer[:at]
+        self.answered += len(ended)
+        return ended
+
+    def close(self) -> None:
+        """Raises BenchmarkError if an answer was an error."""
+        self.socket.close()
+        if self.with_message < self.answered:
+            raise BenchmarkError(
+                f"{self.answered - self.with_message} of {self.answered} answers were errors"
+            )
+
+
+def drive(address: str, method: str, messages: Sequence[bytes], calls: int, in_flight: int) -> float:
+    """Calls per second over one connection. Raises BenchmarkError for an answer without a message."""
+    connection = Connection(address, method)
+    start = time.perf_counter()
+    while connection.answered < calls:
+        room = min(in_flight - connection.sent + connection.answered, calls - connection.sent)
+        first = connection.sent
+        connection.send(messages[number % len(messages)] for number in range(first, first + room))
+        connection.receive()
+    seconds = time.perf_counter() - start
+    connection.close()
     return calls / seconds
+
+
+def pace(address: str, method: str, messages: Sequence[bytes], calls: int, rate: int) -> tuple[float, float]:
+    """Median and 99th percentile, in µs, of the time from when a call was due to its answer, at `rate` calls/s."""
+    connection = Connection(address, method)
+    took = [0.0] * calls
+    start = time.perf_counter()
+    while connection.answered < calls:
+        now = time.perf_counter() - start
+        due = min(calls, int(now * rate) + 1)
+        first = connection.sent
+        connection.send(messages[number % len(messages)] for number in range(first, due))
+        until_next = (connection.sent / rate - now) if connection.sent < calls else 1.0
+        if select.select([connection.socket], [], [], max(0.0, until_next))[0]:
+            ended = connection.receive()
+            now = time.perf_counter() - start
+            for number in ended:
+                took[number] = now - number / rate
+    connection.close()
+    took.sort()
+    return took[calls // 2] * 1e6, took[calls * 99 // 100] * 1e6
 
 
 def distinct(
     address: str, method: str, messages: Sequence[bytes], *, calls: int, in_flight: int = 64
 ) -> float:
     """Calls per second of a unary method, the messages sent in turn, after a look at one answer and a warm-up."""
+    runs = [("rate", count, in_flight) for count in (calls // 10, calls)]
+    return _in_processes(address, method, messages, runs)[-1][0]
+
+
+def latencies(
+    address: str, method: str, messages: Sequence[bytes], *, calls: int, rate: int
+) -> tuple[float, float]:
+    """Median and 99th percentile in µs at `rate` calls per second, after a look at one answer and a warm-up."""
+    runs = [("pace", count, rate) for count in (calls // 10, calls)]
+    median, late = _in_processes(address, method, messages, runs)[-1]
+    return median, late
+
+
+def _in_processes(
+    address: str, method: str, messages: Sequence[bytes], runs: Iterable[tuple[str, int, int]]
+) -> list[list[float]]:
     call(address, method, messages[0])
     with tempfile.NamedTemporaryFile() as file:
         for message in messages:
             file.write(len(message).to_bytes(4, "big") + message)
         file.flush()
-        rates = [_run(address, method, file.name, count, in_flight) for count in (calls // 10, calls)]
-    return rates[-1]
+        return [_run(address, method, file.name, *run) for run in runs]
 
 
-def _run(address: str, method: str, file: str, calls: int, in_flight: int) -> float:
-    command = (sys.executable, "-m", "benchmarks.load", address, method, file, str(calls), str(in_flight))
+def _run(address: str, method: str, file: str, how: str, calls: int, number: int) -> list[float]:
+    arguments = (how, address, method, file, str(calls), str(number))
+    command = (sys.executable, "-m", "benchmarks.load", *arguments)
     done = subprocess.run(
         ("taskset", "-c", str(LOAD_CPU), *command), capture_output=True, text=True, timeout=300, check=False
     )
     if done.returncode:
         raise BenchmarkError(done.stderr.strip().splitlines()[-1])
-    return float(done.stdout)
+    return [float(figure) for figure in done.stdout.split()]
 
 
 def main() -> None:
-    address, method, file, calls, in_flight = sys.argv[1:]
+    how, address, method, file, calls, number = sys.argv[1:]
     content = Path(file).read_bytes()
     messages, at = [], 0
     while at < len(content):
         size = int.from_bytes(content[at : at + 4], "big")
         messages.append(content[at + 4 : at + 4 + size])
         at += 4 + size
-    print(drive(address, method, messages, int(calls), int(in_flight)))
+    if how == "pace":
+        print(*pace(address, method, messages, int(calls), int(number)))
+    else:
+        print(drive(address, method, messages, int(calls), int(number)))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,11 @@ def test_a_ratio_target_is_of_medians() -> None:
     assert Row("w", "calls/s", (149.0,), "peer", (100.0,), at_least=1.5).met is False
 
 
+def test_a_time_is_to_be_no_longer_than_the_peer_s() -> None:
+    assert Row("w", "µs", (100.0,), "peer", (100.0,), at_most_ratio=1.0).met is True
+    assert Row("w", "µs", (101.0,), "peer", (100.0,), at_most_ratio=1.0).met is False
+
+
 def test_a_bound_is_of_our_own_median() -> None:
     assert Row("w", "MiB", (119.0,), at_most=120).met is True
     assert Row("w", "MiB", (121.0,), at_most=120).met is False
