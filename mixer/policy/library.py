@@ -42,6 +42,17 @@ else := mixer.fail("indexof")
 indexof_n_(s, x) := indexof_n(s, x) if x != ""
 else := mixer.fail("indexof_n")
 """,
+    # In regorus a set has no keys; in OPA its elements are their own.
+    "in": """
+member_(k, v, c) := (k, v in c) if not is_set(c)
+else := false if k != v
+else := v in c
+""",
+    # Where regorus cannot read what OPA can, that is told.
+    "json.unmarshal": """
+json_unmarshal_(x) := y if { y := json.unmarshal(x) }
+else := mixer.unread(x)
+""",
     # Go escapes what HTML has a meaning for.
     "json.marshal": r"""
 json_marshal_(x) := json_in_html(json.marshal(x))
@@ -111,7 +122,7 @@ json_in_html(text) := replace(replace(without_angles(text), "\u2028", `\u2028`),
 without_angles(text) := replace(replace(replace(text, "&", `\u0026`), "<", `\u003c`), ">", `\u003e`)
 """
 FUNCTIONS = frozenset(_FUNCTIONS)
-_OPERATORS = {"+": "plus", "-": "minus", "*": "times", "/": "divided"}
+_OPERATORS = {"+": "plus", "-": "minus", "*": "times", "/": "divided", "in": "member_"}
 # Builtins whose value is an integer, where it has one.
 _INTEGERS = frozenset(
     """

@@ -65,6 +65,8 @@ class AsOpa(Editor):
         kind = kind_of(node)
         if (local := self._taken_out.get(node[kind]["eidx"])) is not None:
             return [(*extent(node, self.source), local)]
+        if kind == "Membership" and node["Membership"]["key"] is not None:
+            return self._keyed_membership(node)
         if kind == "Membership" and not statement:
             return self._membership(node)
         if kind == "ArithExpr":
@@ -113,6 +115,12 @@ class AsOpa(Editor):
         result = self._local()
         text = b"[%b | %b; %b := (%b)][0]" % (result, bindings, result, body)
         return [self.replaced(start, end, text)]
+
+    def _keyed_membership(self, node: Node) -> list[Edit]:
+        """`k, v in c` as a call, which is undefined where an operand is."""
+        self.used.add("in")
+        text = b"%b(%b)" % (function("in").encode(), b", ".join(map(self.text, self._members(node))))
+        return [self.replaced(*extent(node, self.source), text)]
 
     def _walk(self, node: Node) -> list[Edit]:
         pair = self._local()

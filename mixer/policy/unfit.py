@@ -7,6 +7,8 @@ from mixer.errors import Problem
 from mixer.policy.builtins.catalog import ARITY, NATIVE
 from mixer.policy.syntax import (
     COLLECTIONS,
+    COMPREHENSIONS,
+    INFIX,
     Node,
     flatten,
     imports,
@@ -50,6 +52,7 @@ class _Constructs:
     def __init__(self, module: Node) -> None:
         self._file: str = module["source"]["file"]
         self._ast: Node = module["ast"]
+        self._source: bytes = module["source"]["contents"].encode()
         self._names = {"input", "data", *imports(module), *own_names(module)}
         self._found: list[Problem] = []
 
@@ -60,11 +63,20 @@ class _Constructs:
                 self._refuse(
                     default, "the embedded engine has no default of a function with brackets in its name"
                 )
+            elif default.get("args") and "RefDot" in default["refr"] and not self._defined(default["refr"]):
+                self._refuse(default, "the embedded engine has no function that is only a default")
             head: Node = next(iter(rule.get("Spec", {}).get("head", {}).values()), {})
             for argument in head.get("args", ()):
                 self._pattern(argument)
+                if _computed(argument):
+                    self._refuse(argument, "the embedded engine compares no operand with what is computed")
         self._walk(self._ast["rules"])
         return self._found
+
+    def _defined(self, name: Node) -> bool:
+        """Whether there is a rule of this name besides its default."""
+        rules = [rule for rule in self._ast["rules"] if "Spec" in rule]
+        return any(flatten(rule_head(rule)) == flatten(name) for rule in rules)
 
     def _refuse(self, node: Node, message: str) -> None:
         span = node["span"] if "span" in node else node[kind_of(node)]["span"]
@@ -128,6 +140,25 @@ class _Constructs:
                     str(given),
                 )
             )
+        if name == "sprintf" and given == wanted and "Array" in (operands := node["Call"]["params"][1]):
+            for item in operands["Array"]["items"]:
+                self._number(item)
+
+    def _number(self, node: Node) -> None:
+        """`sprintf` tells 1e2 from 100, which regorus does not."""
+        number = node.get("Number", {"value": 0.5})
+        if isinstance(number["value"], int) and not self._text(number["span"]).isdigit():
+            self._refuse(node, "sprintf of a whole number that is not written as one")
+
+    def _text(self, span: Node) -> str:
+        return self._source[span["start"] : span["end"]].decode()
+
+
+def _computed(node: Node) -> bool:
+    """Whether an operand of a function's head is, or has in it, more than names and constants."""
+    if kind_of(node) in COLLECTIONS:
+        return any(map(_computed, _items(node)))
+    return kind_of(node) in COMPREHENSIONS | INFIX | {"Call", "Membership"}
 
 
 def _binds(node: Node) -> bool:

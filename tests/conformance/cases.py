@@ -9,8 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mixer.policy import yaml_data
 from tests.components.binaries import OPA_VERSION, ComponentError
 
 _MODULE = f"github.com/open-policy-agent/opa@v{OPA_VERSION}"
@@ -54,7 +53,7 @@ def load() -> Iterator[Case]:
     seen: Counter[str] = Counter()
     root = module_folder() / _FOLDER
     for file in sorted(path for path in root.rglob("*") if path.is_file()):
-        document = yaml.load(file.read_text(), Loader=yaml.CSafeLoader)
+        document = yaml_data.load(file.read_text())
         for given in document["cases"]:
             note = given["note"]
             seen[note] += 1

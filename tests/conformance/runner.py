@@ -26,6 +26,8 @@ class Outcome:
 def run(case: Case) -> Outcome:
     modules = [Module(f"test-{index}.rego", text) for index, text in enumerate(case.modules)]
     match = _RULE.fullmatch(case.query)
+    if match and match[2] in ("input", "data"):  # compared with, not bound
+        match = None
     term = case.input_term
     document = json.dumps(case.input) if case.has_input else None
     if term is not None and (text := _json_text(term)) is not None:

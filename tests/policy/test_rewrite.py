@@ -51,11 +51,11 @@ def rewritten(body: str) -> str:
         ),
         (
             'x if not "k", input.v in input.m',
-            'x if 1 in [1 | mixer_1 := input.v; mixer_2 := input.m; not ("k", mixer_1 in mixer_2)]',
+            'x if 1 in [1 | mixer_1 := input.v; mixer_2 := input.m; not (data.mixer_lib.member_("k", mixer_1, mixer_2))]',
         ),
         (
             'x := ("k", input.v in input.m)',
-            'x := ([mixer_3 | mixer_1 := input.v; mixer_2 := input.m; mixer_3 := ("k", mixer_1 in mixer_2)][0])',
+            'x := (data.mixer_lib.member_("k", input.v, input.m))',
         ),
         ("x := [v | [_, v] := walk(input)]", "x := [v | [_, v] := [mixer_1 | walk(input, mixer_1)][_]]"),
         ("x if { walk(input, [_, 1]) }", "x if { walk(input, [_, 1]) }"),

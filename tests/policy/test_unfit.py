@@ -42,6 +42,18 @@ def load(folder: Path, *modules: str) -> list[str]:
             "allow if now > 5\nnow := v if { v := uri.parse(`a`) with uri.parse as {} }",
             "the embedded engine cannot replace the builtin uri.parse by `with`; engine: opa runs it",
         ),
+        (
+            'allow := sprintf("%f", [1e2])',
+            "sprintf of a whole number that is not written as one; engine: opa runs it",
+        ),
+        (
+            "allow := f(1)\ndefault p.f(x) := 5\nf(x) := x",
+            "the embedded engine has no function that is only a default; engine: opa runs it",
+        ),
+        (
+            'allow := f(1)\nf($"{x} a") := x if x = 1',
+            "the embedded engine compares no operand with what is computed; engine: opa runs it",
+        ),
         ("allow := count(input.x, 2, 3)", "expected 1 operands of count, got 3"),
         ("allow := count()", "expected 1 operands of count, got 0"),
         ("allow := f(1)\nf(x) := f(x)", "a rule that needs itself: data.p.f → data.p.f"),

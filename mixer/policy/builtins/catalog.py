@@ -44,7 +44,14 @@ _BY_ARITY = {
 }
 ARITY = {name: arity for arity, names in _BY_ARITY.items() for name in names.split()}
 # Of ours, which rewritten modules call.
-ARITY |= {"mixer.fail": 1, "mixer.glob": 2, "mixer.product": 1, "mixer.sum": 1, "mixer.template": 1}
+ARITY |= {
+    "mixer.fail": 1,
+    "mixer.glob": 2,
+    "mixer.product": 1,
+    "mixer.sum": 1,
+    "mixer.template": 1,
+    "mixer.unread": 1,
+}
 ARITY |= {
     "mixer.divided": 2,
     "mixer.minus": 2,
@@ -59,7 +66,7 @@ _BY_MODULE = {
         crypto.hmac.equal crypto.hmac.md5 crypto.hmac.sha1 crypto.hmac.sha256 crypto.hmac.sha512 crypto.md5
         crypto.sha1 crypto.sha256
     """,
-    "encodings": "base64.decode base64.is_valid base64url.decode hex.decode json.is_valid",
+    "encodings": "base64.decode base64.is_valid base64url.decode hex.decode json.is_valid mixer.unread",
     "formats": "sprintf",
     "globs": "regex.globs_match",
     "gojson": "json.marshal_with_options",

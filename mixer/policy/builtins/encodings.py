@@ -2,12 +2,15 @@
 
 import base64
 import json
+import math
 import re
+from decimal import Decimal, DecimalException
 
-from mixer.policy.builtins.operands import BuiltinError, string
+from mixer.policy.builtins.operands import BuiltinError, UnsupportedError, string
 
 _STANDARD = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _URL = re.compile(r"(?:[A-Za-z0-9_-]{4})*(?:[A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)?")
+_LARGEST_EXPONENT = 1e5  # `maxNumberExp` of OPA's `ast/term.go`
 
 
 def _decoded(text: str, alphabet: re.Pattern[str]) -> bytes:
@@ -53,9 +56,29 @@ def _json_is_valid(text: object) -> bool:
         return False
     try:
         json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+    except RecursionError:
+        return True  # Go goes as deep as 10,000
+    except ValueError:
         return False
     return True
+
+
+def _unread(text: object) -> None:
+    """What `json.unmarshal` of regorus cannot read: no JSON, or numbers and depths that it cannot hold."""
+    try:
+        json.loads(string(text), parse_constant=_refuse, parse_float=_within_opas_range)
+    except RecursionError:
+        pass
+    except (ValueError, DecimalException):
+        raise BuiltinError("not JSON") from None
+    raise UnsupportedError("JSON with a number or a depth beyond those of the embedded engine")
+
+
+def _within_opas_range(digits: str) -> None:
+    """Raises `ValueError` for a number whose binary exponent is beyond OPA's limit."""
+    number = Decimal(digits)
+    if number and abs(number.adjusted()) * math.log2(10) > _LARGEST_EXPONENT:
+        raise ValueError
 
 
 BUILTINS = {
@@ -64,4 +87,5 @@ BUILTINS = {
     "base64url.decode": _base64url_decode,
     "hex.decode": _hex_decode,
     "json.is_valid": _json_is_valid,
+    "mixer.unread": _unread,
 }
