@@ -62,6 +62,12 @@ def _decision(value: str) -> str:
     return value
 
 
+def _decision_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", value):
+        raise ValueError("a name of up to 64 letters, digits, dots, dashes and underscores")
+    return value
+
+
 def _header_name(value: str) -> str:
     if not _HEADER_NAME.fullmatch(value):
         raise ValueError("an HTTP header name")
@@ -89,6 +95,7 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 Address = Annotated[str, AfterValidator(_address)]
 TcpAddress = Annotated[str, AfterValidator(_tcp_address)]
 DecisionPath = Annotated[str, AfterValidator(_decision)]
+DecisionName = Annotated[str, AfterValidator(_decision_name)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 
 
@@ -170,6 +177,8 @@ class Policy(Settings):
     opa: Opa = Opa()
     paths: tuple[Path, ...] = ()
     decision: DecisionPath = "envoy/authz/allow"
+    # Others, by the name that a route of Envoy asks for in its context extension `mixer_decision`.
+    decisions: dict[DecisionName, DecisionPath] = Field(default_factory=dict)
     cache: Annotated[Cache | None, BeforeValidator(_off)] = Cache()
 
 
@@ -357,6 +366,7 @@ _EXPECTED = {
     "bool_parsing": "true or false",
     "path_type": "a path",
     "tuple_type": "a list",
+    "dict_type": "a mapping",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
 }
@@ -411,6 +421,9 @@ def _locate(document: Any, loc: tuple[str | int, ...]) -> tuple[tuple[str | int,
     at: list[str | int] = []
     value, siblings = document, {}
     for part in loc:
+        if part == "[key]":  # the key itself is wrong, which stands before
+            value = at[-1]
+            continue
         if isinstance(value, dict):
             siblings = value
             if part in value:

@@ -47,6 +47,11 @@ class Metrics:
         self.engine_errors = Counter(
             "mixer_engine_errors", "Failed decisions, by reason.", ("engine", "reason"), registry=registry
         )
+        # Checks for a decision that `policy.decisions` has not, answered INVALID_ARGUMENT. The log names it: correct
+        # `mixer_decision` in the context extensions of Envoy's route, or add the decision.
+        self.unknown_decisions = Counter(
+            "mixer_unknown_decisions", "Checks that name an unknown decision.", registry=registry
+        )
         # Time of one evaluation by the engine, cache hits not counted.
         self.evaluation_seconds = Histograms(
             "mixer_evaluation_duration_seconds",
@@ -63,9 +68,9 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
-        # Entries now; at its bound, and with evictions, raise policy.cache.max_entries.
+        # Entries now, of all decisions' caches; at the bound, and with evictions, raise policy.cache.max_entries.
         self.cache_entries = Gauge(
-            "mixer_decision_cache_entries", "Entries in the decision cache.", registry=registry
+            "mixer_decision_cache_entries", "Entries in the decision caches.", registry=registry
         )
         self.cache_evictions = Counter(
             "mixer_decision_cache_evictions", "Entries evicted to make room.", registry=registry

@@ -19,6 +19,7 @@ from mixer.policy.engine import PolicyEngine
 from mixer.server.front import ClientStream, Front, Method, Methods, Unary
 
 if TYPE_CHECKING:
+    from mixer.authz.routing import Checks
     from mixer.ratelimit.counters import Counters
     from mixer.telemetry.sink import Sink
 
@@ -126,8 +127,6 @@ class Runtime:
         if (policy := self.settings.policy) is not None:
             from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
-            from mixer.authz.service import CheckService
-
             self.engine = ENGINES[policy.engine](policy)
             await self.engine.start()
             self.metrics.policy.info(
@@ -137,10 +136,7 @@ class Runtime:
                     "revision": self.engine.revision,
                 }
             )
-            cache = None
-            if policy.cache is not None and not self.engine.references.uncacheable:
-                cache = DecisionCache(policy.cache.max_entries, policy.cache.ttl, self.metrics)
-            check = CheckService(self.engine, cache, self.metrics)
+            check = self._checks(policy, self.engine)
             service = "envoy.service.auth.v3.Authorization"
             methods.append(Unary(service, "Check", CheckRequest, check.check, check.check_all))
         if (rate_limits := self.settings.rate_limits) is not None:
@@ -156,6 +152,25 @@ class Runtime:
             service = "envoy.service.ratelimit.v3.RateLimitService"
             methods.append(Unary(service, "ShouldRateLimit", RateLimitRequest, quota.should_rate_limit))
         return methods
+
+    def _checks(self, policy: config.Policy, engine: PolicyEngine) -> "Checks":
+        """Check by the engine's decision, and by the others where there are any."""
+        from mixer.authz.routing import Routing
+        from mixer.authz.service import CheckService
+
+        caches: list[DecisionCache] = []
+
+        def service(engine: PolicyEngine) -> CheckService:
+            cache = None
+            if policy.cache is not None and not engine.references.uncacheable:
+                cache = DecisionCache(policy.cache.max_entries, policy.cache.ttl, self.metrics)
+                caches.append(cache)
+            return CheckService(engine, cache, self.metrics)
+
+        default = service(engine)
+        named = {name: service(engine.of(decision)) for name, decision in policy.decisions.items()}
+        self.metrics.cache_entries.set_function(lambda: sum(map(len, caches)))
+        return Routing(default, named, self.metrics) if named else default
 
     async def _report_methods(self) -> Methods:
         from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
@@ -204,17 +219,12 @@ async def validate(settings: config.Config) -> list[str]:
         if policy.engine == "embedded":
             engine = ENGINES["embedded"](policy)
             await engine.start()
-            reads = (
-                ", ".join(".".join(("input", *path)) for path in sorted(engine.references.paths))
-                or "nothing of the input"
-            )
-            lines.append(f"policy: {policy.decision}, revision {engine.revision}; reads {reads}")
-            if engine.references.uncacheable:
-                lines.append(
-                    f"decision cache: off, since the policy calls {', '.join(engine.references.uncacheable)}"
-                )
+            lines += _told("policy", engine)
+            for name, decision in policy.decisions.items():
+                lines += _told(f"policy.decisions.{name}", engine.of(decision))
         else:
             lines.append(f"policy: {policy.decision}, decided by OPA at {policy.opa.url}")
+            lines += [f"policy.decisions.{name}: {path}" for name, path in policy.decisions.items()]
             if policy.paths:
                 lines.append("policy.paths: not read with engine: opa; the server has its own policies")
     if (rate_limits := settings.rate_limits) is not None:
@@ -222,4 +232,16 @@ async def validate(settings: config.Config) -> list[str]:
 
         limits = limits_files.load(rate_limits.paths, rate_limits.merge_domain_config)
         lines.append(f"rate limits: {limits.summary()}")
+    return lines
+
+
+def _told(what: str, engine: PolicyEngine) -> list[str]:
+    """What was found out of a decision of the embedded engine."""
+    references = engine.references
+    reads = (
+        ", ".join(".".join(("input", *path)) for path in sorted(references.paths)) or "nothing of the input"
+    )
+    lines = [f"{what}: {engine.decision}, revision {engine.revision}; reads {reads}"]
+    if references.uncacheable:
+        lines.append(f"decision cache: off, since the policy calls {', '.join(references.uncacheable)}")
     return lines

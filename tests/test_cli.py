@@ -81,6 +81,37 @@ def test_validate_says_what_it_found(folder: Path, capsys: pytest.CaptureFixture
     assert err == ""
 
 
+def test_validate_lists_every_decision(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "other.rego").write_text("package other\n\nread := true\n\nwrite := false\n")
+    policy = "policy: {paths: [authz.rego, other.rego], decisions: {reads: other/read, writes: other/write}}"
+    (folder / "mixer.yaml").write_text(SETTINGS.replace("policy: {paths: [authz.rego]}", policy))
+    assert cli.main(["validate", "--config", str(folder / "mixer.yaml")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, start in zip(
+        lines,
+        (
+            "policy: envoy/authz/allow",
+            "policy.decisions.reads: other/read",
+            "policy.decisions.writes: other/write",
+        ),
+        strict=False,
+    ):
+        assert line.startswith(f"{start}, revision ")
+
+
+def test_validate_names_each_decision_that_no_rule_gives(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = "policy: {paths: [authz.rego], decisions: {a: envoy/authz/alow, b: envoy/authz/allow, c: x/y}}"
+    (folder / "mixer.yaml").write_text(SETTINGS.replace("policy: {paths: [authz.rego]}", policy))
+    assert cli.main(["validate", "--config", str(folder / "mixer.yaml")]) == 2
+    there = "rules there: envoy/authz/allow"
+    assert capsys.readouterr().err.splitlines() == [
+        f'{folder}/authz.rego: no rule gives the decision "envoy/authz/alow"; {there}',
+        f'{folder}/authz.rego: no rule gives the decision "x/y"; {there}',
+    ]
+
+
 def test_validate_says_why_nothing_can_be_cached(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "authz.rego").write_text("package envoy.authz\n\nallow := time.now_ns() > 0\n")
     assert cli.main(["validate", "--config", str(folder / "mixer.yaml")]) == 0

@@ -153,6 +153,16 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
             "policy: {paths: [a], decision: allow}",
             'policy.decision: expected a rule\'s path such as "envoy/authz/allow", got "allow"',
         ),
+        (
+            "policy: {paths: [a], decisions: {x: allow}}",
+            'policy.decisions.x: expected a rule\'s path such as "envoy/authz/allow", got "allow"',
+        ),
+        (
+            "policy: {paths: [a], decisions: {a b: x/y}}",
+            "policy.decisions.a b: expected a name of up to 64 letters, digits, dots, dashes and underscores, "
+            'got "a b"',
+        ),
+        ("policy: {paths: [a], decisions: [x/y]}", "policy.decisions: expected a mapping, got a list"),
         ("policy: {paths: [a], engine: wasm}", 'policy.engine: expected embedded or opa, got "wasm"'),
         (
             "policy: {paths: [a], opa: {url: localhost}}",

@@ -9,7 +9,7 @@ class DecisionCache:
     """Decisions (their JSON text) by the part of the input that they can read.
 
     The key is all that the decision depends on; see `policy.references`. An entry ends after `ttl` seconds, or
-    when the engine said that its answer does. One runtime has one cache, so new policies start with none.
+    when the engine said that its answer does. Each decision of a runtime has its own, so new policies start with none.
     """
 
     def __init__(self, max_entries: int, ttl: float, metrics: Metrics) -> None:
@@ -19,7 +19,9 @@ class DecisionCache:
         self._hits = metrics.cache_lookups.labels("hit")
         self._misses = metrics.cache_lookups.labels("miss")
         self._evictions = metrics.cache_evictions
-        metrics.cache_entries.set_function(lambda: len(self._entries))
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def get(self, key: bytes, now: float) -> str | None:
         """The decision, or None where there is none that holds at `now` (Unix seconds)."""

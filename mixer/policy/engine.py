@@ -47,6 +47,10 @@ class PolicyEngine(Protocol):
     async def start(self) -> None:
         """Load or connect. Raises `PolicyError` for policies that cannot be used, `StartError` for a server away."""
 
+    def of(self, decision: str) -> "PolicyEngine":
+        """An engine for another decision, one of `policy.decisions`, with the same policies and data (or server), which
+        are not loaded (or connected to) again. This one is started before, and closed for both."""
+
     def evaluate(self, document: bytes, timeout: float | None) -> Evaluation | Awaitable[Evaluation]:
         """Evaluate over `document` (JSON) within `timeout` seconds: at once, or as something to wait for."""
 

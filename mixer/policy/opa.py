@@ -5,6 +5,7 @@ answers UNAVAILABLE until it is back, and `/readyz` says so.
 """
 
 import asyncio
+import copy
 import json
 import logging
 from urllib.parse import urlsplit
@@ -69,6 +70,11 @@ class OpaEngine:
         await self._client._init_session()
         if (reason := await self.ready()) is not None:
             log.warning("opa_away", url=self._url, reason=reason)
+
+    def of(self, decision: str) -> "OpaEngine":
+        other = copy.copy(self)  # and so with the same connections
+        other.decision = decision
+        return other
 
     async def evaluate(self, document: bytes, timeout: float | None) -> Evaluation:
         bound = self._timeout if timeout is None else min(timeout, self._timeout)

@@ -4,6 +4,7 @@ What regorus lacks is supplied (`builtins`); a policy that uses what it lacks or
 never decided otherwise. An engine of regorus belongs to the thread that made it, and so does a program.
 """
 
+import copy
 import os
 import re
 import time
@@ -48,8 +49,8 @@ _ENTRY = "mixer_entry"  # package of the rule that names the decision where that
 class Program:
     """One decision of a set of modules. Raises `PolicyError` for modules that cannot be used.
 
-    `decision`: a path, "envoy/authz/allow". `strict_errors`: a builtin's error fails the evaluation; else its call
-    is undefined. `uncacheable`: why an equal input may get another answer.
+    `decision`: a path, "envoy/authz/allow"; `others`: what `of` will be asked for. `strict_errors`: a builtin's error
+    fails the evaluation; else its call is undefined. `uncacheable`: why an equal input may get another answer.
     """
 
     def __init__(
@@ -57,22 +58,26 @@ class Program:
         loaded: Sources,
         decision: str,
         *,
+        others: Iterable[str] = (),
         strict_errors: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._decision = decision
         self._strict_errors = strict_errors
         self._files = ", ".join(module.file for module in loaded.modules)
-        self._rule = "data." + decision.replace("/", ".")
+        self._rules = {path: "data." + path.replace("/", ".") for path in (decision, *others)}
         self._supplied: dict[str, Builtin] = {PATTERN: (1, _pattern)}
         self._jwt: Jwt | None = None
         asts = _parsed(Module(module.file, known(module.source)) for module in loaded.modules)
         self.uses = self._analyse(asts, loaded.data, clock)
         modules = self._rewritten(asts, clock)
-        # Where that is no single rule, regorus must be asked for another that names it.
-        if decision not in self.uses.rules - self.uses.partial:
-            modules.append(Module(f"<{_ENTRY}>", f"package {_ENTRY}\ndecision := {self._rule}"))
-            self._rule = f"data.{_ENTRY}.decision"
+        # Where a decision is no single rule, regorus must be asked for another that names it.
+        entries = [path for path in self._rules if path not in self.uses.rules - self.uses.partial]
+        for number, path in enumerate(entries):
+            rule = f"package {_ENTRY}\ndecision_{number} := {self._rules[path]}"
+            modules.append(Module(f"<{_ENTRY}_{number}>", rule))
+            self._rules[path] = f"data.{_ENTRY}.decision_{number}"
+        self._rule = self._rules[decision]
         rewritten = _parsed(modules)
         self._modules_guarded, guards = guarded_modules(rewritten)
         self._modules = modules if strict_errors else guarded_modules(rewritten, only=self._supplied)[0]
@@ -136,13 +141,12 @@ class Program:
             if call.name not in uses.rules:
                 name = "data." + call.name.replace("/", ".")
                 yield Problem(call.file, f"line {call.line}", f"no module defines the function {name}")
-        if not any(rule == self._decision or rule.startswith(self._decision + "/") for rule in uses.rules):
-            package = self._decision.rpartition("/")[0]
-            near = sorted(rule for rule in uses.rules if rule.startswith(package + "/")) or sorted(uses.rules)
-            there = ", ".join(near[:8])
-            yield Problem(
-                self._files, "", f'no rule gives the decision "{self._decision}"; rules there: {there}'
-            )
+        for path in self._rules:
+            if not any(rule == path or rule.startswith(path + "/") for rule in uses.rules):
+                package = path.rpartition("/")[0]
+                near = sorted(rule for rule in uses.rules if rule.startswith(package + "/"))
+                there = ", ".join((near or sorted(uses.rules))[:8])
+                yield Problem(self._files, "", f'no rule gives the decision "{path}"; rules there: {there}')
 
     def _compile(self) -> None:
         """regorus compiles at the first evaluation; what that finds is a mistake of the policy, not of a request."""
@@ -155,6 +159,17 @@ class Program:
             if not is_panic(error):
                 raise
             self._make_engines()  # the empty input's fault, perhaps
+
+    def of(self, decision: str) -> "Program":
+        """Another decision of the same modules and data, which are not loaded again: clones of an engine share them.
+        `decision` is one of `others`. Both belong to one thread."""
+        other = copy.copy(self)
+        other._decision, other._rule = decision, self._rules[decision]
+        other._engine, other._guarded = self._engine.clone(), self._guarded.clone()
+        for engine in (other._engine, other._guarded):
+            engine.set_gather_prints(True)
+        other._compile()
+        return other
 
     def evaluate(self, document: str | None) -> str | None:
         """The decision over an input (JSON text; None: no input), as JSON text; None where no rule gives a value.

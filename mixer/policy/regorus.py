@@ -1,5 +1,6 @@
 """The embedded engine: microsoft/regorus in this process, on the event loop's thread; see `policy.program`."""
 
+import copy
 import time
 from collections.abc import Callable
 
@@ -28,9 +29,19 @@ class EmbeddedEngine:
 
     async def start(self) -> None:
         loaded = sources.load(self._settings.paths)
-        self._program = Program(loaded, self.decision, clock=self._clock)
+        others = tuple(self._settings.decisions.values())
+        self._ask(Program(loaded, self.decision, others=others, clock=self._clock))
         self.revision = loaded.revision
-        self.references = References(frozenset(self._program.uses.paths), self._program.uncacheable)
+
+    def _ask(self, program: Program) -> None:
+        self._program = program
+        self.references = References(frozenset(program.uses.paths), program.uncacheable)
+
+    def of(self, decision: str) -> "EmbeddedEngine":
+        other = copy.copy(self)
+        other.decision = decision
+        other._ask(self._program.of(decision))
+        return other
 
     def evaluate(self, document: bytes, timeout: float | None) -> Evaluation:
         decision = self._program.evaluate(document.decode())

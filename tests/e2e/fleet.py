@@ -5,7 +5,7 @@ import http.client
 import json
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -192,9 +192,11 @@ def fleet(
     server: str = "native",
     unix: bool = False,
     prepare: Callable[[Path], None] = lambda policies: None,
+    edits: Iterable[Edit] = (),
     **changes: Mapping[str, Any],
 ) -> Iterator[Fleet]:
-    """A fleet of one. `prepare` may edit the folder of policies first; `changes` go into sections of the settings."""
+    """A fleet of one. `prepare` may edit the folder of policies first, `edits` Envoy's configuration; `changes` go into
+    sections of the settings."""
     issuer = Issuer()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch("fleet"))
@@ -217,5 +219,5 @@ def fleet(
         mixer = stack.enter_context(processes.mixer(chosen))
         clusters = stack.enter_context(upstreams())
         clusters |= {"mixer-check": mixer.check, "mixer-report": mixer.report}
-        envoy = stack.enter_context(_envoy(clusters))
+        envoy = stack.enter_context(_envoy(clusters, *edits))
         yield Fleet(envoy, issuer, mixer, opa, RecordFile(records))

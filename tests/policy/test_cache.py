@@ -45,7 +45,7 @@ def test_least_recently_used_goes_first(registry: CollectorRegistry) -> None:
     kept.put(b"c", "3", 0.0, None)
     assert [kept.get(key, 0.0) for key in (b"a", b"b", b"c")] == ["1", None, "3"]
     assert registry.get_sample_value("mixer_decision_cache_evictions_total") == 1
-    assert registry.get_sample_value("mixer_decision_cache_entries") == 2
+    assert len(kept) == 2
 
 
 def test_lookups_are_counted(registry: CollectorRegistry) -> None:
