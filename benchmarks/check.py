@@ -130,16 +130,19 @@ class Traffic:
 def serving(policy: str, data: dict[str, object], cache: object = "off") -> Iterator[Mixer]:
     """Mixer with a policy, on the server's core."""
     with tempfile.TemporaryDirectory() as folder:
-        roles = Path(folder) / "roles"
-        roles.mkdir()
-        (Path(folder) / "authz.rego").write_text(policy)
-        (roles / "data.json").write_text(json.dumps(data))
+        write_policy(Path(folder), policy, data)
         settings = {
             "listeners": {name: {"address": "127.0.0.1:0"} for name in ("check", "report", "admin")},
             "policy": {"paths": [folder], "cache": cache},
         }
         with processes.mixer(settings, cpu=SERVER_CPU) as mixer:
             yield mixer
+
+
+def write_policy(folder: Path, policy: str, data: dict[str, object]) -> None:
+    (folder / "roles").mkdir()
+    (folder / "authz.rego").write_text(policy)
+    (folder / "roles" / "data.json").write_text(json.dumps(data))
 
 
 def run(runs: int) -> list[Row]:
