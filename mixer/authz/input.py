@@ -73,19 +73,22 @@ class InputBuilder:
                 wanted = {name: headers[name] for name in self._header_names or headers if name in headers}
                 converted.setdefault("request", {}).setdefault("http", {})["headers"] = wanted
         path, _, query = http.path.partition("?")
-        parsed_path = parse_path(path)
-        parsed_query = parse_query(query) if query else {}
-        body, truncated = parse_body(headers, http.body, http.raw_body)
+        if self._parsed_path or "%" in path:
+            parsed_path = parse_path(path)
+            if self._parsed_path:
+                document["parsed_path"] = parsed_path
+        if self._parsed_query or query:
+            parsed_query = parse_query(query) if query else {}
+            if self._parsed_query:
+                document["parsed_query"] = parsed_query
+        if self._parsed_body or self._truncated_body or http.body or http.raw_body:
+            body, truncated = parse_body(headers, http.body, http.raw_body)
+            if self._parsed_body:
+                document["parsed_body"] = body
+            if self._truncated_body:
+                document["truncated_body"] = truncated
         if self._version:
             document["version"] = VERSION
-        if self._parsed_path:
-            document["parsed_path"] = parsed_path
-        if self._parsed_query:
-            document["parsed_query"] = parsed_query
-        if self._parsed_body:
-            document["parsed_body"] = body
-        if self._truncated_body:
-            document["truncated_body"] = truncated
         if self._source_principal and attributes.source.principal:
             document["source_principal"] = attributes.source.principal
         return document
