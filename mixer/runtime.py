@@ -16,6 +16,7 @@ from mixer import config
 from mixer.metrics import Metrics
 from mixer.policy.cache import DecisionCache
 from mixer.policy.engine import PolicyEngine
+from mixer.policy.references import dotted
 from mixer.server.front import ClientStream, Front, Method, Methods, Unary
 
 if TYPE_CHECKING:
@@ -238,9 +239,7 @@ async def validate(settings: config.Config) -> list[str]:
 def _told(what: str, engine: PolicyEngine) -> list[str]:
     """What was found out of a decision of the embedded engine."""
     references = engine.references
-    reads = (
-        ", ".join(".".join(("input", *path)) for path in sorted(references.paths)) or "nothing of the input"
-    )
+    reads = ", ".join(map(dotted, sorted(references.paths))) or "nothing of the input"
     lines = [f"{what}: {engine.decision}, revision {engine.revision}; reads {reads}"]
     if references.uncacheable:
         lines.append(f"decision cache: off, since the policy calls {', '.join(references.uncacheable)}")

@@ -162,7 +162,8 @@ def _step(field: FieldDescriptor, tree: Tree) -> tuple[str, Converter]:  # noqa:
 
         def read_map(message: Any) -> dict[str, Any] | None:
             found = getattr(message, name)
-            return {key: element(found[key]) for key in wanted if key in found} or None
+            # Empty where none of its names is wanted, but there: a policy may ask for the map itself.
+            return {key: element(found[key]) for key in wanted if key in found} if found else None
 
         return field.json_name, read_map
     if field.message_type is not None:

@@ -8,7 +8,7 @@ import copy
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -23,14 +23,15 @@ from mixer.policy.builtins import Builtin, supplied
 from mixer.policy.builtins.catalog import ARITY, MODULES, NATIVE, NONDETERMINISTIC, REFUSED
 from mixer.policy.builtins.operands import string
 from mixer.policy.dialect import known
+from mixer.policy.engine import References
 from mixer.policy.guard import add_guards, guarded_modules, is_panic
 from mixer.policy.library import FUNCTIONS, library
 from mixer.policy.patterns import rust
 from mixer.policy.recursion import circles
-from mixer.policy.references import Uses, analyse
+from mixer.policy.references import Uses, analyse, references
 from mixer.policy.rewrite import PATTERN, AsOpa
 from mixer.policy.sources import Module, Sources
-from mixer.policy.syntax import Node, replaced
+from mixer.policy.syntax import Node, replaced, share_names
 from mixer.policy.unfit import OPA_RUNS_IT, conflicts, unfit
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Program:
     """One decision of a set of modules. Raises `PolicyError` for modules that cannot be used.
 
     `decision`: a path, "envoy/authz/allow"; `others`: what `of` will be asked for. `strict_errors`: a builtin's error
-    fails the evaluation; else its call is undefined. `uncacheable`: why an equal input may get another answer.
+    fails the evaluation; else its call is undefined.
     """
 
     def __init__(
@@ -89,11 +90,12 @@ class Program:
         self._make_engines()
         self._prints = any(call.name == "print" for call in self.uses.calls)
         self._compile()
-        self.uncacheable = tuple(
-            f"{call.name} ({call.file}:{call.line})"
-            for call in self.uses.calls
-            if call.name in NONDETERMINISTIC
-        )
+        self._references = {path: references(asts, path) for path in self._rules}
+
+    @property
+    def references(self) -> References:
+        """What the decision can read."""
+        return self._references[self._decision]
 
     def _make_engines(self) -> None:
         self._engine = _loaded(self._base, self._modules)
@@ -219,6 +221,14 @@ class Program:
         return self._engine.take_prints() if self._prints else []
 
 
+def referenced(
+    modules: Iterable[Module], decision: str, unstable: Collection[str] = NONDETERMINISTIC
+) -> References:
+    """`references` of modules that need not be fit for regorus, only for its parser. Raises `PolicyError`."""
+    asts = _parsed(Module(module.file, known(module.source)) for module in modules)
+    return references(asts, decision, unstable)
+
+
 def _engine() -> regorus.Engine:
     engine = regorus.Engine()
     # A token or a certificate in a policy is longer than the 1,024 columns that regorus allows by itself.
@@ -248,6 +258,7 @@ def _parsed(modules: Iterable[Module]) -> list[Node]:
         asts += orjson.loads(engine.get_ast_as_json())
     if problems:
         raise PolicyError(problems)
+    share_names(asts)
     return asts
 
 

@@ -1,15 +1,37 @@
-"""Which input paths and builtins a set of modules can use, read from regorus' AST.
+"""Which input paths and builtins a decision can use, read from regorus' AST.
 
-The answer is the union over all modules, so it covers every decision that they can make: a rule or function is
-followed wherever its body stands. A reference that is not constant (`input[x]`) counts as all of what it can
-reach, and a bare `input` as everything. Over-approximation costs speed; anything less would cost right answers.
+From the decision's rule on, every rule and function is followed that a body, a head, a default, an `else` or a `with`
+can reach. What is not constant widens: `data.roles[x]` reaches every rule there, `input[x]` counts as all of what it
+can reach, and a bare `input` as everything. Over-approximation costs speed; anything less would cost right answers.
+
+A local that only names a part of the input (`http := input.attributes.request.http`) stands for that part: `http.path`
+reads no more than the path. Whether the part is there is read as well, which a reader of a longer path sees too: an
+input that is built of paths keeps what is above them.
 """
 
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from mixer.policy.engine import Path
-from mixer.policy.syntax import REFERENCES, flatten, imports, own_names, rule_head
+from mixer.policy.builtins.catalog import NONDETERMINISTIC
+from mixer.policy.engine import Path, References
+from mixer.policy.syntax import (
+    REFERENCES,
+    Node,
+    Pattern,
+    bindings,
+    flatten,
+    foundation,
+    imports,
+    indices,
+    kind_of,
+    meet,
+    own_names,
+    package,
+    pattern,
+    rule_head,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,32 +42,54 @@ class Call:
     file: str
     line: int
 
+    def __str__(self) -> str:
+        return f"{self.name} ({self.file}:{self.line})"
+
 
 @dataclass(slots=True)
 class Uses:
-    """What one set of modules uses."""
+    """What a set of modules has and calls, reachable or not."""
 
-    paths: set[Path] = field(default_factory=set)
     calls: list[Call] = field(default_factory=list)  # of builtins
-    functions: list[Call] = field(
-        default_factory=list
-    )  # of the modules' own; the name is a path, "lib/jwt/claims"
+    functions: list[Call] = field(default_factory=list)  # of the modules' own, by path: "lib/jwt/claims"
     rules: set[str] = field(default_factory=set)  # "envoy/authz/allow"
     partial: set[str] = field(default_factory=set)  # those of them that define parts: `allow[x].y := 1`
 
 
-def analyse(modules: list[dict[str, Any]]) -> Uses:
+@dataclass(slots=True)
+class _Rule:
+    """A rule, and what stands in it. `calls`: of builtins; `functions`: of the modules' own that are called by path."""
+
+    pattern: Pattern
+    paths: set[Path] = field(default_factory=set)
+    uses: set[Pattern] = field(default_factory=set)
+    calls: list[Call] = field(default_factory=list)
+    functions: list[Call] = field(default_factory=list)
+
+
+def analyse(modules: list[Node]) -> Uses:
     """`modules`: what `Engine.get_ast_as_json` gives, parsed."""
     uses = Uses()
-    for module in modules:
-        _Module(module, uses).run()
-    uses.paths = _widest(uses.paths)
+    for rule in _rules(modules):
+        path = "/".join(rule.pattern[: rule.pattern.index(None)] if None in rule.pattern else rule.pattern)  # type: ignore[arg-type]
+        uses.rules.add(path)
+        if None in rule.pattern:
+            uses.partial.add(path)
+        uses.calls += rule.calls
+        uses.functions += rule.functions
     return uses
 
 
-def _widest(paths: set[Path]) -> set[Path]:
-    """Without those that a shorter path covers."""
-    return {path for path in paths if not any(path[:end] in paths for end in range(len(path)))}
+def references(
+    modules: list[Node], decision: str, unstable: Collection[str] = NONDETERMINISTIC
+) -> References:
+    """What a decision ("envoy/authz/allow", or a package) can read; `unstable`: builtins that make it uncacheable."""
+    paths: set[Path] = set()
+    calls: dict[str, None] = {}
+    for rule in _reached(_rules(modules), tuple(decision.split("/"))):
+        paths |= rule.paths
+        calls |= {str(call): None for call in rule.calls if call.name in unstable}
+    return References(frozenset(_widest(paths)), tuple(calls))
 
 
 def dotted(parts: Path) -> str:
@@ -53,65 +97,179 @@ def dotted(parts: Path) -> str:
     return ".".join(("input", *parts))
 
 
-class _Module:
-    def __init__(self, module: dict[str, Any], uses: Uses) -> None:
-        self.file: str = module["source"]["file"]
-        self.ast = module["ast"]
-        self.uses = uses
-        imported = imports(module).items()
-        self.aliases = {name: path[1:] for name, path in imported if path[0] == "input"}
-        self.imports = {name: path[1:] for name, path in imported if path[0] == "data"}
-        root, parts, _ = flatten(self.ast["package"]["refr"])
-        self.package = (root, *parts)
-        self.own = own_names(module)
+def _widest(paths: set[Path]) -> set[Path]:
+    """Without those that a shorter path covers."""
+    return {path for path in paths if not any(path[:end] in paths for end in range(len(path)))}
 
-    def run(self) -> None:
-        for rule in self.ast["rules"]:
-            root, parts, constant = flatten(rule_head(rule))
-            path = "/".join((*self.package, root, *parts))
-            self.uses.rules.add(path)
-            if not constant:
-                self.uses.partial.add(path)
-        self._walk(self.ast["rules"])
+
+def _reached(rules: Iterable[_Rule], decision: Pattern) -> list[_Rule]:
+    """The rules that the decision can use, in the order of the modules."""
+    rules = list(rules)
+    below: dict[Pattern, list[int]] = defaultdict(list)  # by each beginning of a rule's constant part
+    at: dict[Pattern, list[int]] = defaultdict(list)  # by a rule's whole constant part
+    for index, rule in enumerate(rules):
+        known = _known(rule.pattern)
+        at[known].append(index)
+        for end in range(len(known) + 1):
+            below[known[:end]].append(index)
+    reached: set[int] = set()
+    seen: set[Pattern] = set()
+    todo = [decision]
+    while todo:
+        use = todo.pop()
+        if use in seen:
+            continue
+        seen.add(use)
+        known = _known(use)
+        near = [*below[known], *(index for end in range(len(known)) for index in at[known[:end]])]
+        for index in near:
+            if index not in reached and meet(use, rules[index].pattern):
+                reached.add(index)
+                todo += rules[index].uses
+    return [rules[index] for index in sorted(reached)]
+
+
+def _known(pattern: Pattern) -> Pattern:
+    return pattern[: pattern.index(None)] if None in pattern else pattern
+
+
+def _rules(modules: list[Node]) -> Iterator[_Rule]:
+    for module in modules:
+        here = _Module(module)
+        for rule in module["ast"]["rules"]:
+            yield here.rule(rule)
+
+
+class _Module:
+    def __init__(self, module: Node) -> None:
+        self.file: str = module["source"]["file"]
+        self.source: bytes = module["source"]["contents"].encode()
+        self.own = own_names(module)
+        self.package = package(module)
+        self.imports = imports(module)
+
+    def rule(self, rule: Node) -> _Rule:
+        head = rule_head(rule)
+        root, *parts = pattern(head)
+        return _Body(self, rule, head, _Rule((*self.package, root, *parts))).found
+
+
+class _Body:
+    """One rule, read into `found`."""
+
+    def __init__(self, module: _Module, rule: Node, head: Node, found: _Rule) -> None:
+        self.module = module
+        self.found = found
+        self._head = head
+        self._aliases = _aliases(
+            rule,
+            module.source,
+            {"input", *(name for name, path in module.imports.items() if path[0] == "input")},
+        )
+        self._used: set[str] = set()  # aliases
+        self._walk(indices(head))
+        self._walk(rule)
+        for name in self._aliases.keys() - self._used:  # the rule still needs it to be there
+            self._named(name, ())
 
     def _walk(self, node: Any) -> None:
         if isinstance(node, list):
             for item in node:
                 self._walk(item)
-        elif isinstance(node, dict):
-            if call := node.get("Call"):
-                self._call(call)
-            elif any(kind in node for kind in REFERENCES):
-                self._reference(node)
-            else:
-                for name, item in node.items():
-                    if name != "span":
-                        self._walk(item)
+        elif not isinstance(node, dict) or node is self._head:
+            return
+        elif call := node.get("Call"):
+            self._call(call)
+        elif "with_mods" in node and "literal" in node:
+            self._walk(node["literal"])
+            for modifier in node["with_mods"]:
+                self._with(modifier)
+        elif (assign := node.get("AssignExpr")) and self._is_alias(assign):
+            return
+        elif len(node) == 1 and kind_of(node) in REFERENCES:
+            self._reference(node)
+        else:
+            for name, item in node.items():
+                if name != "span":
+                    self._walk(item)
 
-    def _call(self, call: dict[str, Any]) -> None:
-        root, parts, constant = flatten(call["fcn"])
-        if constant:
-            where = self.file, next(iter(call["fcn"].values()))["span"]["line"]
-            if root == "data":
-                self.uses.functions.append(Call("/".join(parts), *where))
-            elif root in self.imports:
-                self.uses.functions.append(Call("/".join((*self.imports[root], *parts)), *where))
-            elif root not in self.own:
-                self.uses.calls.append(Call(".".join((root, *parts)), *where))
+    def _is_alias(self, assign: Node) -> bool:
+        return assign["op"] == "ColEq" and assign["lhs"].get("Var", {}).get("value") in self._aliases
+
+    def _call(self, call: Node) -> None:
+        self._callee(call["fcn"])
         self._walk(call["params"])
 
-    def _reference(self, node: dict[str, Any]) -> None:
-        """Record what an input reference reads, and walk what its brackets hold."""
-        root, parts, _ = flatten(node)
+    def _callee(self, node: Node) -> None:
+        root, parts, constant = flatten(node)
+        self._reference(node)
+        if not constant:
+            return
+        where = self.module.file, node[kind_of(node)]["span"]["line"]
+        if root == "data":
+            self.found.functions.append(Call("/".join(parts), *where))
+        elif (path := self.module.imports.get(root)) is not None:
+            self.found.functions.append(Call("/".join((*path[1:], *parts)), *where))
+        elif root not in self.module.own:
+            self.found.calls.append(Call(".".join((root, *parts)), *where))
+
+    def _with(self, modifier: Node) -> None:
+        """What is replaced counts as read; what replaces it may be a function or a builtin."""
+        target = modifier["refr"]
+        if flatten(target)[0] in ("input", "data", *self.module.imports):
+            self._walk(target)
+        value = modifier["as"]
+        root, parts, constant = flatten(value) if kind_of(value) in REFERENCES else ("", [], False)
+        if constant and (name := ".".join((root, *parts))) in NONDETERMINISTIC:
+            self.found.calls.append(Call(name, self.module.file, value[kind_of(value)]["span"]["line"]))
+        self._walk(value)
+
+    def _reference(self, node: Node) -> None:
+        root, *parts = pattern(node)
+        if root is None:
+            self._walk(foundation(node))  # a reference into a call, an object, a comprehension
+        else:
+            self._named(root, tuple(parts))
+        self._walk(indices(node))
+
+    def _named(self, root: str, parts: Pattern) -> None:
+        """A reference to `root`; each meaning that the name can have is taken."""
+        known = tuple(part for part in _known(parts) if part is not None)
         if root == "input":
-            self.uses.paths.add(tuple(parts))
-        elif (path := self.aliases.get(root)) is not None:
-            self.uses.paths.add((*path, *parts))
-        while not node.get("Var"):
-            kind = next(iter(node))
-            if kind not in REFERENCES:
-                self._walk(node)  # a reference into a call, an object, a comprehension
-                return
-            if kind == "RefBrack":
-                self._walk(node[kind]["index"])
-            node = node[kind]["refr"]
+            self.found.paths.add(known)
+        if root == "data":
+            self.found.uses.add(parts)
+        if root in self._aliases:
+            self._used.add(root)
+            below, path = self._aliases[root]
+            self._named(below, (*path, *parts))
+        if root in self.module.own:
+            self.found.uses.add((*self.module.package, root, *parts))
+        if (there := self.module.imports.get(root)) is not None:
+            if there[0] == "input":
+                self.found.paths.add((*there[1:], *known))
+            else:
+                self.found.uses.add((*there[1:], *parts))
+
+
+def _aliases(rule: Node, source: bytes, roots: set[str]) -> dict[str, tuple[str, Path]]:
+    """Locals that one `:=` binds to a constant reference into one of `roots`, or into another such local.
+
+    `roots` name parts of the input. A name that is bound a second time is no such local."""
+    bound: Counter[str] = Counter()
+    given: dict[str, tuple[str, Path]] = {}
+    for names, assign in bindings(rule, source):
+        bound.update(names)
+        if assign is not None and "Var" in assign["lhs"] and kind_of(assign["rhs"]) in REFERENCES:
+            root, parts, constant = flatten(assign["rhs"])
+            if constant:
+                given[assign["lhs"]["Var"]["value"]] = root, tuple(parts)
+    found: dict[str, tuple[str, Path]] = {}
+    for name, reference in given.items():
+        chain, at = [name], reference[0]
+        while at in given and at not in chain:
+            chain.append(at)
+            at = given[at][0]
+        if at in roots and not bound[at] and all(bound[local] == 1 for local in chain):
+            found[name] = reference
+    return found

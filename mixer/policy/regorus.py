@@ -35,7 +35,7 @@ class EmbeddedEngine:
 
     def _ask(self, program: Program) -> None:
         self._program = program
-        self.references = References(frozenset(program.uses.paths), program.uncacheable)
+        self.references = program.references
 
     def of(self, decision: str) -> "EmbeddedEngine":
         other = copy.copy(self)

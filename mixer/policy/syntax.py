@@ -6,9 +6,12 @@ begins at its last key; that of `set()` takes the next token in. `extent` gives 
 """
 
 import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 Node = dict[str, Any]
+Pattern = tuple[str | None, ...]  # a path; None is a part that varies
 Edit = tuple[int, int, bytes]  # from, to (byte offsets), and what stands there instead
 
 REFERENCES = frozenset(["Var", "RefDot", "RefBrack"])
@@ -98,8 +101,18 @@ def package(module: Node) -> tuple[str, ...]:
 
 
 def own_names(module: Node) -> set[str]:
-    """The first name of each rule and function of a module."""
-    return {flatten(rule_head(rule))[0] for rule in module["ast"]["rules"]}
+    """The first name of each rule and function of a module, and of its package in other files (`share_names`)."""
+    names: set[str] | None = module.get("names")
+    return {flatten(rule_head(rule))[0] for rule in module["ast"]["rules"]} if names is None else names
+
+
+def share_names(modules: Sequence[Node]) -> None:
+    """Let each module know the names of its package in the others, which it can use without an import."""
+    names: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for module in modules:
+        names[package(module)] |= own_names(module)
+    for module in modules:
+        module["names"] = names[package(module)]
 
 
 def rule_head(rule: Node) -> Node:
@@ -119,6 +132,65 @@ def indices(node: Node) -> list[Node]:
             found.append(body["index"])
         node = body["refr"]
     return found
+
+
+def pattern(node: Node) -> Pattern:
+    """A reference's parts from its root on; None for one that varies, or a root without a name."""
+    parts: list[str | None] = []
+    while kind_of(node) in ("RefDot", "RefBrack"):
+        body = node[kind_of(node)]
+        if "field" in body:
+            parts.append(body["field"][1])
+        else:
+            constant = body["index"].get("String") or body["index"].get("RawString")
+            parts.append(constant["value"] if constant else None)
+        node = body["refr"]
+    return (node["Var"]["value"] if "Var" in node else None, *reversed(parts))
+
+
+def foundation(node: Node) -> Node | None:
+    """What a reference is into, where that has no name."""
+    while kind_of(node) in ("RefDot", "RefBrack"):
+        node = node[kind_of(node)]["refr"]
+    return None if "Var" in node else node
+
+
+def meet(use: Pattern, rule: Pattern) -> bool:
+    """Whether a reference reaches a rule, or something within it, or something that it is within."""
+    return all(one is None or other is None or one == other for one, other in zip(use, rule, strict=False))
+
+
+def variables(node: Any) -> list[str]:
+    """The names that stand anywhere below a node."""
+    if isinstance(node, list):
+        return [name for item in node for name in variables(item)]
+    if not isinstance(node, dict):
+        return []
+    if "Var" in node:
+        return [node["Var"]["value"]]
+    return [name for item in node.values() for name in variables(item)]
+
+
+def bindings(node: Any, source: bytes) -> Iterator[tuple[list[str], Node | None]]:
+    """Each place below a node that binds locals: their names, and the assignment where it is one."""
+    if isinstance(node, list):
+        for item in node:
+            yield from bindings(item, source)
+    if not isinstance(node, dict):
+        return
+    if "args" in node:
+        yield variables(node["args"]), None
+    if (assign := node.get("AssignExpr")) and assign["op"] == "ColEq":
+        yield variables(assign["lhs"]), assign
+    if some := node.get("SomeIn"):
+        yield variables([some["key"], some["value"]]), None
+    spans = node.get("SomeVars", {}).get("vars", [])
+    if every := node.get("Every"):
+        spans = [every["key"], every["value"]]
+    yield [source[span["start"] : span["end"]].decode() for span in spans if span], None
+    for name, item in node.items():
+        if name != "span":
+            yield from bindings(item, source)
 
 
 def extent(node: Node, source: bytes) -> tuple[int, int]:

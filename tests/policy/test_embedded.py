@@ -114,3 +114,15 @@ def test_panic_of_the_engine_is_an_error_of_one_evaluation(tmp_path: Path, befor
             b'{"layout": "2006-01-02T15:04:05Z07:00", "text": "1970-01-01T00:00:00Z", "n": 1}', None
         )
         assert good == Evaluation("0", None)
+
+
+def test_rules_and_functions_of_a_package_in_several_files(tmp_path: Path) -> None:
+    (tmp_path / "a.rego").write_text('package p\n\nallow := f(input.x) == "A" if contains(1, known)\n')
+    (tmp_path / "b.rego").write_text(
+        "package p\n\nf(x) := upper(x)\ncontains(a, b) if a < b\nknown := 2 if to_number(input.n) == 1\n"
+    )
+    engine = started(tmp_path)
+    assert engine.evaluate(b'{"x": "a", "n": "1"}', None) == Evaluation("true")
+    with pytest.raises(DecisionError) as caught:  # upper(1) fails, so the call is undefined
+        engine.evaluate(b'{"x": 1, "n": "1"}', None)
+    assert caught.value.reason == "undefined"
