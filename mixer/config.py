@@ -172,10 +172,25 @@ class Cache(Settings):
     ttl: Annotated[Seconds, Field(gt=0)] = 60.0
 
 
+class Key(Settings):
+    """A key that bundles are signed with: PEM (public key or certificate), or the secret of an HS algorithm."""
+
+    id: Annotated[str, Field(min_length=1)]
+    algorithm: Literal[
+        "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
+        "ES256", "ES384", "ES512", "HS256", "HS384", "HS512",
+    ] = "RS256"  # fmt: skip
+    key: SecretStr | None = None
+    file: Path | None = None  # instead of `key`
+    scope: str = ""
+
+
 class Policy(Settings):
     engine: Literal["embedded", "opa"] = "embedded"
     opa: Opa = Opa()
     paths: tuple[Path, ...] = ()
+    keys: tuple[Key, ...] = ()  # when there is one, every bundle must be signed
+    bundle_size_limit: PositiveInt = 256 * 1024 * 1024  # bytes of a bundle when unpacked
     decision: DecisionPath = "envoy/authz/allow"
     # Others, by the name that a route of Envoy asks for in its context extension `mixer_decision`.
     decisions: dict[DecisionName, DecisionPath] = Field(default_factory=dict)
@@ -354,7 +369,7 @@ def _show(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-_SECRET_KEYS = {"url", "token", "password"}
+_SECRET_KEYS = {"url", "token", "password", "key"}
 
 _EXPECTED = {
     "missing": "a value (this key is required)",
@@ -510,11 +525,30 @@ def _combinations(config: Config, file: str) -> list[Problem]:
         refuse(
             "policy.paths", "the embedded engine needs at least one .rego file or folder; or use engine: opa"
         )
+    if config.policy is not None:
+        problems += _of_bundles(config.policy, file)
     if limits is not None and not limits.paths:
         refuse(
             "rate_limits.paths",
             "at least one limits file or folder is needed; leave rate_limits out to switch Quota off",
         )
+    return problems
+
+
+def _of_bundles(policy: Policy, file: str) -> list[Problem]:
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    if policy.keys and policy.engine == "opa":
+        problems.append(
+            Problem(file, "policy.keys", "the OPA server verifies bundles itself; use engine: embedded")
+        )
+    for index, key in enumerate(policy.keys):
+        where = f"policy.keys[{index}]"
+        if (key.key is None) == (key.file is None):
+            problems.append(Problem(file, where, "give either key or file"))
+        if key.id in seen:
+            problems.append(Problem(file, f"{where}.id", f'"{key.id}" is taken; give each key its own'))
+        seen.add(key.id)
     return problems
 
 

@@ -46,6 +46,14 @@ class PolicyError(LoadError):
     """A policy or its data cannot be loaded."""
 
 
+class BundleError(PolicyError):
+    """A bundle cannot be had or used. `reason` is a short constant, fit for a metric label."""
+
+    def __init__(self, reason: str, bundle: str, file: str, message: str) -> None:
+        self.reason = reason
+        super().__init__([Problem(f"{bundle}/{file}" if file else bundle, "", message)])
+
+
 class LimitsError(LoadError):
     """A limits file cannot be loaded."""
 

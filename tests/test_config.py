@@ -173,6 +173,25 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
             'policy.cache.ttl: expected a number above 0, got "0s"',
         ),
         (
+            "policy: {paths: [a], keys: [{key: x}]}",
+            "policy.keys[0].id: expected a value (this key is required), got nothing",
+        ),
+        (
+            "policy: {paths: [a], keys: [{id: a, algorithm: none}]}",
+            "policy.keys[0].algorithm: expected RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, "
+            'HS256, HS384 or HS512, got "none"',
+        ),
+        ("policy: {paths: [a], keys: [{id: a}]}", "policy.keys[0]: give either key or file"),
+        ("policy: {paths: [a], keys: [{id: a, key: b, file: c}]}", "policy.keys[0]: give either key or file"),
+        (
+            "policy: {paths: [a], keys: [{id: a, file: b}, {id: a, file: c}]}",
+            'policy.keys[1].id: "a" is taken; give each key its own',
+        ),
+        (
+            "policy: {engine: opa, keys: [{id: a, file: b}]}",
+            "policy.keys: the OPA server verifies bundles itself; use engine: embedded",
+        ),
+        (
             'policy: {paths: [a], opa: {url: "${OPA}"}}',
             'policy.opa.url: environment variable OPA is not set; set it, or give a default: "${OPA:-…}"',
         ),

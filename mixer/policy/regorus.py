@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -11,6 +12,9 @@ from mixer.errors import DecisionError
 from mixer.policy import sources
 from mixer.policy.engine import Evaluation, References
 from mixer.policy.program import Program
+
+if TYPE_CHECKING:
+    from mixer.policy.signatures import Verifier  # and cryptography with it, which takes memory
 
 log = structlog.get_logger()
 
@@ -28,7 +32,9 @@ class EmbeddedEngine:
         self.references = References(frozenset())
 
     async def start(self) -> None:
-        loaded = sources.load(self._settings.paths)
+        loaded = sources.load(
+            self._settings.paths, verifier=_verifier(self._settings), limit=self._settings.bundle_size_limit
+        )
         others = tuple(self._settings.decisions.values())
         self._ask(Program(loaded, self.decision, others=others, clock=self._clock))
         self.revision = loaded.revision
@@ -56,3 +62,11 @@ class EmbeddedEngine:
 
     async def close(self) -> None:
         pass
+
+
+def _verifier(settings: config.Policy) -> "Verifier | None":
+    if not settings.keys:
+        return None
+    from mixer.policy.signatures import Verifier, keys
+
+    return Verifier(keys(settings.keys))

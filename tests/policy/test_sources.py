@@ -62,6 +62,11 @@ def test_revision_changes_with_modules_and_data_only(tmp_path: Path) -> None:
     assert len({first, second, sources.load([tmp_path]).revision}) == 3
 
 
+def test_data_below_the_root_may_be_any_value(tmp_path: Path) -> None:
+    write(tmp_path, a_dot_rego=MODULE, list__data_dot_json="[1, 2]", one__two__data_dot_yml="text")
+    assert sources.load([tmp_path]).data == {"list": [1, 2], "one": {"two": "text"}}
+
+
 def test_value_given_twice_names_both_files(tmp_path: Path) -> None:
     write(tmp_path, a_dot_rego=MODULE, data_dot_json='{"r": {"a": 1}}', r__data_dot_json='{"a": 2}')
     assert mistakes(tmp_path) == [
