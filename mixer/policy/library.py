@@ -48,6 +48,11 @@ member_(k, v, c) := (k, v in c) if not is_set(c)
 else := false if k != v
 else := v in c
 """,
+    # See `policy.shapes`.
+    "=": "",
+    "some": """
+exact_in(c, keys, values) := {k: v | some k, v in c; exact(k, keys); exact(v, values)}
+""",
     # Where regorus cannot read what OPA can, that is told.
     "json.unmarshal": """
 json_unmarshal_(x) := y if { y := json.unmarshal(x) }
@@ -121,8 +126,25 @@ _IN_HTML = r"""
 json_in_html(text) := replace(replace(without_angles(text), "\u2028", `\u2028`), "\u2029", `\u2029`)
 without_angles(text) := replace(replace(replace(text, "&", `\u0026`), "<", `\u003c`), ">", `\u003e`)
 """
+_EXACT = """
+exact(x, shapes) := x if {
+    every shape in shapes {
+        part := object.get({"": x}, array.concat([""], shape[0]), null)
+        is_object(part)
+        object.keys(part) == shape[1]
+    }
+}
+"""
 FUNCTIONS = frozenset(_FUNCTIONS)
-_OPERATORS = {"+": "plus", "-": "minus", "*": "times", "/": "divided", "in": "member_"}
+_OPERATORS = {
+    "+": "plus",
+    "-": "minus",
+    "*": "times",
+    "/": "divided",
+    "in": "member_",
+    "=": "exact",
+    "some": "exact_in",
+}
 # Builtins whose value is an integer, where it has one.
 _INTEGERS = frozenset(
     """
@@ -163,4 +185,6 @@ def library(names: Iterable[str]) -> Module | None:
     for called, shared in (("json_in_html(", _IN_HTML), ("whole(", _WHOLE)):
         if called in text:
             text += shared
+    if {"=", "some"} & {*needed}:
+        text += _EXACT
     return Module(f"<{PACKAGE}>", f"package {PACKAGE}\nimport rego.v1\n{text}")

@@ -16,10 +16,12 @@ Source: OPA's `ast/compile.go`, `rewriteDynamics` and `expandExpr`.
 
 import json
 from collections.abc import Collection
+from typing import Any
 
 from mixer.policy.builtins.catalog import ARITY
 from mixer.policy.library import FUNCTIONS, function, integer, stands_by_itself
 from mixer.policy.patterns import rust
+from mixer.policy.shapes import Scope, shape, takes_apart
 from mixer.policy.syntax import (
     COLLECTIONS,
     COMPREHENSIONS,
@@ -69,6 +71,8 @@ class AsOpa(Editor):
             return self._keyed_membership(node)
         if kind == "Membership" and not statement:
             return self._membership(node)
+        if kind == "AssignExpr":
+            return self._assignment(node)
         if kind == "ArithExpr":
             return self._arithmetic(node)
         return self._call(node, statement) if kind == "Call" else None
@@ -83,7 +87,15 @@ class AsOpa(Editor):
             return self._builtin(name, node)
         return None
 
+    def edits(self, node: Any, statement: bool = False) -> list[Edit]:
+        if isinstance(node, dict) and "Spec" in node:
+            self._scope = Scope(node, self.source, self.names)
+            return super().edits(node) + self._operands_taken_apart(node["Spec"])
+        return super().edits(node, statement)
+
     def literal(self, kind: str, body: Node) -> list[Edit] | None:
+        if kind == "SomeIn" and any(map(takes_apart, self._sides(body))):
+            return self._some_in(body)
         operands = self._operands(body["expr"]) if kind == "NotExpr" else []
         return self._negation(body, operands) if operands else None
 
@@ -115,6 +127,41 @@ class AsOpa(Editor):
         result = self._local()
         text = b"[%b | %b; %b := (%b)][0]" % (result, bindings, result, body)
         return [self.replaced(start, end, text)]
+
+    def _assignment(self, node: Node) -> list[Edit] | None:
+        """`{"a": x} = input.y` with what gives `input.y` only if its one key is "a"."""
+        values = []
+        for pattern, value in self._scope.pairs(node["AssignExpr"]):
+            values.append(value)
+            self._taken_out[value[kind_of(value)]["eidx"]] = self._exact(pattern, self.text(value))
+        edits = self.edits(children(node))
+        self._put_back(values)
+        return edits
+
+    def _exact(self, pattern: Node, value: bytes) -> bytes:
+        self.used.add("=")
+        return b"%b(%b, %b)" % (function("=").encode(), value, shape(pattern, self.text))
+
+    def _some_in(self, body: Node) -> list[Edit]:
+        self.used.add("some")
+        shapes = [b"[]" if side is None else shape(side, self.text) for side in (body["key"], body["value"])]
+        collection = body["collection"]
+        text = b"%b(%b, %b, %b)" % (function("some").encode(), self.text(collection), *shapes)
+        return [*self.edits(self._sides(body)), self.replaced(*extent(collection, self.source), text)]
+
+    @staticmethod
+    def _sides(body: Node) -> list[Node]:
+        return [side for side in (body["key"], body["value"]) if side is not None]
+
+    def _operands_taken_apart(self, rule: Node) -> list[Edit]:
+        """`f({"a": x}) if { … }` as `f(y) if { {"a": x} = y; … }`, with what gives `y` only if its one key is "a"."""
+        edits = []
+        for pattern in filter(takes_apart, next(iter(rule["head"].values())).get("args", ())):
+            local, at = self._local(), rule["bodies"][0]["query"]["span"]["start"] + 1
+            edits.append(self.replaced(*extent(pattern, self.source), b"%b" % local))
+            text = b" %b = %b;" % (self.text(pattern), self._exact(pattern, local))
+            edits.append((at, at, text))
+        return edits
 
     def _keyed_membership(self, node: Node) -> list[Edit]:
         """`k, v in c` as a call, which is undefined where an operand is."""

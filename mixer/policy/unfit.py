@@ -5,6 +5,7 @@ from typing import Any
 
 from mixer.errors import Problem
 from mixer.policy.builtins.catalog import ARITY, NATIVE
+from mixer.policy.shapes import Scope, UnfitError, shape, takes_apart
 from mixer.policy.syntax import (
     COLLECTIONS,
     COMPREHENSIONS,
@@ -19,6 +20,9 @@ from mixer.policy.syntax import (
 )
 
 OPA_RUNS_IT = "engine: opa runs it"
+_MORE_KEYS = (
+    "also matches objects with more keys in the embedded engine; take the fields by name (object.field)"
+)
 _NOTHING = object()
 
 
@@ -65,12 +69,12 @@ class _Constructs:
                 )
             elif default.get("args") and "RefDot" in default["refr"] and not self._defined(default["refr"]):
                 self._refuse(default, "the embedded engine has no function that is only a default")
+            self._patterns(rule)
             head: Node = next(iter(rule.get("Spec", {}).get("head", {}).values()), {})
             for argument in head.get("args", ()):
-                self._pattern(argument)
                 if _computed(argument):
                     self._refuse(argument, "the embedded engine compares no operand with what is computed")
-        self._walk(self._ast["rules"])
+            self._walk(rule)
         return self._found
 
     def _defined(self, name: Node) -> bool:
@@ -82,17 +86,14 @@ class _Constructs:
         span = node["span"] if "span" in node else node[kind_of(node)]["span"]
         self._found.append(Problem(self._file, f"line {span['line']}", f"{message}; {OPA_RUNS_IT}"))
 
-    def _pattern(self, node: Node) -> None:
-        """An object that takes a value apart: regorus lets it match one with more keys."""
-        if "Object" in node and any(_binds(value) for _, _, value in node["Object"]["fields"]):
-            self._refuse(
-                node,
-                "an object as a pattern also matches objects with more keys in the embedded engine; "
-                "take the fields by name (object.field)",
-            )
-        elif "Array" in node:
-            for item in node["Array"]["items"]:
-                self._pattern(item)
+    def _patterns(self, rule: Node) -> None:
+        """Objects that take a value apart: regorus lets one match an object with more keys."""
+        self._scope = Scope(rule, self._source, self._names)
+        spec: Node = rule.get("Spec", {"head": {"": {}}})
+        for pattern in filter(takes_apart, next(iter(spec["head"].values())).get("args", ())):
+            bodies = spec["bodies"]
+            if len(bodies) != 1 or not _in_braces(bodies[0]["query"], self._source) or not _held(pattern):
+                self._refuse(pattern, f"an object as an operand of a function {_MORE_KEYS}")
 
     def _walk(self, node: Any) -> None:
         if isinstance(node, list):
@@ -106,15 +107,17 @@ class _Constructs:
 
     def _look_at(self, node: Node) -> None:
         if "AssignExpr" in node:
-            body = node["AssignExpr"]
-            for side, other in (("lhs", "rhs"), ("rhs", "lhs")):
-                if "Var" not in body[other]:  # a plain name takes the whole value
-                    self._pattern(body[side])
+            try:
+                fits = all(_held(pattern) for pattern, _ in self._scope.pairs(node["AssignExpr"]))
+            except UnfitError:
+                fits = False
+            if not fits:
+                self._refuse(node, f"an object as a pattern {_MORE_KEYS}")
         elif "SomeIn" in node:
             body = node["SomeIn"]
             for side in (body["key"], body["value"]):
-                if side is not None:
-                    self._pattern(side)
+                if side is not None and takes_apart(side) and not _held(side):
+                    self._refuse(side, f"an object as a pattern {_MORE_KEYS}")
         elif "UnaryExpr" in node and "Number" not in node["UnaryExpr"]["expr"]:
             self._refuse(node, "the embedded engine negates numbers only; write 0 - x")
         elif "Call" in node:
@@ -161,11 +164,21 @@ def _computed(node: Node) -> bool:
     return kind_of(node) in COMPREHENSIONS | INFIX | {"Call", "Membership"}
 
 
-def _binds(node: Node) -> bool:
-    """Whether a value of an object pattern may bind a name."""
-    if kind_of(node) in COLLECTIONS:
-        return any(map(_binds, _items(node)))
-    return "Var" in node
+def _in_braces(query: Node, source: bytes) -> bool:
+    span = query["span"]
+    return (
+        source[span["start"] : span["start"] + 1] == b"{"
+        and query["stmts"][0]["span"]["start"] > span["start"]
+    )
+
+
+def _held(pattern: Node) -> bool:
+    """Whether a pattern can be held to its keys."""
+    try:
+        shape(pattern, lambda _: b"")
+    except UnfitError:
+        return False
+    return True
 
 
 def _items(node: Node) -> list[Node]:

@@ -494,6 +494,38 @@ BUILTINS: Cases = [
     ('x := min({"b","a"})', 'a'),
 ]  # fmt: skip
 
+# Objects that take a value apart.
+SHAPES: Cases = [
+    ('x := v if { {"a": v} := {"a": 1} }', 1),
+    ('x := v if { {"x-a": v} := input.h }', '1'),
+    ('x := v if { {"b": v} := input.obj }', UNDEFINED),
+    ('x := v if {"x-a": v} = input.h', '1'),
+    ('x := v if input.h = {"x-a": v}', '1'),
+    ('x := [v, w] if { {"b": v, "a": [_, w]} = input.obj }', [1, 2]),
+    ('x := [v | some {"m": v, "p": _} in data.perm]', [['GET'], ['POST']]),
+    ('x := [v | some {"m": v} in data.perm]', []),
+    ('x := [[i, v] | some i, {"m": v, "p": "/b"} in data.perm]', [[1, ['POST']]]),
+    ('x := [[k, v] | some k, {"role": "dev", "n": v} in data.users]', [['u2', 2]]),
+    ('x := [[k, v] | some k, {"n": v} in data.users]', []),
+    ('x := [[i, p] | {"m": ["POST"], "p": p} = data.perm[i]]', [[1, '/b']]),
+    ('x := [[i, p] | {"p": p} = data.perm[i]]', []),
+    ('f({"x-a": v}) := v if { true }\nx := f(input.h)', '1'),
+    ('f({"b": v}) := v if { true }\nx := f(input.obj)', UNDEFINED),
+    ('f({"b": v}, [{"c": w}, _]) := [v, w] if {\n  v == 1\n}\nx := [f({"b": 1}, [{"c": 2}, 3])]', [[1, 2]]),
+    ('x := v if { o := input.obj; {"b": v} = o }', UNDEFINED),
+    ('x := v if { o := input.h; {"x-a": v} = o }', '1'),
+    ('x := o if { v := input.n; o = {"a": v} }', {'a': 5}),
+    ('x := [v, w] if { {"a": v, "b": 2} = {"a": 1, "b": w} }', [1, 2]),
+    ('x if { not {"b": 1} = input.obj }', True),
+    ('x := v if { [{"a": v}, 2] = [json.unmarshal(`{"a": 1, "b": 2}`), 2] }', UNDEFINED),
+    ('x := v if { [{"a": v}, 2] = [json.unmarshal(`{"a": 1}`), 2] }', 1),
+    ('x := v if { {"a": v} = input.missing }', UNDEFINED),
+    ('x := v if { {"a": v} = input.arr }', UNDEFINED),
+    ('x := v if { {1: v, null: 2} = {1: "a", null: 2} }', 'a'),
+    ('x if { every e in data.perm { {"m": _, "p": _} = e } }', True),
+    ('x if { every e in data.perm { {"m": _} = e } }', UNDEFINED),
+]  # fmt: skip
+
 # Builtins that the embedded engine has from Mixer, and arithmetic, which is OPA's too.
 SUPPLIED: Cases = [
     ('x := [units.parse("10m"), units.parse("1.5Ki"), units.parse("1e3"), units.parse("0.1"), units.parse("2E"), units.parse("1EI"), units.parse("\\"10Mi\\"")]', [0.01, 1536, 1000, 0.1, 2000000000000000000, 1152921504606846976, 10485760]),
@@ -710,6 +742,7 @@ TABLES = [
     WALK,
     BUILTINS,
     SUPPLIED,
+    SHAPES,
 ]
 
 

@@ -9,8 +9,8 @@ from mixer import config
 from mixer.errors import PolicyError
 from mixer.policy.regorus import EmbeddedEngine
 
-PATTERN = (
-    "an object as a pattern also matches objects with more keys in the embedded engine; "
+MORE_KEYS = (
+    "also matches objects with more keys in the embedded engine; "
     "take the fields by name (object.field); engine: opa runs it"
 )
 
@@ -30,13 +30,14 @@ def load(folder: Path, *modules: str) -> list[str]:
 @pytest.mark.parametrize(
     ("snippet", "refusal"),
     [
-        ('allow := v if {"a": v} := input.x', PATTERN),
-        ('allow := v if {"a": v} = input.x', PATTERN),
-        ('allow := v if input.x = {"a": v}', PATTERN),
-        ('allow := v if [{"a": v}, _] := input.x', PATTERN),
-        ('allow := v if {"a": {"b": v}} := input.x', PATTERN),
-        ('allow := [v | some {"a": v} in input.x]', PATTERN),
-        ('allow := f(input)\nf({"a": v}) := v', PATTERN),
+        ('allow := v if { k := "a"; {k: v} := input.x }', f"an object as a pattern {MORE_KEYS}"),
+        ('allow := v if { y = input.x; {"a": v} = y }', f"an object as a pattern {MORE_KEYS}"),
+        ('allow := [v | k := "a"; some {k: v} in input.x]', f"an object as a pattern {MORE_KEYS}"),
+        ('allow := f(input)\nf({"a": v}) := v', f"an object as an operand of a function {MORE_KEYS}"),
+        (
+            'allow := f(input)\nf({"a": v}) := 1 if { v } else := 2',
+            f"an object as an operand of a function {MORE_KEYS}",
+        ),
         ("allow := -input.n", "the embedded engine negates numbers only; write 0 - x; engine: opa runs it"),
         (
             "allow if now > 5\nnow := v if { v := uri.parse(`a`) with uri.parse as {} }",
