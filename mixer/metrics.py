@@ -40,7 +40,8 @@ class Metrics:
             "mixer_calls_in_flight", "Calls being answered.", ("method",), registry=registry
         )
 
-        # Decisions by outcome (allowed, denied). A jump of denied: look at `mixer.decision.reason` of the records.
+        # Decisions by outcome (allowed, denied; error: the policy answered with an error_response). A jump of denied:
+        # look at `mixer.decision.reason` of the records.
         self.decisions = Counter("mixer_decisions", "Decisions, by outcome.", ("outcome",), registry=registry)
         # Decisions that could not be made, by reason (undefined, illegal, evaluation, timeout, unavailable).
         # The log names the rule and line; Envoy's failure mode decided meanwhile.

@@ -27,8 +27,9 @@ class Decided:
     `path` and `revision`: of the decision, "envoy/authz/allow". `document`: the input that it was made from, as JSON:
     what the policy can read of `request`, all of which is there for who wants more; None where the request could not
     be read. `result`: the decision as JSON text, None where there is none. `error` and `reason`: why there is no legal
-    decision; then `allowed` is None, except for a request that could not be read, which is denied. `cache`: "hit",
-    "miss" or "off". `timestamp`: Unix seconds. `seconds`: of the evaluation, None where none was made.
+    decision; then `allowed` is None, except for a request that could not be read, which is denied. It is None too
+    where the decision is an `error_response`. `cache`: "hit", "miss" or "off". `timestamp`: Unix seconds. `seconds`: of
+    the evaluation, None where none was made.
     """
 
     decision_id: str

@@ -1,5 +1,8 @@
 """A decision as a CheckResponse, checked as OPA's Envoy plugin checks it (`envoyauth/response.go`).
 
+Beyond the plugin: a header may be an object {"value", "append_action", "keep_empty_value"}, a denial's body may be
+any JSON, and `error_response` leaves a request to Envoy's failure mode. What the plugin takes means here the same.
+
 An answer is built once for each decision text and kept as bytes with a hole for the decision id, so that most
 answers cost two concatenations.
 """
@@ -14,21 +17,24 @@ from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption, QueryP
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse, DeniedHttpResponse, OkHttpResponse
 from envoy.type.v3.http_status_pb2 import HttpStatus, StatusCode
 from google.protobuf.struct_pb2 import Struct
-from google.rpc.code_pb2 import OK, PERMISSION_DENIED
+from google.rpc.code_pb2 import OK, PERMISSION_DENIED, UNAVAILABLE
 
 from mixer.errors import DecisionError
 
 _HOLE = str(uuid.uuid4())  # nobody outside can know it, so it stands in an answer once
 _KNOWN_STATUS = frozenset(StatusCode.values()) - {0}
+_APPEND_ACTIONS = dict(HeaderValueOption.HeaderAppendAction.items())
+_HEADER_FIELDS = frozenset(("value", "append_action", "keep_empty_value"))
 _MEMO_ENTRIES = 4096
 _MEMO_LENGTH = 8192  # characters of a decision; longer ones are rare and would make the memo's size unknown
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A serialised CheckResponse around its decision id."""
+    """A serialised CheckResponse around its decision id. `allowed` is None where the policy leaves the request to
+    Envoy's failure mode."""
 
-    allowed: bool
+    allowed: bool | None
     before: bytes
     after: bytes
 
@@ -62,8 +68,8 @@ class Answers:
         if "dynamic_metadata" in value and not isinstance(metadata, dict):
             raise _illegal("dynamic_metadata", "an object", metadata)
         response = CheckResponse()
-        response.status.code = OK if allowed else PERMISSION_DENIED
         if allowed:
+            response.status.code = OK
             response.ok_response.CopyFrom(
                 OkHttpResponse(
                     headers=headers,
@@ -73,15 +79,16 @@ class Answers:
                     query_parameters_to_remove=_strings(value, "query_parameters_to_remove"),
                 )
             )
+        elif "error_response" in value:
+            # An Envoy that does not know error_response yet takes a status that is not OK for a denial.
+            response.status.code = UNAVAILABLE
+            response.error_response.CopyFrom(_error_response(value["error_response"]))
+            return self._answer(response, None, metadata, cache)
         else:
-            body = value.get("body", "")
-            if not isinstance(body, str):
-                raise _illegal("body", "a string", body)
-            status = value.get("http_status", StatusCode.Forbidden)
-            if isinstance(status, bool) or not isinstance(status, int) or status not in _KNOWN_STATUS:
-                raise _illegal("http_status", "a whole number that Envoy knows as an HTTP status", status)
+            response.status.code = PERMISSION_DENIED
+            status = HttpStatus(code=_status(value, "http_status", StatusCode.Forbidden))
             response.denied_response.CopyFrom(
-                DeniedHttpResponse(status=HttpStatus(code=status), headers=headers, body=body)
+                DeniedHttpResponse(status=status, headers=headers, body=_body(value, headers))
             )
         return self._answer(response, allowed, metadata, cache)
 
@@ -95,7 +102,7 @@ class Answers:
         return self._answer(response, False, {"reason": "request_malformed"}, "off")
 
     def _answer(
-        self, response: CheckResponse, allowed: bool, metadata: dict[str, Any] | None, cache: str
+        self, response: CheckResponse, allowed: bool | None, metadata: dict[str, Any] | None, cache: str
     ) -> Answer:
         filled = dict(metadata or ())
         filled["mixer"] = {**self._mixer, "cache": cache}
@@ -130,19 +137,69 @@ def _illegal(field: str, expected: str, got: object) -> DecisionError:
     return DecisionError("illegal", f"illegal decision: {field} must be {expected}, not {shown}")
 
 
-def _headers(decision: dict[str, Any], field: str) -> list[HeaderValueOption]:
-    """An object, or an array of objects; values strings or arrays of strings."""
+def _error_response(given: object) -> DeniedHttpResponse:
+    """What the client gets should Envoy refuse the request; Envoy's own status unless `http_status` is given."""
+    if not isinstance(given, dict):
+        raise _illegal("error_response", "an object", given)
+    headers = _headers(given, "headers", "error_response.")
+    body = _body(given, headers)
+    if "http_status" not in given:
+        return DeniedHttpResponse(headers=headers, body=body)
+    status = HttpStatus(code=_status(given, "http_status", StatusCode.Empty, "error_response."))
+    return DeniedHttpResponse(status=status, headers=headers, body=body)
+
+
+def _status(given: dict[str, Any], field: str, default: int, where: str = "") -> Any:
+    status = given.get(field, default)
+    if isinstance(status, bool) or not isinstance(status, int) or status not in _KNOWN_STATUS:
+        raise _illegal(where + field, "a whole number that Envoy knows as an HTTP status", status)
+    return status
+
+
+def _body(given: dict[str, Any], headers: list[HeaderValueOption]) -> str:
+    """Text as it is; anything else as JSON, with its content-type unless `headers` have one."""
+    body = given.get("body", "")
+    if isinstance(body, str):
+        return body
+    if not any(option.header.key.lower() == "content-type" for option in headers):
+        headers.append(HeaderValueOption(header=HeaderValue(key="content-type", value="application/json")))
+    return orjson.dumps(body).decode()
+
+
+def _headers(decision: dict[str, Any], field: str, where: str = "") -> list[HeaderValueOption]:
+    """An object, or an array of objects; values strings, objects, or arrays of these."""
     given = decision.get(field, {})
     result: list[HeaderValueOption] = []
     for group in given if isinstance(given, list) else [given]:
         if not isinstance(group, dict):
-            raise _illegal(field, "an object or an array of objects", group)
+            raise _illegal(where + field, "an object or an array of objects", group)
         for name, value in group.items():
-            for text in value if isinstance(value, list) else [value]:
-                if not isinstance(text, str):
-                    raise _illegal(f"{field}[{name!r}]", "a string or an array of strings", text)
-                result.append(HeaderValueOption(header=HeaderValue(key=name, value=text)))
+            items = value if isinstance(value, list) else [value]
+            result += [_header(name, item, f"{where}{field}[{name!r}]") for item in items]
     return result
+
+
+def _header(name: str, given: object, where: str) -> HeaderValueOption:
+    if isinstance(given, str):
+        return HeaderValueOption(header=HeaderValue(key=name, value=given))
+    if not isinstance(given, dict):
+        raise _illegal(where, "a string, an object with a value, or an array of these", given)
+    if unknown := sorted(given.keys() - _HEADER_FIELDS):
+        raise DecisionError(
+            "illegal", f"illegal decision: {where} has {unknown[0]!r}, not one of {sorted(_HEADER_FIELDS)}"
+        )
+    if not isinstance(value := given.get("value"), str):
+        raise _illegal(f"{where}.value", "a string", value)
+    action = given.get("append_action", "APPEND_IF_EXISTS_OR_ADD")
+    if not isinstance(action, str) or action not in _APPEND_ACTIONS:
+        raise _illegal(f"{where}.append_action", f"one of {', '.join(_APPEND_ACTIONS)}", action)
+    if not isinstance(keep := given.get("keep_empty_value", False), bool):
+        raise _illegal(f"{where}.keep_empty_value", "a boolean", keep)
+    return HeaderValueOption(
+        header=HeaderValue(key=name, value=value),
+        append_action=_APPEND_ACTIONS[action],
+        keep_empty_value=keep,
+    )
 
 
 def _strings(decision: dict[str, Any], field: str) -> list[str]:

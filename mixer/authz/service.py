@@ -68,8 +68,10 @@ class CheckService:
         self._answers = Answers(engine.decision, engine.revision)
         self._evaluation_seconds = metrics.evaluation_seconds.labels(engine.name)
         self._errors = metrics.engine_errors
-        self._allowed = metrics.decisions.labels("allowed")
-        self._denied = metrics.decisions.labels("denied")
+        self._outcomes = {
+            allowed: metrics.decisions.labels(outcome)
+            for allowed, outcome in ((True, "allowed"), (False, "denied"), (None, "error"))
+        }
         self._bypassed = metrics.cache_lookups.labels("bypass")
 
     def check(self, request: CheckRequest, timeout: float | None) -> bytes | Awaitable[bytes]:
@@ -152,7 +154,7 @@ class CheckService:
             return self._failed(call)
         if self._observer is not None:
             self._observer(self._told(call))
-        (self._allowed if answer.allowed else self._denied).inc()
+        self._outcomes[answer.allowed].inc()
         return answer.with_id(call.decision_id)
 
     def _failed(self, call: _Call) -> Exception:

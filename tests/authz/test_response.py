@@ -81,6 +81,72 @@ def test_denied_object_carries_status_headers_and_body() -> None:
     assert denied.body == "no"
 
 
+def test_header_may_say_how_it_is_set() -> None:
+    once = {"value": "1", "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    response = respond({
+        "allowed": True,
+        "headers": {"x-a": once, "x-b": ["2", {"value": "", "keep_empty_value": True}]},
+        "response_headers_to_add": [{"x-c": {"value": "3", "append_action": "ADD_IF_ABSENT"}}],
+    })  # fmt: skip
+    shown = [
+        (h.header.key, h.header.value, h.append_action, h.keep_empty_value, h.HasField("append"))
+        for h in (*response.ok_response.headers, *response.ok_response.response_headers_to_add)
+    ]
+    assert shown == [
+        ("x-a", "1", 2, False, False), ("x-b", "2", 0, False, False), ("x-b", "", 0, True, False),
+        ("x-c", "3", 1, False, False),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [({"b": [1, 2.5], "a": None}, '{"b":[1,2.5],"a":null}'), (["ü"], '["ü"]'), (1, "1"), (False, "false"),
+     (None, "null"), ({}, "{}")],
+)  # fmt: skip
+def test_body_that_is_no_text_is_json(body: object, text: str) -> None:
+    denied = respond({"allowed": False, "body": body}).denied_response
+    assert denied.body == text
+    assert [(h.header.key, h.header.value) for h in denied.headers] == [("content-type", "application/json")]
+
+
+@pytest.mark.parametrize("name", ["content-type", "Content-Type"])
+def test_json_body_keeps_the_policys_content_type(name: str) -> None:
+    denied = respond(
+        {"allowed": False, "body": [], "headers": {name: "application/problem+json"}}
+    ).denied_response
+    assert [(h.header.key, h.header.value) for h in denied.headers] == [(name, "application/problem+json")]
+
+
+def test_text_body_gets_no_content_type() -> None:
+    assert not respond({"allowed": False, "body": "no"}).denied_response.headers
+
+
+def test_error_response_is_neither_allowed_nor_denied() -> None:
+    error = {"http_status": 502, "headers": {"retry-after": "3"}, "body": {"why": 1}}
+    decision = {"allowed": False, "error_response": error, "dynamic_metadata": {"reason": "no_data"}}
+    assert Answers("p", "r").of(json.dumps(decision), "miss").allowed is None
+    response = respond(decision)
+    assert response.status.code == 14  # UNAVAILABLE
+    assert response.WhichOneof("http_response") == "error_response"
+    assert response.error_response.status.code == 502
+    assert response.error_response.body == '{"why":1}'
+    assert [(h.header.key, h.header.value) for h in response.error_response.headers] == [
+        ("retry-after", "3"),
+        ("content-type", "application/json"),
+    ]
+    assert metadata(response)["reason"] == "no_data"
+
+
+def test_error_response_leaves_the_status_to_envoy_unless_it_names_one() -> None:
+    response = respond({"allowed": False, "error_response": {}})
+    assert response.WhichOneof("http_response") == "error_response"
+    assert not response.error_response.HasField("status")
+
+
+def test_error_response_of_an_allowed_request_is_not_looked_at() -> None:
+    assert respond({"allowed": True, "error_response": 1}).WhichOneof("http_response") == "ok_response"
+
+
 def test_denied_object_is_403_unless_it_says_otherwise() -> None:
     assert respond({"allowed": False}).denied_response.status.code == 403
 
@@ -125,8 +191,15 @@ def test_decision_of_another_type_is_illegal(decision: object) -> None:
         ("query_parameters_to_set", [], True),
         ("query_parameters_to_set", {"a": 1}, True),
         ("query_parameters_to_remove", None, True),
-        ("body", 1, False),
-        ("body", None, False),
+        *(("headers", {"a": value}, allowed) for allowed in (True, False) for value in (
+            {}, {"value": 1}, {"value": ["x"]}, {"value": "x", "append_action": 0},
+            {"value": "x", "append_action": "ADD"}, {"value": "x", "keep_empty_value": 1},
+            {"value": "x", "append": True}, [{"value": None}], [["x"]],
+        )),
+        ("response_headers_to_add", {"a": {"value": "x", "append_action": None}}, True),
+        *(("error_response", value, False) for value in (
+            None, "x", [], {"http_status": 418}, {"http_status": None}, {"headers": 1}, {"headers": {"a": 1}},
+        )),
         *(("http_status", value, False) for value in ("401", 401.0, 418, 451, 99, 0, True, None)),
     ],
 )  # fmt: skip

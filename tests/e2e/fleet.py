@@ -193,10 +193,11 @@ def fleet(
     unix: bool = False,
     prepare: Callable[[Path], None] = lambda policies: None,
     edits: Iterable[Edit] = (),
+    upstream: str | None = None,
     **changes: Mapping[str, Any],
 ) -> Iterator[Fleet]:
-    """A fleet of one. `prepare` may edit the folder of policies first, `edits` Envoy's configuration; `changes` go into
-    sections of the settings."""
+    """A fleet of one. `prepare` may edit the folder of policies first, `edits` Envoy's configuration; `upstream` is an
+    address to take the HTTP upstream's place; `changes` go into sections of the settings."""
     issuer = Issuer()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch("fleet"))
@@ -219,5 +220,7 @@ def fleet(
         mixer = stack.enter_context(processes.mixer(chosen))
         clusters = stack.enter_context(upstreams())
         clusters |= {"mixer-check": mixer.check, "mixer-report": mixer.report}
+        if upstream is not None:
+            clusters["upstream-http"] = upstream
         envoy = stack.enter_context(_envoy(clusters, *edits))
         yield Fleet(envoy, issuer, mixer, opa, RecordFile(records))

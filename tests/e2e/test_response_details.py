@@ -1,0 +1,169 @@
+"""What a real Envoy does with each detail of a decision. Here the request itself says what the policy answers."""
+
+import contextlib
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.fleet import Edit, Fleet, fail_open, fleet
+
+POLICY = """package envoy.authz
+
+allow := json.unmarshal(input.attributes.request.http.headers["x-decision"])
+"""
+
+ACTIONS = ("APPEND_IF_EXISTS_OR_ADD", "ADD_IF_ABSENT", "OVERWRITE_IF_EXISTS_OR_ADD", "OVERWRITE_IF_EXISTS")
+
+
+class Mirror(BaseHTTPRequestHandler):
+    """Answers with the headers it got, each one of its own lines, and with a header `x-there: upstream`."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = json.dumps([[name.lower(), value] for name, value in self.headers.items()]).encode()
+        self.send_response(200)
+        self.send_header("x-there", "upstream")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silent."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An answer, with every line of its headers and, where the upstream was reached, those of the request."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: str
+
+    def of(self, name: str) -> list[str]:
+        return [value for key, value in self.headers if key == name]
+
+    def upstream(self, name: str) -> list[str]:
+        return [value for key, value in json.loads(self.body) if key == name]
+
+
+def ask(running: Fleet, decision: object, **headers: str) -> Seen:
+    connection = http.client.HTTPConnection(running.http, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("GET", "/", headers={"x-decision": json.dumps(decision), **headers})
+        response = connection.getresponse()
+        received = [(name.lower(), value) for name, value in response.getheaders()]
+        return Seen(response.status, received, response.read().decode())
+
+
+@contextlib.contextmanager
+def told(*edits: Edit) -> Iterator[Fleet]:
+    """A fleet whose policy does as the request says."""
+
+    def prepare(policies: Path) -> None:
+        (policies / "authz.rego").write_text(POLICY)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        try:
+            with fleet(prepare=prepare, edits=edits, upstream=f"127.0.0.1:{server.server_address[1]}") as it:
+                yield it
+        finally:
+            server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Fleet]:
+    with told() as it:
+        yield it
+
+
+def header(action: str | None, value: str = "policy", keep: bool = False) -> Any:
+    """A header's value with an append action, or the plain text that the plugin knows too."""
+    return value if action is None else {"value": value, "append_action": action, "keep_empty_value": keep}
+
+
+@pytest.mark.parametrize(
+    ("action", "there", "new"),
+    [
+        (None, ["upstream", "policy"], ["policy"]),
+        ("APPEND_IF_EXISTS_OR_ADD", ["upstream", "policy"], ["policy"]),
+        ("ADD_IF_ABSENT", ["upstream"], ["policy"]),
+        ("OVERWRITE_IF_EXISTS_OR_ADD", ["policy"], ["policy"]),
+        ("OVERWRITE_IF_EXISTS", ["policy"], []),
+    ],
+)
+def test_headers_to_the_client_are_set_as_their_append_action_says(
+    running: Fleet, action: str | None, there: list[str], new: list[str]
+) -> None:
+    added = {"x-there": header(action), "x-new": header(action)}
+    seen = ask(running, {"allowed": True, "response_headers_to_add": added})
+    assert (seen.status, seen.of("x-there"), seen.of("x-new")) == (200, there, new)
+
+
+@pytest.mark.parametrize("action", [None, *ACTIONS])
+def test_headers_to_the_upstream_replace_the_clients_whatever_their_append_action(
+    running: Fleet, action: str | None
+) -> None:
+    """Envoy 1.40 looks at no append action here. A later one that does makes this test fail, and README wrong."""
+    decision = {"allowed": True, "headers": {"x-there": header(action), "x-new": header(action)}}
+    seen = ask(running, decision, **{"x-there": "client"})
+    assert (seen.upstream("x-there"), seen.upstream("x-new")) == (["policy"], ["policy"])
+
+
+@pytest.mark.parametrize("action", [None, *ACTIONS])
+def test_headers_of_a_denial_are_all_added_whatever_their_append_action(
+    running: Fleet, action: str | None
+) -> None:
+    """As above: Envoy 1.40."""
+    seen = ask(running, {"allowed": False, "headers": [{"x-twice": "first"}, {"x-twice": header(action)}]})
+    assert (seen.status, seen.of("x-twice")) == (403, ["first", "policy"])
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_empty_values_are_kept_by_envoy_whether_asked_to_or_not(running: Fleet, keep: bool) -> None:
+    empty = {"x-new": header("OVERWRITE_IF_EXISTS_OR_ADD", "", keep)}
+    allowed = ask(running, {"allowed": True, "headers": empty, "response_headers_to_add": empty})
+    assert (allowed.upstream("x-new"), allowed.of("x-new")) == ([""], [""])
+    assert ask(running, {"allowed": False, "headers": empty}).of("x-new") == [""]
+
+
+def test_body_of_a_denial_that_is_no_text_goes_out_as_json(running: Fleet) -> None:
+    seen = ask(running, {"allowed": False, "http_status": 401, "body": {"error": ["no", 1]}})
+    assert (seen.status, seen.body) == (401, '{"error":["no",1]}')
+    assert seen.of("content-type") == ["application/json"]
+
+
+def test_content_type_of_the_policy_stays(running: Fleet) -> None:
+    headers = {"Content-Type": "application/problem+json"}
+    seen = ask(running, {"allowed": False, "headers": headers, "body": {"title": "no"}})
+    assert (seen.of("content-type"), seen.body) == (["application/problem+json"], '{"title":"no"}')
+
+
+def test_denial_says_when_to_come_back(running: Fleet) -> None:
+    seen = ask(running, {"allowed": False, "http_status": 429, "headers": {"retry-after": "7"}})
+    assert (seen.status, seen.of("retry-after")) == (429, ["7"])
+
+
+def test_error_response_is_envoys_error_and_no_denial(running: Fleet) -> None:
+    before = [running.stat(f"http.http.ext_authz.mixer.{name}") for name in ("error", "denied")]
+    assert ask(running, {"allowed": False, "error_response": {}}).status == 503  # status_on_error
+    error = {"http_status": 502, "headers": {"retry-after": "3"}, "body": {"why": "no data"}}
+    seen = ask(running, {"allowed": False, "error_response": error})
+    assert (seen.status, seen.of("retry-after"), seen.body) == (502, ["3"], '{"why":"no data"}')
+    after = [running.stat(f"http.http.ext_authz.mixer.{name}") for name in ("error", "denied")]
+    assert after == [before[0] + 2, before[1]]
+    assert running.series().total("mixer_decisions_total", outcome="error") == 2
+
+
+def test_error_response_lets_the_request_pass_where_envoy_fails_open() -> None:
+    with told(fail_open) as running:
+        seen = ask(running, {"allowed": False, "error_response": {"http_status": 502}})
+        assert seen.status == 200
