@@ -14,8 +14,7 @@ from mixer import config
 from mixer.errors import SinkError
 from mixer.metrics import Metrics
 from mixer.telemetry.buffer import Account
-from mixer.telemetry.record import AccessRecord
-from mixer.telemetry.sink import OK
+from mixer.telemetry.sink import OK, Record
 
 log = structlog.get_logger()
 
@@ -49,7 +48,7 @@ class FileSink:
         self._thread = threading.Thread(target=self._write_all, name=f"sink-{self.name}", daemon=True)
         self._thread.start()
 
-    def write(self, records: Sequence[AccessRecord]) -> None:
+    def write(self, records: Sequence[Record]) -> None:
         account = self._account
         with self._changed:
             if self._closing:

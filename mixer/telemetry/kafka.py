@@ -13,6 +13,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Generic
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -25,8 +26,7 @@ from mixer.errors import SinkError
 from mixer.metrics import Metrics
 from mixer.telemetry.buffer import Account
 from mixer.telemetry.lane import MAX_BATCH, BatchLimit, Item, Lane, TooLargeError
-from mixer.telemetry.record import SCHEMA, AccessRecord, accessor
-from mixer.telemetry.sink import OK
+from mixer.telemetry.sink import OK, Kind, RecordT
 
 log = structlog.get_logger()
 
@@ -41,18 +41,19 @@ LAST_MOMENT = 1.0  # seconds of the time to close in which connections are given
 _CODECS = {"gzip": has_gzip, "lz4": has_lz4, "snappy": has_snappy, "zstd": has_zstd}
 
 
-class KafkaSink:
+class KafkaSink(Generic[RecordT]):
     """A record a message; see `Sink`.
 
-    Headers of each message: `schema` (`mixer.telemetry.v1.AccessRecord`), `content-type`, `event_id`. Its timestamp is
-    the time of reception. With `key` set, a record that has the field goes to the partition that Kafka's Java client
-    chooses for its value; others are spread over the partitions, a batch each.
+    Headers of each message: `schema` (such as `mixer.telemetry.v1.AccessRecord`), `content-type`, `event_id`. Its
+    timestamp is the time of reception. With `key` set, a record that has the field goes to the partition that Kafka's
+    Java client chooses for its value; others are spread over the partitions, a batch each.
     """
 
     def __init__(
         self,
         settings: config.KafkaSink,
         metrics: Metrics,
+        kind: Kind[RecordT],
         name: str = "kafka",
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -60,10 +61,11 @@ class KafkaSink:
         self._settings = settings
         self._clock = clock
         self._account = Account(name, settings.buffer, metrics)
-        self._json = settings.format == "json"
-        content_type = b"application/json" if self._json else b"application/protobuf"
-        self._headers = (("schema", SCHEMA.encode()), ("content-type", content_type))
-        self._key: Callable[[AccessRecord], object] | None = None
+        self._kind = kind
+        self._encoded = kind.formats[settings.format]
+        content_type = f"application/{settings.format}".encode()
+        self._headers = (("schema", kind.schema.encode()), ("content-type", content_type))
+        self._key: Callable[[RecordT], object] | None = None
         self._max_record = MAX_BATCH
         self._pending: deque[Item] = deque()  # not yet given to a partition: no broker told of any so far
         self._lanes: dict[int, Lane] = {}
@@ -81,11 +83,11 @@ class KafkaSink:
         settings = self._settings
         if settings.key is not None:
             try:
-                self._key = accessor(settings.key)
+                self._key = self._kind.accessor(settings.key)
             except KeyError:
                 raise SinkError(
-                    f'{self.name}: key: expected the name of a record\'s field, such as "client.address" or '
-                    f'"http.request.header.x-tenant", got "{settings.key}"'
+                    f"{self.name}: key: expected the name of a record's field, such as {self._kind.example}, "
+                    f'got "{settings.key}"'
                 ) from None
         if settings.compression != "none" and not _CODECS[settings.compression]():
             raise SinkError(
@@ -95,7 +97,7 @@ class KafkaSink:
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
         self._run = asyncio.create_task(self._keep_delivering())
 
-    def write(self, records: Sequence[AccessRecord]) -> None:
+    def write(self, records: Sequence[RecordT]) -> None:
         account = self._account
         if self._closing:
             account.refused("shutdown", len(records))
@@ -106,7 +108,7 @@ class KafkaSink:
                 account.refused("buffer_full", len(records) - number)
                 self._log_dropped("buffer_full")
                 break
-            value = record.to_json() if self._json else record.to_protobuf()
+            value = self._encoded(record)
             key = None
             if self._key is not None and (part := self._key(record)) is not None:
                 key = str(part).encode()

@@ -15,6 +15,7 @@ import orjson
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from mixer.telemetry.sink import Kind
 from mixer.telemetry.v1 import access_record_pb2 as schema
 
 SCHEMA = schema.AccessRecord.DESCRIPTOR.full_name
@@ -185,3 +186,10 @@ _TYPES: dict[int, str] = {number: name for name, number in schema.AccessRecord.A
 _JSON: dict[Any, tuple[str, Callable[[Any], Any] | None]] = {
     field: (field.json_name, _converter(field)) for field in _FIELDS
 }
+
+ACCESS = Kind(
+    SCHEMA,
+    {"protobuf": AccessRecord.to_protobuf, "json": AccessRecord.to_json},
+    accessor,
+    example='"client.address" or "http.request.header.x-tenant"',
+)

@@ -23,7 +23,7 @@ MAX_BATCH = 250
 class ReportService:
     """Turns access-log entries into records and gives them to every sink."""
 
-    def __init__(self, sinks: Sequence[Sink], metrics: Metrics) -> None:
+    def __init__(self, sinks: Sequence[Sink[AccessRecord]], metrics: Metrics) -> None:
         self._sinks = tuple(sinks)
         self._decoder = Decoder()
         self._streams = metrics.streams

@@ -1,14 +1,45 @@
-"""The seam between Report and where records go."""
+"""The seam between what makes records (Report, the decision log) and where they go."""
 
-from collections.abc import Sequence
-from typing import Protocol
-
-from mixer.telemetry.record import AccessRecord
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 OK = "ok"
 
 
-class Sink(Protocol):
+class Record(Protocol):
+    """What every sink asks of a record. Sinks share it: they read, and do not change it."""
+
+    @property
+    def event_id(self) -> bytes:
+        """Tells a record that was delivered twice."""
+        ...
+
+    def to_json(self) -> bytes:
+        """One JSON object on one line, without a line end."""
+        ...
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+TakenT_contra = TypeVar("TakenT_contra", bound=Record, contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[RecordT]):
+    """A kind of records, as a sink that sends messages must know it.
+
+    `schema` names it to who reads the messages. `formats`: how a record is written, by the setting's name. `accessor`
+    answers a function for a field's value (None: absent), and raises `KeyError` for a name that no field has; `example`
+    says in an error what a name looks like.
+    """
+
+    schema: str
+    formats: Mapping[str, Callable[[RecordT], bytes]]
+    accessor: Callable[[str], Callable[[RecordT], object]]
+    example: str
+
+
+class Sink(Protocol[TakenT_contra]):
     """A destination of records.
 
     All methods are called from the thread of one event loop. `write` may be called from `start` to `close`.
@@ -25,7 +56,7 @@ class Sink(Protocol):
         """
         ...
 
-    def write(self, records: Sequence[AccessRecord]) -> None:
+    def write(self, records: Sequence[TakenT_contra]) -> None:
         """Take records, in their order. Returns at once and does not raise.
 
         The buffer is bounded: what does not fit any more is dropped, the newest first, and counted in

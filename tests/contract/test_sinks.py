@@ -22,7 +22,7 @@ from mixer.metrics import Metrics
 from mixer.telemetry.file import FileSink
 from mixer.telemetry.kafka import KafkaSink
 from mixer.telemetry.prometheus import PrometheusSink
-from mixer.telemetry.record import AccessRecord
+from mixer.telemetry.record import ACCESS, AccessRecord
 from mixer.telemetry.sink import OK, Sink
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
 from tests.components import processes
@@ -37,7 +37,7 @@ class Destination:
 
     name = ""
 
-    def sink(self, metrics: Metrics, max_records: int = 100_000) -> Sink:
+    def sink(self, metrics: Metrics, max_records: int = 100_000) -> Sink[AccessRecord]:
         raise NotImplementedError
 
     async def arrived(self, count: int) -> list[str]:
@@ -56,8 +56,8 @@ class Topic(Destination):
         self.broker, self.topic = broker, f"sink-{uuid.uuid4()}"
         broker.create_topic(self.topic, partitions, settings)
 
-    def sink(self, metrics: Metrics, max_records: int = 100_000, **more: Any) -> KafkaSink:
-        return KafkaSink(self.settings(buffer={"max_records": max_records}, **more), metrics)
+    def sink(self, metrics: Metrics, max_records: int = 100_000, **more: Any) -> KafkaSink[AccessRecord]:
+        return KafkaSink(self.settings(buffer={"max_records": max_records}, **more), metrics, ACCESS)
 
     def settings(self, **more: Any) -> config.KafkaSink:
         return config.KafkaSink.model_validate(
@@ -180,7 +180,7 @@ def ids(of: list[AccessRecord]) -> list[str]:
 class Account:
     """A sink's counts."""
 
-    def __init__(self, metrics: Metrics, sink: Sink) -> None:
+    def __init__(self, metrics: Metrics, sink: Sink[AccessRecord]) -> None:
         self._metrics, self._sink = metrics, sink.name
 
     @property
