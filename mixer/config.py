@@ -257,6 +257,40 @@ class FileSink(Settings):
 Sink = Annotated[KafkaSink | FileSink, Field(discriminator="type")]
 
 
+class DecisionKafkaSink(KafkaSink):
+    """Decisions as messages: JSON, for which OPA's tools are made."""
+
+    topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")] = "mixer.decisions"
+    format: Literal["json"] = "json"
+    key: str | None = None  # a path into the event, such as input.attributes.request.http.host
+
+
+DecisionSink = Annotated[DecisionKafkaSink | FileSink, Field(discriminator="type")]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Sample(Settings):
+    """Shares of the decisions that are logged, by outcome; failed ones always are."""
+
+    allowed: Share = 1.0
+    denied: Share = 1.0
+
+
+class DecisionLog(Settings):
+    """Decisions in OPA's event shape, masked by the policies' own `system.log`."""
+
+    sinks: tuple[DecisionSink, ...]
+    labels: dict[str, str] = {}
+    sample: Sample = Sample()
+    input: Literal["all", "read"] = (
+        "all"  # the whole input, or what the policy can read of it, which is cheaper
+    )
+    secret_headers: tuple[HeaderName, ...] = (
+        "authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "x-auth-token",
+    )  # fmt: skip
+    buffer: Buffer = Buffer(max_records=10_000)  # decisions whose event is not made yet
+
+
 class Telemetry(Settings):
     sinks: tuple[Sink, ...] = ()
     max_series: PositiveInt = 10_000  # label sets a metric; the rest goes to one overflow series
@@ -272,6 +306,7 @@ class Config(Settings):
     policy: Policy | None = None
     rate_limits: RateLimits | None = None
     telemetry: Telemetry = Telemetry()
+    decision_log: DecisionLog | None = None
 
 
 class _UniqueKeyLoader(yaml.CSafeLoader):
@@ -383,6 +418,8 @@ _EXPECTED = {
     "tuple_type": "a list",
     "dict_type": "a mapping",
     "model_type": "a mapping",
+    "float_type": "a number",
+    "float_parsing": "a number",
     "model_attributes_type": "a mapping",
 }
 
@@ -414,6 +451,8 @@ def _problems(error: ValidationError, file: str, document: Any) -> list[Problem]
             expected = (
                 f"a number above {context['gt']}" if kind == "greater_than" else f"at least {context['ge']}"
             )
+        elif kind == "less_than_equal":
+            expected = f"at most {context['le']:g}"
         elif kind == "too_short":
             expected = f"at least {context['min_length']} entry"
         else:
@@ -527,11 +566,25 @@ def _combinations(config: Config, file: str) -> list[Problem]:
         )
     if config.policy is not None:
         problems += _of_bundles(config.policy, file)
+    problems += _of_decision_log(config, file)
     if limits is not None and not limits.paths:
         refuse(
             "rate_limits.paths",
             "at least one limits file or folder is needed; leave rate_limits out to switch Quota off",
         )
+    return problems
+
+
+def _of_decision_log(config: Config, file: str) -> list[Problem]:
+    if (log := config.decision_log) is None:
+        return []
+    problems = []
+    if config.policy is None:
+        what = "there are no decisions to log without the section policy"
+        problems.append(Problem(file, "decision_log", what))
+    if not log.sinks:
+        what = "at least one sink is needed; leave decision_log out to switch it off"
+        problems.append(Problem(file, "decision_log.sinks", what))
     return problems
 
 

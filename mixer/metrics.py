@@ -77,6 +77,16 @@ class Metrics:
             "mixer_decision_cache_evictions", "Entries evicted to make room.", registry=registry
         )
 
+        # Decisions that are not in the decision log, by reason. sampled, policy (`system.log.drop`): as asked for.
+        # drop_failed, mask_failed, failed: the log names the error; the event might have shown a secret. buffer_full:
+        # more decisions than the process can log beside answering; log a smaller share of the allowed ones.
+        self.decision_log_dropped = Counter(
+            "mixer_decision_log_dropped", "Decisions not logged, by reason.", ("reason",), registry=registry
+        )
+        self.decision_log_waiting = Gauge(
+            "mixer_decision_log_waiting", "Decisions whose event is not made yet.", registry=registry
+        )
+
         # Descriptors judged, by outcome (ok, over_limit, shadow, unlimited, no_limit). Much no_limit: Envoy's
         # descriptors and the limits file do not fit together.
         self.quota_descriptors = Counter(

@@ -3,9 +3,11 @@
 Backends are imported when the settings name them, which keeps an idle process small.
 """
 
+import asyncio
 import platform
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,8 +23,10 @@ from mixer.server.front import ClientStream, Front, Method, Methods, Unary
 
 if TYPE_CHECKING:
     from mixer.authz.routing import Checks
+    from mixer.decisions.log import DecisionLog
+    from mixer.decisions.policy import LogPolicy
     from mixer.ratelimit.counters import Counters
-    from mixer.telemetry.sink import Sink
+    from mixer.telemetry.sink import Kind, Sink
 
 Role = Literal["all", "check", "report"]
 
@@ -51,13 +55,13 @@ def _redis(settings: config.RateLimits, metrics: Metrics) -> "Counters":
     return RedisCounters(settings.redis, metrics)
 
 
-def _kafka(settings: Any, metrics: Metrics, name: str) -> "Sink":
+def _kafka(settings: Any, metrics: Metrics, kind: "Kind[Any]", name: str) -> "Sink[Any]":
     from mixer.telemetry.kafka import KafkaSink
 
-    return KafkaSink(settings, metrics, name)
+    return KafkaSink(settings, metrics, kind, name)
 
 
-def _file(settings: Any, metrics: Metrics, name: str) -> "Sink":
+def _file(settings: Any, metrics: Metrics, _: "Kind[Any]", name: str) -> "Sink[Any]":
     from mixer.telemetry.file import FileSink
 
     return FileSink(settings, metrics, name)
@@ -77,7 +81,7 @@ def _grpcio(settings: config.Listener, methods: Methods, metrics: Metrics) -> Fr
 
 ENGINES: dict[str, Callable[[config.Policy], PolicyEngine]] = {"embedded": _embedded, "opa": _opa}
 COUNTERS: dict[str, Callable[[config.RateLimits, Metrics], "Counters"]] = {"memory": _memory, "redis": _redis}
-SINKS: dict[str, Callable[[Any, Metrics, str], "Sink"]] = {"kafka": _kafka, "file": _file}
+SINKS: dict[str, Callable[[Any, Metrics, "Kind[Any]", str], "Sink[Any]"]] = {"kafka": _kafka, "file": _file}
 FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
     "native": _native,
     "grpcio": _grpcio,
@@ -94,7 +98,8 @@ class Runtime:
     metrics: Metrics
     engine: PolicyEngine | None = None
     counters: "Counters | None" = None
-    sinks: "list[Sink]" = field(default_factory=list)
+    sinks: "list[Sink[Any]]" = field(default_factory=list)
+    decision_log: "DecisionLog | None" = None
     fronts: dict[str, Front] = field(default_factory=dict)
 
     @classmethod
@@ -137,6 +142,9 @@ class Runtime:
                     "revision": self.engine.revision,
                 }
             )
+            if (log_settings := self.settings.decision_log) is not None:
+                self.decision_log = self._decision_log(log_settings, policy)
+                await self.decision_log.start()
             check = self._checks(policy, self.engine)
             service = "envoy.service.auth.v3.Authorization"
             methods.append(Unary(service, "Check", CheckRequest, check.check, check.check_all))
@@ -160,30 +168,53 @@ class Runtime:
         from mixer.authz.service import CheckService
 
         caches: list[DecisionCache] = []
+        observer = self.decision_log.observe if self.decision_log is not None else None
 
         def service(engine: PolicyEngine) -> CheckService:
             cache = None
             if policy.cache is not None and not engine.references.uncacheable:
                 cache = DecisionCache(policy.cache.max_entries, policy.cache.ttl, self.metrics)
                 caches.append(cache)
-            return CheckService(engine, cache, self.metrics)
+            return CheckService(engine, cache, self.metrics, observer=observer)
 
         default = service(engine)
         named = {name: service(engine.of(decision)) for name, decision in policy.decisions.items()}
         self.metrics.cache_entries.set_function(lambda: sum(map(len, caches)))
         return Routing(default, named, self.metrics) if named else default
 
+    def _decision_log(self, settings: config.DecisionLog, policy: config.Policy) -> "DecisionLog":
+        from mixer.authz.input import InputBuilder
+        from mixer.decisions.event import DECISIONS
+        from mixer.decisions.log import DecisionLog
+        from mixer.policy.engine import WHOLE_INPUT
+
+        return DecisionLog(
+            settings,
+            self._sinks(settings.sinks, DECISIONS, "decisions-"),
+            {**settings.labels, "id": str(uuid.uuid4()), "version": version("mixer")},  # as OPA has them
+            self.metrics,
+            policy=_log_policy(policy),
+            build=InputBuilder(WHOLE_INPUT).build if settings.input == "all" else None,
+        )
+
+    def _sinks(self, settings: Sequence[Any], kind: "Kind[Any]", prefix: str = "") -> "list[Sink[Any]]":
+        """Each named by its type, and by its place where there are several of that."""
+        types = [sink.type for sink in settings]
+        names = [type_ if types.count(type_) == 1 else f"{type_}-{at}" for at, type_ in enumerate(types)]
+        return [
+            SINKS[sink.type](sink, self.metrics, kind, prefix + name)
+            for sink, name in zip(settings, names, strict=True)
+        ]
+
     async def _report_methods(self) -> Methods:
         from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
         from mixer.telemetry.prometheus import PrometheusSink
+        from mixer.telemetry.record import ACCESS
         from mixer.telemetry.service import ReportService
 
         telemetry = self.settings.telemetry
         self.sinks = [PrometheusSink(telemetry.max_series, self.metrics)]
-        types = [settings.type for settings in telemetry.sinks]
-        for index, settings in enumerate(telemetry.sinks):
-            name = settings.type if types.count(settings.type) == 1 else f"{settings.type}-{index}"
-            self.sinks.append(SINKS[settings.type](settings, self.metrics, name))
+        self.sinks += self._sinks(telemetry.sinks, ACCESS)
         for sink in self.sinks:
             await sink.start()
         report = ReportService(self.sinks, self.metrics)
@@ -198,19 +229,31 @@ class Runtime:
 
     def degraded(self) -> list[str]:
         """What does not work as it should, though calls are answered: sinks that hold their records back."""
-        return [f"{sink.name}: {status}" for sink in self.sinks if (status := sink.status()) != "ok"]
+        sinks = [*self.sinks, *(self.decision_log.sinks if self.decision_log is not None else ())]
+        return [f"{sink.name}: {status}" for sink in sinks if (status := sink.status()) != "ok"]
 
     async def close(self, timeout: float) -> None:
         """Drain the fronts, then flush the sinks and give back connections; `timeout` seconds in all."""
         end = time.monotonic() + timeout
         for front in self.fronts.values():
             await front.drain(max(0.1, (end - time.monotonic()) / 2))
-        for sink in self.sinks:
-            await sink.close(max(0.1, end - time.monotonic()))
+        # All at the same time: one that is away would take the others' time.
+        closing = [sink.close(max(0.1, end - time.monotonic())) for sink in self.sinks]
+        if self.decision_log is not None:
+            closing.append(self.decision_log.close(max(0.1, end - time.monotonic())))
+        await asyncio.gather(*closing)
         if self.counters is not None:
             await self.counters.close()
         if self.engine is not None:
             await self.engine.close()
+
+
+def _log_policy(policy: config.Policy) -> "LogPolicy | None":
+    """`system.log` of the policies on disk, which the embedded engine evaluates whatever decides."""
+    from mixer.decisions.policy import LogPolicy
+    from mixer.policy.regorus import sources_of
+
+    return LogPolicy(sources_of(policy)) if policy.paths else None
 
 
 async def validate(settings: config.Config) -> list[str]:
@@ -228,6 +271,10 @@ async def validate(settings: config.Config) -> list[str]:
             lines += [f"policy.decisions.{name}: {path}" for name, path in policy.decisions.items()]
             if policy.paths:
                 lines.append("policy.paths: not read with engine: opa; the server has its own policies")
+        if settings.decision_log is not None:
+            log_policy = _log_policy(policy)
+            rules = [f"system.log.{rule}" for rule in log_policy.rules] if log_policy is not None else []
+            lines.append(f"decision log: {' and '.join(rules) or 'no rule of system.log'}")
     if (rate_limits := settings.rate_limits) is not None:
         from mixer.ratelimit import limits as limits_files
 

@@ -79,6 +79,18 @@ def test_relative_paths_count_from_the_files_folder(tmp_path: Path) -> None:
     ]
 
 
+def test_decision_log_has_sinks_of_its_own(tmp_path: Path) -> None:
+    sinks = "[{type: kafka, bootstrap_servers: [a]}, {type: file, path: d.jsonl}]"
+    log = load(tmp_path, f"policy: {{paths: [a]}}\ndecision_log: {{sinks: {sinks}}}").decision_log
+    assert log is not None
+    kafka, file = log.sinks
+    assert isinstance(kafka, config.KafkaSink)
+    assert (kafka.topic, kafka.format) == ("mixer.decisions", "json")
+    assert isinstance(file, config.FileSink)
+    assert file.path == tmp_path / "d.jsonl"
+    assert (log.sample.allowed, log.sample.denied, log.input) == (1, 1, "all")
+
+
 @pytest.mark.parametrize("off", ["off", '"off"', "false"])
 def test_cache_off(tmp_path: Path, off: str) -> None:
     settings = load(tmp_path, f"policy: {{paths: [a], cache: {off}}}")
@@ -111,7 +123,8 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
         ("polcy: {}", 'polcy: unknown key; did you mean "policy"?'),
         (
             "xyz: {}",
-            "xyz: unknown key; known here: drain_timeout, listeners, logging, policy, rate_limits, telemetry, workers",
+            "xyz: unknown key; known here: decision_log, drain_timeout, listeners, logging, policy, rate_limits, "
+            "telemetry, workers",
         ),
         ("policy: {paths: [a], engin: opa}", 'policy.engin: unknown key; did you mean "engine"?'),
         (
@@ -228,6 +241,34 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
             "telemetry: {sinks: [{type: file, pth: x}]}",
             'telemetry.sinks[0].pth: unknown key; did you mean "path"?',
         ),
+        (
+            "policy: {paths: [a]}\ndecision_log: {}",
+            "decision_log.sinks: expected a value (this key is required), got nothing",
+        ),
+        (
+            "policy: {paths: [a]}\ndecision_log: {sinks: [{type: kafka, bootstrap_servers: [a], format: protobuf}]}",
+            'decision_log.sinks[0].format: expected json, got "protobuf"',
+        ),
+        (
+            "policy: {paths: [a]}\ndecision_log: {sinks: [{type: file}], sample: {allowed: 10}}",
+            "decision_log.sample.allowed: expected at most 1, got 10",
+        ),
+        (
+            "policy: {paths: [a]}\ndecision_log: {sinks: [{type: file}], sample: {denied: some}}",
+            'decision_log.sample.denied: expected a number, got "some"',
+        ),
+        (
+            "policy: {paths: [a]}\ndecision_log: {sinks: [{type: file}], labels: [a]}",
+            "decision_log.labels: expected a mapping, got a list",
+        ),
+        (
+            "policy: {paths: [a]}\ndecision_log: {sinks: [{type: file, pth: x}]}",
+            'decision_log.sinks[0].pth: unknown key; did you mean "path"?',
+        ),
+        (
+            "policy: {paths: [a]}\ndecision_log: {sinks: [{type: file}], secret_headers: [a b]}",
+            'decision_log.secret_headers[0]: expected an HTTP header name, got "a b"',
+        ),
     ],
 )
 def test_mistake_says_where_what_was_expected_and_what_was_got(
@@ -260,6 +301,14 @@ def test_mistake_says_where_what_was_expected_and_what_was_got(
         (
             "policy: {}",
             "policy.paths: the embedded engine needs at least one .rego file or folder; or use engine: opa",
+        ),
+        (
+            "policy: {paths: [a]}\ndecision_log: {sinks: []}",
+            "decision_log.sinks: at least one sink is needed; leave decision_log out to switch it off",
+        ),
+        (
+            "decision_log: {sinks: [{type: file}]}",
+            "decision_log: there are no decisions to log without the section policy",
         ),
         (
             "rate_limits: {}",

@@ -12,6 +12,7 @@ from mixer.errors import DecisionError
 from mixer.policy import sources
 from mixer.policy.engine import Evaluation, References
 from mixer.policy.program import Program
+from mixer.policy.sources import Sources
 
 if TYPE_CHECKING:
     from mixer.policy.signatures import Verifier  # and cryptography with it, which takes memory
@@ -32,9 +33,7 @@ class EmbeddedEngine:
         self.references = References(frozenset())
 
     async def start(self) -> None:
-        loaded = sources.load(
-            self._settings.paths, verifier=_verifier(self._settings), limit=self._settings.bundle_size_limit
-        )
+        loaded = sources_of(self._settings)
         others = tuple(self._settings.decisions.values())
         self._ask(Program(loaded, self.decision, others=others, clock=self._clock))
         self.revision = loaded.revision
@@ -62,6 +61,11 @@ class EmbeddedEngine:
 
     async def close(self) -> None:
         pass
+
+
+def sources_of(settings: config.Policy) -> Sources:
+    """The policies and data that the settings name. Raises `PolicyError`."""
+    return sources.load(settings.paths, verifier=_verifier(settings), limit=settings.bundle_size_limit)
 
 
 def _verifier(settings: config.Policy) -> "Verifier | None":

@@ -216,7 +216,7 @@ def fleet(
             opa = stack.enter_context(processes.opa(*folders, unix=unix))
             chosen["policy"] |= {"engine": "opa", "opa": {"url": opa.url, "timeout": "10s"}}
         for section, values in changes.items():
-            chosen[section] |= values
+            chosen.setdefault(section, {}).update(values)
         mixer = stack.enter_context(processes.mixer(chosen))
         clusters = stack.enter_context(upstreams())
         clusters |= {"mixer-check": mixer.check, "mixer-report": mixer.report}

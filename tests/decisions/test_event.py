@@ -1,0 +1,148 @@
+"""Events in OPA's shape, held to those of a real OPA."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from mixer.authz.decided import Shadowed
+from mixer.decisions.event import DecisionRecord, accessor, rfc3339
+from tests.decisions.decided import NONE, Log, decided
+from tests.decisions.opa import logging_opa
+
+POLICY = """package p
+
+allow := {"allowed": input.ok}
+
+conflict := 1 if input.ok
+
+conflict := 2 if input.ok
+"""
+MASK = """package system.log
+
+mask contains "/input/secret"
+
+mask contains {"op": "upsert", "path": "/input/name", "value": "***"}
+"""
+
+
+def kinds(value: Any) -> Any:
+    """Names and types, without the values."""
+    return {name: kinds(item) for name, item in value.items()} if isinstance(value, dict) else type(value)
+
+
+@pytest.fixture
+def policies(tmp_path: Path) -> Path:
+    (tmp_path / "p.rego").write_text(POLICY)
+    (tmp_path / "log.rego").write_text(MASK)
+    return tmp_path
+
+
+def test_event_has_the_shape_of_opas(policies: Path) -> None:
+    document = {"ok": True, "secret": "s", "name": "n"}
+    with logging_opa(policies) as opa:
+        opas = opa.event(document)
+    assert opas is not None
+    [ours] = Log(policies, labels={"a": "b"})(decided(document, {"allowed": True}))
+    assert ours.keys() - opas.keys() == {"revision", "custom"}, (
+        "fields of EventV1 that this OPA has no use for"
+    )
+    assert opas.keys() - ours.keys() == set()
+    for name in ("path", "input", "result", "erased", "masked", "type"):
+        assert ours[name] == opas[name], name
+    assert kinds(ours["labels"]) == kinds(opas["labels"])
+    assert ours["labels"]["a"] == "b"
+    assert len(ours["decision_id"]) == len(opas["decision_id"])
+    rfc3339_nanos = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{1,9}Z"
+    assert re.fullmatch(rfc3339_nanos, ours["timestamp"])
+    assert re.fullmatch(rfc3339_nanos, opas["timestamp"])
+    assert ours["metrics"] == {"timer_rego_query_eval_ns": 12500}
+    assert kinds(ours["metrics"]).items() <= kinds(opas["metrics"]).items()
+    assert ours["custom"] == {"outcome": "allowed", "cache": "miss"}
+
+
+def test_failed_decision_has_an_error_and_no_result(policies: Path) -> None:
+    document = {"ok": True}
+    with logging_opa(policies) as opa:
+        opas = opa.event(document, "p/conflict")
+    failed = decided(document, NONE, error="two values", reason="evaluation", allowed=None)
+    [ours] = Log(policies)(failed)
+    assert opas is not None
+    assert opas["error"]
+    assert "result" not in opas
+    assert "result" not in ours
+    # As OPA sends events to a server; its console shows the text alone.
+    assert ours["error"] == {"code": "evaluation", "message": "two values"}
+    assert ours["custom"]["outcome"] == "error"
+
+
+def test_request_that_could_not_be_read_has_no_input() -> None:
+    [event] = Log()(decided(None, NONE, error="bad path", reason="request_malformed", allowed=False))
+    assert "input" not in event
+    assert event["custom"]["outcome"] == "error"
+
+
+def test_policy_of_the_log_reads_the_event_as_opas_does(tmp_path: Path) -> None:
+    """All of it but the fields of this service's own: labels, path, result, error, metrics."""
+    (tmp_path / "p.rego").write_text(POLICY)
+    (tmp_path / "log.rego").write_text(
+        """package system.log
+
+fields := {name | input[name]} - {"revision", "custom"}
+
+mask contains {"op": "upsert", "path": "/input/seen", "value": seen} if {
+	input.metrics.timer_rego_query_eval_ns > 0
+	time.parse_rfc3339_ns(input.timestamp) > 0
+	seen := [sort(fields), input.path, input.labels.a, object.get(input, "result", null)]
+}
+"""
+    )
+    document = {"ok": True}
+    with logging_opa(tmp_path) as opa:
+        opas = opa.event(document)
+    assert opas is not None
+    [ours] = Log(tmp_path, labels={"a": "b"})(decided(document, {"allowed": True}))
+    assert ours["input"] == opas["input"]
+    assert ours["input"]["seen"][1:] == ["p/allow", "b", {"allowed": True}]
+
+
+def test_shadow_is_masked_as_the_decision(tmp_path: Path) -> None:
+    (tmp_path / "log.rego").write_text('package system.log\n\nmask := ["/result/body", "/input/a"]\n')
+    candidate = '{"allowed": false, "body": "b", "headers": {"Set-Cookie": "c", "x": "y"}}'
+    shadow = Shadowed("p/next", "ab", "would_deny", candidate)
+    [event] = Log(tmp_path)(decided({"a": 1}, {"body": "a"}, shadow=shadow))
+    assert (event["input"], event["result"], event["erased"]) == ({}, {}, ["/result/body", "/input/a"])
+    assert event["custom"]["shadow"] == {
+        "path": "p/next",
+        "revision": "ab",
+        "outcome": "would_deny",
+        "result": {"allowed": False, "headers": {"x": "y"}},
+        "erased": ["/result/body", "/result/headers/Set-Cookie"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "text"),
+    [
+        (0.0, "1970-01-01T00:00:00.000000000Z"),
+        (1_790_000_000.25, "2026-09-21T14:13:20.250000000Z"),
+        (1_790_000_000.9999998, "2026-09-21T14:13:20.999999762Z"),
+    ],
+)
+def test_timestamps(timestamp: float, text: str) -> None:
+    assert rfc3339(timestamp) == text
+
+
+def test_fields_as_keys_of_messages() -> None:
+    record = DecisionRecord({"decision_id": "a", "path": "p", "input": {"n": 1, "list": [1], "ok": True}})
+    assert record.event_id == b"a"
+    assert orjson.loads(record.to_json())["path"] == "p"
+    values = [
+        accessor(name)(record)
+        for name in ("path", "input.n", "input.ok", "input.list", "input.x.y", "result")
+    ]
+    assert values == ["p", 1, True, None, None, None]
+    with pytest.raises(KeyError):
+        accessor("inputs.n")
