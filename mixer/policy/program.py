@@ -25,6 +25,7 @@ from mixer.policy.builtins.operands import string
 from mixer.policy.dialect import known
 from mixer.policy.engine import References
 from mixer.policy.guard import add_guards, guarded_modules, is_panic
+from mixer.policy.keywords import split
 from mixer.policy.library import FUNCTIONS, library
 from mixer.policy.patterns import rust
 from mixer.policy.recursion import circles
@@ -69,7 +70,7 @@ class Program:
         self._rules = {path: "data." + path.replace("/", ".") for path in (decision, *others)}
         self._supplied: dict[str, Builtin] = {PATTERN: (1, _pattern)}
         self._jwt: Jwt | None = None
-        asts = _parsed(Module(module.file, known(module.source)) for module in loaded.modules)
+        asts = _parsed(_readable(loaded.modules))
         self.uses = self._analyse(asts, loaded.data, clock)
         modules = self._rewritten(asts, clock)
         # Where a decision is no single rule, regorus must be asked for another that names it.
@@ -225,7 +226,7 @@ def referenced(
     modules: Iterable[Module], decision: str, unstable: Collection[str] = NONDETERMINISTIC
 ) -> References:
     """`references` of modules that need not be fit for regorus, only for its parser. Raises `PolicyError`."""
-    asts = _parsed(Module(module.file, known(module.source)) for module in modules)
+    asts = _parsed(_readable(modules))
     return references(asts, decision, unstable)
 
 
@@ -242,6 +243,13 @@ def _loaded(base: regorus.Engine, modules: Iterable[Module]) -> regorus.Engine:
     for module in modules:
         engine.add_policy(module.file, module.source)
     return engine
+
+
+def _readable(modules: Iterable[Module]) -> Iterator[Module]:
+    """The modules in the Rego that regorus' parser knows."""
+    for module in modules:
+        for text in split(known(module.source)):
+            yield Module(module.file, text)
 
 
 def _parsed(modules: Iterable[Module]) -> list[Node]:

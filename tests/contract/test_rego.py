@@ -617,6 +617,13 @@ MODULES: list[tuple[list[str], Any]] = [
     (["package a.b\r\n\r\nx if {\r\n  to_number(input.s)\r\n}\r\nx if input.n == 5\r\n"], True),
     (["package a.b\n# é, two bytes\ny := \"é\" if to_number(input.s) == 1\nx := [to_number(\"5\"), \"é\"] if not y"], [5, "é"]),
     (['package a.b\nx if not regex.match(data.nope, input.s)\nx := 1 if not regex.match("^\\\\d$", input.s)'], 1),
+    # keywords as the first name of a rule
+    (["package a.b\nif.ok := 1\nx if { if.ok == 1; data.a.b.if.ok == 1 }"], True),
+    (['package a.b\nroles := {"u1": 5}\nnot.role := roles[input.user] if {\n\troles.u1\n} else := 7\nx if { not.role == 5 }'], True),
+    (['package a.b\nimport input.h as h\ndefault in.f(_) := 1\nin.f(v) := h[v] # in.f\nx if { in.f("x-a") == "1"; in.f("y") == 1 }'], True),
+    (["package a.b\nsome.y contains 1\nsome.y contains 2 if {\n\tinput.missing }\nx := y if {\n\tsome.y = y }"], [1]),
+    (["package a.c\nwith.y := 1", "package a.b\nx := data.a.c"], {"with": {"y": 1}}),
+    (['package a.b\nif.ok := "if.ok"\nx := $"{if.ok} not.ok"'], "if.ok not.ok"),
     # comments in the middle of what is rewritten
     (['package a.b\nx if {\n\tnot startswith( # ]) {\n\t\tinput.user, # "\n\t\t"z", # `\n\t)\n}'], True),
     (['package a.b\nx := ("u1" # (\n\tin # [\n\tinput.groups) if input.n + # 1\n\t1 == 6'], False),
