@@ -13,7 +13,7 @@ roles := 1
 if.ok := roles if { h.x }
 y := if.ok
 """
-    assert [[line.rstrip() for line in text.splitlines()] for text in split(source)] == [
+    assert [[line.rstrip() for line in text.rstrip().splitlines()] for text in split(source)] == [
         [
             "package a.b",
             "import input.h",
