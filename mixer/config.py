@@ -185,6 +185,24 @@ class Key(Settings):
     scope: str = ""
 
 
+class Buffer(Settings):
+    """Records that wait in memory for a sink, or for a candidate; when it is full, new ones are dropped and counted."""
+
+    max_records: PositiveInt = 100_000
+    max_bytes: PositiveInt = 128 * 1024 * 1024  # what they may take together, however large each is
+
+
+class Shadow(Settings):
+    """A candidate, evaluated by the embedded engine beside `policy.decision`, for comparison alone. What is left out is
+    as in `policy`. An evaluation longer than `timeout` is ended, and counts as an error."""
+
+    paths: tuple[Path, ...] = ()
+    decision: DecisionPath | None = None
+    sample: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the decisions that are compared
+    timeout: Annotated[Seconds, Field(gt=0)] = 5.0
+    buffer: Buffer = Buffer(max_records=1_000, max_bytes=16 * 1024 * 1024)
+
+
 class Policy(Settings):
     engine: Literal["embedded", "opa"] = "embedded"
     opa: Opa = Opa()
@@ -195,6 +213,21 @@ class Policy(Settings):
     # Others, by the name that a route of Envoy asks for in its context extension `mixer_decision`.
     decisions: dict[DecisionName, DecisionPath] = Field(default_factory=dict)
     cache: Annotated[Cache | None, BeforeValidator(_off)] = Cache()
+    shadow: Shadow | None = None
+
+    def candidate(self) -> "Policy | None":
+        """The settings of the shadow's engine."""
+        if (shadow := self.shadow) is None:
+            return None
+        changes: dict[str, Any] = {
+            "engine": "embedded",
+            "paths": shadow.paths or self.paths,
+            "decision": shadow.decision or self.decision,
+            "decisions": {},
+            "cache": None,
+            "shadow": None,
+        }
+        return self.model_copy(update=changes)
 
 
 class Redis(Settings):
@@ -224,13 +257,6 @@ class RateLimits(Settings):
     merge_domain_config: bool = False
     response_dynamic_metadata: bool = False
     response_headers: ResponseHeaders = ResponseHeaders()
-
-
-class Buffer(Settings):
-    """Records that wait in memory for a sink; when it is full, new ones are dropped and counted."""
-
-    max_records: PositiveInt = 100_000
-    max_bytes: PositiveInt = 128 * 1024 * 1024  # what they may take together, however large each is
 
 
 class KafkaSink(Settings):
@@ -449,7 +475,7 @@ def _problems(error: ValidationError, file: str, document: Any) -> list[Problem]
             expected = f"text that matches {context['pattern']}"
         elif kind in ("greater_than", "greater_than_equal"):
             expected = (
-                f"a number above {context['gt']}" if kind == "greater_than" else f"at least {context['ge']}"
+                f"a number above {context['gt']:g}" if kind == "greater_than" else f"at least {context['ge']}"
             )
         elif kind == "less_than_equal":
             expected = f"at most {context['le']:g}"
@@ -566,6 +592,7 @@ def _combinations(config: Config, file: str) -> list[Problem]:
         )
     if config.policy is not None:
         problems += _of_bundles(config.policy, file)
+        problems += _of_shadow(config.policy, file)
     problems += _of_decision_log(config, file)
     if limits is not None and not limits.paths:
         refuse(
@@ -603,6 +630,18 @@ def _of_bundles(policy: Policy, file: str) -> list[Problem]:
             problems.append(Problem(file, f"{where}.id", f'"{key.id}" is taken; give each key its own'))
         seen.add(key.id)
     return problems
+
+
+def _of_shadow(policy: Policy, file: str) -> list[Problem]:
+    if (shadow := policy.shadow) is None or shadow.paths:
+        return []
+    if not policy.paths:
+        needed = "the embedded engine evaluates the candidate, also with engine: opa; it needs at least one .rego file"
+        return [Problem(file, "policy.shadow.paths", f"{needed} or folder")]
+    if shadow.decision in (None, policy.decision):
+        same = "names neither paths nor a decision of its own; there is nothing to compare"
+        return [Problem(file, "policy.shadow", same)]
+    return []
 
 
 def _anchored(config: Config, folder: Path) -> Config:

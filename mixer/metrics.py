@@ -87,6 +87,29 @@ class Metrics:
             "mixer_decision_log_waiting", "Decisions whose event is not made yet.", registry=registry
         )
 
+        # Decisions compared with the shadow policy's, by outcome. would_allow, would_deny: the candidate decides
+        # otherwise; the decision log shows both. error: it has no legal decision, or took longer than
+        # policy.shadow.timeout. When agree alone moves, it may become the policy.
+        self.shadow_decisions = Counter(
+            "mixer_shadow_decisions",
+            "Decisions compared with the shadow policy's, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        # Decisions not compared, by reason. sampled: as policy.shadow.sample says; overload: the candidate is slower
+        # than the traffic: give the machine a core more, or lower the sample; undecided: the live policy has no legal
+        # decision; unavailable: the candidate's process broke down, the log says why; shutdown.
+        self.shadow_skipped = Counter(
+            "mixer_shadow_skipped",
+            "Decisions not compared with the shadow policy's, by reason.",
+            ("reason",),
+            registry=registry,
+        )
+        # Decisions that wait to be compared; at policy.shadow.buffer.max_records, further ones are skipped.
+        self.shadow_waiting = Gauge(
+            "mixer_shadow_waiting", "Decisions that wait for the shadow policy.", registry=registry
+        )
+
         # Descriptors judged, by outcome (ok, over_limit, shadow, unlimited, no_limit). Much no_limit: Envoy's
         # descriptors and the limits file do not fit together.
         self.quota_descriptors = Counter(

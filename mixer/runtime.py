@@ -22,10 +22,12 @@ from mixer.policy.references import dotted
 from mixer.server.front import ClientStream, Front, Method, Methods, Unary
 
 if TYPE_CHECKING:
+    from mixer.authz.decided import Observer
     from mixer.authz.routing import Checks
     from mixer.decisions.log import DecisionLog
     from mixer.decisions.policy import LogPolicy
     from mixer.ratelimit.counters import Counters
+    from mixer.shadow.shadow import Shadow
     from mixer.telemetry.sink import Kind, Sink
 
 Role = Literal["all", "check", "report"]
@@ -97,6 +99,7 @@ class Runtime:
     registry: CollectorRegistry
     metrics: Metrics
     engine: PolicyEngine | None = None
+    shadow: "Shadow | None" = None
     counters: "Counters | None" = None
     sinks: "list[Sink[Any]]" = field(default_factory=list)
     decision_log: "DecisionLog | None" = None
@@ -145,7 +148,7 @@ class Runtime:
             if (log_settings := self.settings.decision_log) is not None:
                 self.decision_log = self._decision_log(log_settings, policy)
                 await self.decision_log.start()
-            check = self._checks(policy, self.engine)
+            check = await self._checks(policy, self.engine)
             service = "envoy.service.auth.v3.Authorization"
             methods.append(Unary(service, "Check", CheckRequest, check.check, check.check_all))
         if (rate_limits := self.settings.rate_limits) is not None:
@@ -162,7 +165,7 @@ class Runtime:
             methods.append(Unary(service, "ShouldRateLimit", RateLimitRequest, quota.should_rate_limit))
         return methods
 
-    def _checks(self, policy: config.Policy, engine: PolicyEngine) -> "Checks":
+    async def _checks(self, policy: config.Policy, engine: PolicyEngine) -> "Checks":
         """Check by the engine's decision, and by the others where there are any."""
         from mixer.authz.routing import Routing
         from mixer.authz.service import CheckService
@@ -170,17 +173,29 @@ class Runtime:
         caches: list[DecisionCache] = []
         observer = self.decision_log.observe if self.decision_log is not None else None
 
-        def service(engine: PolicyEngine) -> CheckService:
+        def service(engine: PolicyEngine, observer: "Observer | None") -> CheckService:
             cache = None
             if policy.cache is not None and not engine.references.uncacheable:
                 cache = DecisionCache(policy.cache.max_entries, policy.cache.ttl, self.metrics)
                 caches.append(cache)
             return CheckService(engine, cache, self.metrics, observer=observer)
 
-        default = service(engine)
-        named = {name: service(engine.of(decision)) for name, decision in policy.decisions.items()}
+        default = service(engine, await self._shadowed(policy, observer))
+        named = {name: service(engine.of(decision), observer) for name, decision in policy.decisions.items()}
         self.metrics.cache_entries.set_function(lambda: sum(map(len, caches)))
         return Routing(default, named, self.metrics) if named else default
+
+    async def _shadowed(self, policy: config.Policy, observer: "Observer | None") -> "Observer | None":
+        """`observer` behind the shadow, where there is one."""
+        if policy.shadow is None or (candidate := policy.candidate()) is None:
+            return observer
+        from mixer.shadow.candidate import Candidate
+        from mixer.shadow.shadow import Shadow
+
+        candidate_process = Candidate(candidate, self.settings.logging)
+        self.shadow = Shadow(policy.shadow, candidate_process, self.metrics, observer)
+        await self.shadow.start()
+        return self.shadow.observe
 
     def _decision_log(self, settings: config.DecisionLog, policy: config.Policy) -> "DecisionLog":
         from mixer.authz.input import InputBuilder
@@ -228,15 +243,21 @@ class Runtime:
         return [reason for reason in reasons if reason is not None]
 
     def degraded(self) -> list[str]:
-        """What does not work as it should, though calls are answered: sinks that hold their records back."""
+        """What does not work as it should, though calls are answered: sinks that hold their records back, a shadow
+        whose candidate is away."""
         sinks = [*self.sinks, *(self.decision_log.sinks if self.decision_log is not None else ())]
-        return [f"{sink.name}: {status}" for sink in sinks if (status := sink.status()) != "ok"]
+        reasons = [f"{sink.name}: {status}" for sink in sinks if (status := sink.status()) != "ok"]
+        if self.shadow is not None and (status := self.shadow.status()) != "ok":
+            reasons.append(f"shadow: {status}")
+        return reasons
 
     async def close(self, timeout: float) -> None:
         """Drain the fronts, then flush the sinks and give back connections; `timeout` seconds in all."""
         end = time.monotonic() + timeout
         for front in self.fronts.values():
             await front.drain(max(0.1, (end - time.monotonic()) / 2))
+        if self.shadow is not None:
+            await self.shadow.close()
         # All at the same time: one that is away would take the others' time.
         closing = [sink.close(max(0.1, end - time.monotonic())) for sink in self.sinks]
         if self.decision_log is not None:
@@ -275,6 +296,10 @@ async def validate(settings: config.Config) -> list[str]:
             log_policy = _log_policy(policy)
             rules = [f"system.log.{rule}" for rule in log_policy.rules] if log_policy is not None else []
             lines.append(f"decision log: {' and '.join(rules) or 'no rule of system.log'}")
+        if (candidate := policy.candidate()) is not None:
+            engine = ENGINES["embedded"](candidate)
+            await engine.start()
+            lines += _told("policy.shadow", engine)[:1]  # a candidate has no cache
     if (rate_limits := settings.rate_limits) is not None:
         from mixer.ratelimit import limits as limits_files
 

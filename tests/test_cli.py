@@ -112,6 +112,24 @@ def test_validate_names_each_decision_that_no_rule_gives(
     ]
 
 
+def test_validate_says_what_the_shadow_is_and_names_its_mistakes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "next.rego").write_text(
+        "package envoy.authz\n\nallow := input.parsed_path[0] == time.now_ns()\n"
+    )
+    policy = "policy: {paths: [authz.rego], shadow: {paths: [next.rego]}}"
+    (folder / "mixer.yaml").write_text(SETTINGS.replace("policy: {paths: [authz.rego]}", policy))
+    assert cli.main(["validate", "--config", str(folder / "mixer.yaml")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("policy: envoy/authz/allow, revision ")
+    assert lines[1].startswith("policy.shadow: envoy/authz/allow, revision ")
+    assert not lines[2].startswith("decision cache")
+    (folder / "next.rego").write_text("package envoy.authz\n\nallow := )\n")
+    assert cli.main(["validate", "--config", str(folder / "mixer.yaml")]) == 2
+    assert f"{folder}/next.rego: line 3" in capsys.readouterr().err
+
+
 def test_validate_says_why_nothing_can_be_cached(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "authz.rego").write_text("package envoy.authz\n\nallow := time.now_ns() > 0\n")
     assert cli.main(["validate", "--config", str(folder / "mixer.yaml")]) == 0

@@ -98,6 +98,19 @@ def test_cache_off(tmp_path: Path, off: str) -> None:
     assert settings.policy.cache is None
 
 
+def test_candidate_of_the_shadow_is_as_the_policy_where_nothing_else_is_said(tmp_path: Path) -> None:
+    settings = load(tmp_path, "policy: {paths: [a], decision: p/old, shadow: {decision: p/new}}")
+    assert settings.policy is not None
+    candidate = settings.policy.candidate()
+    assert candidate is not None
+    assert (candidate.paths, candidate.decision) == ((tmp_path / "a",), "p/new")
+    settings = load(tmp_path, "policy: {engine: opa, decision: p/old, shadow: {paths: [b]}}")
+    assert settings.policy is not None
+    candidate = settings.policy.candidate()
+    assert candidate is not None
+    assert (candidate.engine, candidate.paths, candidate.decision) == ("embedded", (tmp_path / "b",), "p/old")
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("250ms", 0.25), ("1.5s", 1.5), ("2m", 120), ("1h", 3600)])
 def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
     assert load(tmp_path, f"drain_timeout: {text}").drain_timeout == seconds
@@ -176,6 +189,22 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
             'got "a b"',
         ),
         ("policy: {paths: [a], decisions: [x/y]}", "policy.decisions: expected a mapping, got a list"),
+        (
+            "policy: {paths: [a], shadow: {paths: [b], sample: 1.5}}",
+            "policy.shadow.sample: expected at most 1, got 1.5",
+        ),
+        (
+            "policy: {paths: [a], shadow: {paths: [b], sample: 0}}",
+            "policy.shadow.sample: expected a number above 0, got 0",
+        ),
+        (
+            "policy: {paths: [a], shadow: {decison: a/b}}",
+            'policy.shadow.decison: unknown key; did you mean "decision"?',
+        ),
+        (
+            "policy: {paths: [a], shadow: {decision: allow}}",
+            'policy.shadow.decision: expected a rule\'s path such as "envoy/authz/allow", got "allow"',
+        ),
         ("policy: {paths: [a], engine: wasm}", 'policy.engine: expected embedded or opa, got "wasm"'),
         (
             "policy: {paths: [a], opa: {url: localhost}}",
@@ -309,6 +338,15 @@ def test_mistake_says_where_what_was_expected_and_what_was_got(
         (
             "decision_log: {sinks: [{type: file}]}",
             "decision_log: there are no decisions to log without the section policy",
+        ),
+        (
+            "policy: {paths: [a], shadow: {}}",
+            "policy.shadow: names neither paths nor a decision of its own; there is nothing to compare",
+        ),
+        (
+            "policy: {engine: opa, shadow: {decision: a/b}}",
+            "policy.shadow.paths: the embedded engine evaluates the candidate, also with engine: opa; "
+            "it needs at least one .rego file or folder",
         ),
         (
             "rate_limits: {}",

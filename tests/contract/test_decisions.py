@@ -132,13 +132,24 @@ def test_unknown_decision_is_an_error_that_names_it_and_what_there_is(
     assert registry.get_sample_value("mixer_decisions_total", {"outcome": "denied"}) == 0
 
 
-def test_equal_requests_to_two_decisions_are_kept_apart(tmp_path: Path) -> None:
-    (tmp_path / "p.rego").write_text(POLICY.replace("time.now_ns() > 0", "true"))
+def test_each_decision_has_its_own_references_and_cache(tmp_path: Path) -> None:
+    (tmp_path / "p.rego").write_text(POLICY)
     chosen = config.Policy(paths=(tmp_path,), decision="p/allow", decisions=DECISIONS)
-    requests = [request(name, "PUT") for name in ("writers", "clock")] * 2
-    for message in requests:
-        message.attributes.context_extensions["other"] = "alike"
+    requests = [
+        request(name, "PUT", x_user=user)
+        for user in ("a", "b")
+        for name in (None, "writers", "clock", "parts")
+    ]
     answers, registry = checked(config.Config(policy=chosen), *requests)
     seen = [(policy(answer), MessageToDict(answer.dynamic_metadata)["mixer"]["cache"]) for answer in answers]
-    assert seen == [("p/write", "miss"), ("p/clock", "miss"), ("p/write", "hit"), ("p/clock", "hit")]
-    assert registry.get_sample_value("mixer_decision_cache_entries") == 2
+    assert seen == [
+        ("p/allow", "miss"),
+        ("p/write", "miss"),
+        ("p/clock", "off"),  # it alone reads the clock
+        ("p/parts", "miss"),
+        ("p/allow", "hit"),
+        ("p/write", "hit"),
+        ("p/clock", "off"),
+        ("p/parts", "miss"),  # it alone reads the user
+    ]
+    assert registry.get_sample_value("mixer_decision_cache_entries") == 4

@@ -1,0 +1,105 @@
+"""The candidate's process, seen from Mixer: started, fed, listened to, ended."""
+
+import asyncio
+import os
+import pickle
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from mixer import config
+from mixer.errors import MixerError, PolicyError, Problem, StartError
+from mixer.shadow.frames import frame, next_of
+
+START_TIMEOUT = 60.0  # seconds; parsing policies and data of 100,000 users takes 2
+
+
+class GoneError(MixerError):
+    """The process has ended by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the candidate decided. `allowed` is None where that is no legal decision; `error` says why."""
+
+    allowed: bool | None
+    result: str | None
+    error: str | None
+
+
+class Candidate:
+    """Evaluates requests in a process of its own, one after the other.
+
+    In a process, since nothing less keeps the answers of Check from harm: an evaluation may take any time and memory,
+    a thread of this process cannot be ended, and its Python shares the interpreter with the event loop. `policy`: the
+    settings of the candidate's engine.
+    """
+
+    def __init__(self, policy: config.Policy, logging: config.Logging) -> None:
+        self.decision = policy.decision
+        self.revision = ""
+        self._settings = pickle.dumps((policy, logging))
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Raises `PolicyError` for policies that cannot be used, `StartError` where the process does not come up."""
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "mixer.shadow"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        try:
+            self._write([self._settings])
+            async with asyncio.timeout(START_TIMEOUT):
+                told = await self._read()
+        except (GoneError, TimeoutError):
+            await self.close()
+            raise StartError("the process of the shadow policy does not start; its log says why") from None
+        except BaseException:
+            await self.close()
+            raise
+        if "problems" in told:
+            await self.close()
+            raise PolicyError([Problem(*problem) for problem in told["problems"]])
+        self.revision = told["revision"]
+
+    def check(self) -> None:
+        """Raises `GoneError` where the process has ended."""
+        if self._process is None or self._process.returncode is not None:
+            raise GoneError("the process of the shadow policy has ended")
+
+    def send(self, requests: Sequence[bytes]) -> None:
+        """Hand over serialised CheckRequests; a verdict comes for each, in order."""
+        self._write(requests)
+
+    async def verdict(self) -> Verdict:
+        """The next verdict. Raises `GoneError` where none will come."""
+        return Verdict(**await self._read())
+
+    async def close(self) -> None:
+        """End the process, whatever it does."""
+        if (process := self._process) is None:
+            return
+        self._process = None
+        if process.returncode is None:
+            process.kill()
+        if process.stdin is not None:
+            process.stdin.close()
+        await process.wait()
+
+    def _write(self, messages: Sequence[bytes]) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.writelines(map(frame, messages))
+
+    async def _read(self) -> dict[str, Any]:
+        if self._process is None or self._process.stdout is None:
+            raise GoneError("the process of the shadow policy has ended")
+        try:
+            return orjson.loads(await next_of(self._process.stdout))  # type: ignore[no-any-return]
+        except (EOFError, OSError):
+            raise GoneError("the process of the shadow policy has ended") from None

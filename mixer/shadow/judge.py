@@ -1,0 +1,38 @@
+"""What a candidate makes of a request: the same way as a Check, without the answer."""
+
+from typing import Any
+
+import orjson
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+
+from mixer.authz.input import InputBuilder
+from mixer.authz.response import Answers
+from mixer.authz.url import BadRequestError
+from mixer.errors import DecisionError
+from mixer.policy.engine import Evaluation, PolicyEngine
+
+
+class Judge:
+    """Evaluates requests with a started engine that answers at once."""
+
+    def __init__(self, engine: PolicyEngine) -> None:
+        self._engine = engine
+        self._input = InputBuilder(engine.references.paths)
+        self._answers = Answers(engine.decision, engine.revision)
+        self.revision = engine.revision
+
+    def __call__(self, request: bytes) -> dict[str, Any]:
+        """`allowed`, None where there is no legal decision, and then `error`; `result`: the decision as JSON text."""
+        result: str | None = None
+        try:
+            document = orjson.dumps(self._input.build(CheckRequest.FromString(request)))
+            evaluation = self._engine.evaluate(document, None)
+            if not isinstance(evaluation, Evaluation):
+                raise TypeError(f"the engine {self._engine.name} cannot evaluate a candidate")
+            result = evaluation.decision
+            allowed = self._answers.of(result, "off").allowed
+        except (DecisionError, BadRequestError) as error:
+            return {"allowed": None, "result": result, "error": str(error)}
+        except orjson.JSONEncodeError as error:
+            return {"allowed": None, "result": None, "error": f"no input can be made of the request: {error}"}
+        return {"allowed": allowed, "result": result, "error": None}

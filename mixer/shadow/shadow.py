@@ -1,0 +1,180 @@
+"""The shadow: takes decisions after they are made, has them made again by the candidate, and compares."""
+
+import asyncio
+from collections import deque
+from dataclasses import replace
+from typing import Literal, get_args
+
+import structlog
+
+from mixer import config
+from mixer.authz.decided import Decided, Observer, Shadowed
+from mixer.errors import LoadError, StartError
+from mixer.log import Throttle
+from mixer.metrics import Metrics
+from mixer.shadow.candidate import Candidate, GoneError, Verdict
+
+AT_ONCE = 16  # requests handed over together: what the loop does between answers stays below a millisecond
+AT_ONCE_BYTES = 256 * 1024
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before a candidate that broke down is started again
+
+Outcome = Literal["agree", "would_allow", "would_deny", "error"]
+Skipped = Literal["sampled", "overload", "undecided", "unavailable", "shutdown"]
+
+log = structlog.get_logger()
+
+
+class Shadow:
+    """Compares each decision that it is told of with the candidate's, then tells `observer` of both.
+
+    `observe` only queues, and what it is told was decided before: no answer waits for the candidate, or can be changed
+    by it. The queue is bounded; what does not fit is skipped. All that is skipped is counted by its reason, and told to
+    `observer` at once, without the candidate's part.
+    """
+
+    def __init__(
+        self, settings: config.Shadow, candidate: Candidate, metrics: Metrics, observer: Observer | None
+    ) -> None:
+        self._candidate = candidate
+        self._observer = observer
+        self._sample = settings.sample
+        self._timeout = settings.timeout
+        self._max_records = settings.buffer.max_records
+        self._max_bytes = settings.buffer.max_bytes
+        self._queue: deque[tuple[Decided, int]] = deque()
+        self._bytes = 0
+        self._judged: deque[Decided] = deque()  # handed over, without a verdict yet
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._away: Skipped | None = "unavailable"
+        self._throttle = Throttle()
+        self._outcomes = {outcome: metrics.shadow_decisions.labels(outcome) for outcome in get_args(Outcome)}
+        self._skipped = {reason: metrics.shadow_skipped.labels(reason) for reason in get_args(Skipped)}
+        metrics.shadow_waiting.set_function(lambda: len(self._queue) + len(self._judged))
+
+    async def start(self) -> None:
+        """Raises `PolicyError` for a candidate that cannot be used, `StartError` where its process does not start."""
+        await self._candidate.start()
+        self._away = None
+        self._task = asyncio.create_task(self._run())
+
+    def observe(self, decided: Decided) -> None:
+        """See `mixer.authz.decided.Observer`."""
+        if decided.allowed is None or decided.document is None:
+            self._skip("undecided", decided)
+        # By the decision's id, which is random: the decision log draws from it too, so that its sample has shadows.
+        elif self._sample < 1 and int(decided.decision_id[:8], 16) >= self._sample * 2**32:
+            self._skip("sampled", decided)
+        elif self._away is not None:
+            self._skip(self._away, decided)
+        else:
+            size = decided.request.ByteSize() + len(decided.document) + len(decided.result or "")
+            if (
+                len(self._queue) + len(self._judged) >= self._max_records
+                or self._bytes + size > self._max_bytes
+            ):
+                self._skip("overload", decided)
+                return
+            self._bytes += size
+            self._queue.append((decided, size))
+            self._wake.set()
+
+    def status(self) -> str:
+        """ "ok", or why there are no comparisons now."""
+        return "ok" if self._away is None else "the candidate broke down and is started again"
+
+    async def close(self) -> None:
+        """Skip what waits and end the candidate."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        self._give_up("shutdown")
+        await self._candidate.close()
+
+    async def _run(self) -> None:
+        wait = FIRST_WAIT
+        while True:
+            try:
+                while True:
+                    await self._wake.wait()
+                    self._wake.clear()
+                    while self._queue:
+                        await self._judge()
+                        wait = FIRST_WAIT
+            except TimeoutError:
+                self._blame(f"the evaluation took longer than {self._timeout:g} s, and was ended")
+            except GoneError as error:
+                self._blame(str(error))
+            except Exception as error:  # whatever it is, it must not end the comparisons
+                log.error("shadow_failed", exc_info=error)
+            self._give_up("unavailable")
+            await self._candidate.close()
+            while self._away is not None:
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, LONGEST_WAIT)
+                try:
+                    await self._candidate.start()
+                except (LoadError, StartError) as error:
+                    log.error("shadow_away", error=str(error))
+                else:
+                    self._away = None
+
+    async def _judge(self) -> None:
+        """Some of the queue. Raises `GoneError` or `TimeoutError`, with the culprit, if any, first in `_judged`."""
+        self._candidate.check()
+        requests: list[bytes] = []
+        taken = 0
+        while self._queue and len(requests) < AT_ONCE and taken < AT_ONCE_BYTES:
+            decided, size = self._queue.popleft()
+            self._bytes -= size
+            taken += size
+            self._judged.append(decided)
+            requests.append(decided.request.SerializeToString())
+        self._candidate.send(requests)
+        while self._judged:
+            async with asyncio.timeout(self._timeout):
+                verdict = await self._candidate.verdict()
+            self._settle(self._judged.popleft(), verdict)
+        await asyncio.sleep(0)  # verdicts that are there already are read without giving way
+
+    def _blame(self, error: str) -> None:
+        if self._judged:
+            self._settle(self._judged.popleft(), Verdict(None, None, error))
+
+    def _settle(self, decided: Decided, verdict: Verdict) -> None:
+        outcome: Outcome
+        if verdict.allowed is None:
+            outcome = "error"
+        elif verdict.allowed == decided.allowed:
+            outcome = "agree"
+        else:
+            outcome = "would_allow" if verdict.allowed else "would_deny"
+        self._outcomes[outcome].inc()
+        if outcome != "agree" and (held := self._throttle(outcome)) is not None:
+            log.info(
+                "shadow_differs",
+                decision_id=decided.decision_id,
+                outcome=outcome,
+                error=verdict.error,
+                held_back=held,
+            )
+        candidate = self._candidate
+        shadowed = Shadowed(candidate.decision, candidate.revision, outcome, verdict.result, verdict.error)
+        self._tell(replace(decided, shadow=shadowed))
+
+    def _skip(self, reason: Skipped, decided: Decided) -> None:
+        self._skipped[reason].inc()
+        self._tell(decided)
+
+    def _give_up(self, reason: Skipped) -> None:
+        """Skip what waits, and what comes."""
+        self._away = reason
+        for decided in [*self._judged, *(decided for decided, _ in self._queue)]:
+            self._skip(reason, decided)
+        self._judged.clear()
+        self._queue.clear()
+        self._bytes = 0
+
+    def _tell(self, decided: Decided) -> None:
+        if self._observer is not None:
+            self._observer(decided)

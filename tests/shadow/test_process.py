@@ -1,0 +1,96 @@
+"""The candidate's process beside a real `mixer serve`."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+
+from mixer.demo.findings import Series
+from tests.components import processes
+from tests.components.processes import Mixer, Opa, wait_until
+
+LIVE = 'package p\n\nallow := input.attributes.request.http.method == "GET"\n'
+CANDIDATE = """package p
+
+allow := input.attributes.request.http.path != "/forever"
+
+allow if {
+	input.attributes.request.http.path == "/forever"
+	count([1 | some x in numbers.range(1, 40000); some y in numbers.range(1, 40000); x == y * 7]) == 0
+}
+"""
+
+Check = Callable[..., int]
+
+
+@pytest.fixture(params=["embedded", "opa"])
+def mixer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mixer]:
+    for name, text in (("live", LIVE), ("next", CANDIDATE)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "p.rego").write_text(text)
+    policy: dict[str, Any] = {
+        "decision": "p/allow",
+        "shadow": {"paths": [tmp_path / "next"], "timeout": "60s"},
+    }
+    if request.param == "embedded":
+        policy["paths"] = [tmp_path / "live"]
+    else:
+        server: Opa = request.getfixturevalue("opa_server")
+        assert server.call("PUT", "/v1/policies/p", LIVE)[0] == 200
+        policy |= {"engine": "opa", "opa": {"url": server.url, "timeout": "10s"}}
+    listeners = {name: {"address": "127.0.0.1:0"} for name in ("check", "report", "admin")}
+    with processes.mixer({"listeners": listeners, "policy": policy}) as running:
+        yield running
+
+
+@pytest.fixture
+def check(mixer: Mixer) -> Iterator[Check]:
+    with grpc.insecure_channel(mixer.check) as channel:
+        call = channel.unary_unary(
+            "/envoy.service.auth.v3.Authorization/Check",
+            CheckRequest.SerializeToString,
+            CheckResponse.FromString,
+        )
+
+        def check(method: str, path: str) -> int:
+            request = CheckRequest()
+            request.attributes.request.http.method = method
+            request.attributes.request.http.path = path
+            return call(request, timeout=30).status.code
+
+        yield check
+
+
+def outcome(mixer: Mixer, name: str) -> float:
+    return Series(mixer.call("/metrics")[1]).total("mixer_shadow_decisions_total", outcome=name)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_candidate_is_compared_with_what_was_answered(mixer: Mixer, check: Check) -> None:
+    assert [check("GET", "/"), check("PUT", "/"), check("PUT", "/2")] == [0, 7, 7]
+    wait_until(lambda: outcome(mixer, "agree") == 1 and outcome(mixer, "would_allow") == 2)
+    assert mixer.call("/readyz") == (200, "ready\n")
+
+
+def test_candidate_gives_way_to_the_answers_and_never_outlives_them(mixer: Mixer, check: Check) -> None:
+    [candidate] = children(mixer.pid)
+    assert os.getpriority(os.PRIO_PROCESS, candidate) == 19
+    assert check("GET", "/forever") == 0  # the candidate evaluates now, and for long
+    assert check("GET", "/") == 0
+    assert outcome(mixer, "agree") == 0
+    mixer.kill()
+    wait_until(lambda: not Path(f"/proc/{candidate}").exists())
+
+
+def test_end_of_mixer_does_not_wait_for_the_candidate(mixer: Mixer, check: Check) -> None:
+    [candidate] = children(mixer.pid)
+    check("GET", "/forever")
+    mixer.stop()
+    assert not Path(f"/proc/{candidate}").exists()
