@@ -62,6 +62,7 @@ ARITY |= {
 
 # Builtins that we supply, by the module that has them; regorus lacks them, or answers otherwise than OPA.
 _BY_MODULE = {
+    "aws": "providers.aws.sign_req",
     "digests": """
         crypto.hmac.equal crypto.hmac.md5 crypto.hmac.sha1 crypto.hmac.sha256 crypto.hmac.sha512 crypto.md5
         crypto.sha1 crypto.sha256

@@ -4,7 +4,7 @@ import ipaddress
 import re
 from typing import NamedTuple
 
-from mixer.policy.builtins.operands import BuiltinError, string
+from mixer.policy.builtins.operands import BuiltinError, UnsupportedError, string
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -14,6 +14,7 @@ _ESCAPE = re.compile(rb"%(..?|$)", re.DOTALL)
 _PAIR = re.compile(rb"%[0-9A-Fa-f]{2}")
 _ALNUM = "0-9A-Za-z"
 _IN_HOST = re.compile(rf"[{_ALNUM}!\"$&'()*+,\-.:;<=>\[\]_~]".encode())
+_ENCODED_PATH = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@\[\]%/]*")
 _PATH_SAFE = frozenset(b"$&+,-./:;=@_~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
@@ -131,6 +132,15 @@ def _host_bytes(data: bytes) -> bytes:
 
 def _escape(path: bytes) -> bytes:
     return b"".join(b"%c" % byte if byte in _PATH_SAFE else b"%%%02X" % byte for byte in path)
+
+
+def escaped_path(url: Url) -> str:
+    """The path as it was where that is a right encoding of it, else encoded anew (Go's `EscapedPath`)."""
+    if url.raw_path and _ENCODED_PATH.fullmatch(url.raw_path):
+        return url.raw_path
+    if "\ufffd" in url.path:
+        raise UnsupportedError("a URL whose path is not UTF-8")
+    return url.path if url.path == "*" else _escape(url.path.encode()).decode()
 
 
 def _text(data: bytes) -> str:
