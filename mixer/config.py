@@ -296,7 +296,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Sample(Settings):
-    """Shares of the decisions that are logged, by outcome; failed ones always are."""
+    """Shares of the decisions that are logged, by outcome; failed ones, and those that a shadow would make otherwise,
+    always are."""
 
     allowed: Share = 1.0
     denied: Share = 1.0

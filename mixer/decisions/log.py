@@ -106,8 +106,15 @@ class DecisionLog:
 
     def _sampled(self, decided: Decided) -> bool:
         """By the decision's id, which is random, so that whoever has it can tell."""
-        share = self._shares[outcome_of(decided)]
+        share = self._share(decided)
         return share >= 1 or int(decided.decision_id[:8], 16) < share * 2**32
+
+    def _share(self, decided: Decided) -> float:
+        """Of the decisions like this one, how many are logged: all where a shadow differs, since those are few and are
+        what a shadow is there for."""
+        if decided.shadow is not None and decided.shadow.outcome != "agree":
+            return 1.0
+        return self._shares[outcome_of(decided)]
 
     async def _run(self) -> None:
         while True:
@@ -135,8 +142,7 @@ class DecisionLog:
 
     def _record(self, decided: Decided) -> DecisionRecord | None:
         """The masked event, or None where there is none to be written."""
-        share = self._shares[outcome_of(decided)]
-        event = event_of(decided, self._document(decided), self._labels, share)
+        event = event_of(decided, self._document(decided), self._labels, self._share(decided))
         masks: list[Mask] = []
         if self.policy is not None and self.policy.rules:
             seen = orjson.dumps(event).decode()

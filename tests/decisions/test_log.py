@@ -9,7 +9,7 @@ import pytest
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from structlog.testing import capture_logs
 
-from mixer.authz.decided import Decided
+from mixer.authz.decided import Decided, Shadowed
 from tests.decisions.decided import NONE, Log, decided
 
 HTTP = ("attributes", "request", "http")
@@ -118,6 +118,17 @@ def test_sampling_keeps_failures_and_a_share_of_the_rest() -> None:
         "denied": 0.5,
         "error": None,
     }
+
+
+def test_decisions_that_a_shadow_would_make_otherwise_are_all_logged() -> None:
+    shadows = [Shadowed("p/next", "", outcome) for outcome in ("agree", "would_allow", "would_deny", "error")]
+    events = Log(sample={"allowed": 0, "denied": 0})(*[decided({}, shadow=shadow) for shadow in shadows])
+    assert [event["custom"]["shadow"]["outcome"] for event in events] == [
+        "would_allow",
+        "would_deny",
+        "error",
+    ]
+    assert all("sample" not in event["custom"] for event in events)
 
 
 def test_sample_of_nothing_and_of_all() -> None:

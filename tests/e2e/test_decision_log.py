@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
+from tests.components.processes import wait_until
 from tests.e2e.fleet import fleet
 
 MASK = """package system.log
@@ -95,6 +96,30 @@ def test_decisions_are_in_the_file_and_in_kafka(
     assert token not in text
     assert not {"p1", "p2", "c1"} & set(strings(events))
     assert series.total("mixer_decision_log_dropped_total", reason="policy") == 1
+
+
+def test_shadow_is_told_beside_the_decision(tmp_path: Path) -> None:
+    file = tmp_path / "decisions.jsonl"
+    file.touch()
+
+    def prepare(policies: Path) -> None:
+        (policies / "next.rego").write_text(
+            'package next\n\nallow := {"allowed": true, "headers": {"cookie": "c"}}\n'
+        )
+
+    log = {"sinks": [{"type": "file", "path": file}], "sample": {"allowed": 0, "denied": 0}}
+    with fleet(prepare=prepare, policy={"shadow": {"decision": "next/allow"}}, decision_log=log) as running:
+        assert running.call("GET", "/api", running.user()).status == 200
+        assert running.call("GET", "/api").status == 401
+        wait_until(lambda: file.read_bytes().endswith(b"\n"), what="the event")
+    (event,) = map(json.loads, file.read_text().splitlines())
+    assert event["custom"]["outcome"] == "denied"
+    shadow = event["custom"]["shadow"]
+    assert (shadow["path"], shadow["outcome"]) == ("next/allow", "would_allow")
+    assert (shadow["result"], shadow["erased"]) == (
+        {"allowed": True, "headers": {}},
+        ["/result/headers/cookie"],
+    )
 
 
 def strings(value: Any) -> list[str]:
