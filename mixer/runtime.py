@@ -148,7 +148,8 @@ class Runtime:
             if (log_settings := self.settings.decision_log) is not None:
                 self.decision_log = self._decision_log(log_settings, policy)
                 await self.decision_log.start()
-            check = await self._checks(policy, self.engine)
+            await self._start_shadow(policy)
+            check = self._checks(policy, self.engine)
             service = "envoy.service.auth.v3.Authorization"
             methods.append(Unary(service, "Check", CheckRequest, check.check, check.check_all))
         if (rate_limits := self.settings.rate_limits) is not None:
@@ -165,7 +166,7 @@ class Runtime:
             methods.append(Unary(service, "ShouldRateLimit", RateLimitRequest, quota.should_rate_limit))
         return methods
 
-    async def _checks(self, policy: config.Policy, engine: PolicyEngine) -> "Checks":
+    def _checks(self, policy: config.Policy, engine: PolicyEngine) -> "Checks":
         """Check by the engine's decision, and by the others where there are any."""
         from mixer.authz.routing import Routing
         from mixer.authz.service import CheckService
@@ -180,22 +181,22 @@ class Runtime:
                 caches.append(cache)
             return CheckService(engine, cache, self.metrics, observer=observer)
 
-        default = service(engine, await self._shadowed(policy, observer))
+        default = service(engine, observer if self.shadow is None else self.shadow.observe)
         named = {name: service(engine.of(decision), observer) for name, decision in policy.decisions.items()}
         self.metrics.cache_entries.set_function(lambda: sum(map(len, caches)))
         return Routing(default, named, self.metrics) if named else default
 
-    async def _shadowed(self, policy: config.Policy, observer: "Observer | None") -> "Observer | None":
-        """`observer` behind the shadow, where there is one."""
+    async def _start_shadow(self, policy: config.Policy) -> None:
+        """Its candidate is compared with whatever decides by default, also after that has been exchanged."""
         if policy.shadow is None or (candidate := policy.candidate()) is None:
-            return observer
+            return
         from mixer.shadow.candidate import Candidate
         from mixer.shadow.shadow import Shadow
 
-        candidate_process = Candidate(candidate, self.settings.logging)
-        self.shadow = Shadow(policy.shadow, candidate_process, self.metrics, observer)
+        observer = self.decision_log.observe if self.decision_log is not None else None
+        process = Candidate(candidate, self.settings.logging)
+        self.shadow = Shadow(policy.shadow, process, self.metrics, observer)
         await self.shadow.start()
-        return self.shadow.observe
 
     def _decision_log(self, settings: config.DecisionLog, policy: config.Policy) -> "DecisionLog":
         from mixer.authz.input import InputBuilder

@@ -35,4 +35,6 @@ class Judge:
             return {"allowed": None, "result": result, "error": str(error)}
         except orjson.JSONEncodeError as error:
             return {"allowed": None, "result": None, "error": f"no input can be made of the request: {error}"}
-        return {"allowed": allowed, "result": result, "error": None}
+        # None: an `error_response`, which is a decision, but neither of the two.
+        why = "the candidate leaves the request to the failure mode" if allowed is None else None
+        return {"allowed": allowed, "result": result, "error": why}

@@ -41,6 +41,8 @@ default allow := false
 
 allow := {"allowed": true, "headers": {"x-v": "2"}} if input.parsed_path[0] == "open"
 
+allow := {"allowed": false, "error_response": {"http_status": 503}} if input.parsed_path[0] == "failure"
+
 allow := 7 if input.parsed_path[0] == "illegal"
 
 allow := count([1 | some x in numbers.range(1, 40000); some y in numbers.range(1, 40000); x == y * 7]) if {
@@ -151,6 +153,17 @@ async def test_decisions_are_compared_and_told_with_both_results(tmp_path: Path)
             "7",
             "illegal decision: decision must be a boolean or an object, not the number 7",
         )
+
+
+@on_loop
+async def test_candidate_that_leaves_a_request_to_the_failure_mode_has_not_decided(tmp_path: Path) -> None:
+    async with shadowed(tmp_path) as live:
+        live.check("PUT", "/failure")
+        await wait_limit(lambda: len(live.told) == 1)
+        assert live.outcomes() == {"error": 1}
+        shadow = live.told[0].shadow
+        assert shadow is not None
+        assert shadow.error == "the candidate leaves the request to the failure mode"
 
 
 @on_loop
