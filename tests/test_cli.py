@@ -138,6 +138,20 @@ def test_validate_says_why_nothing_can_be_cached(folder: Path, capsys: pytest.Ca
     assert "authz.rego:3)" in line
 
 
+def test_validate_says_which_rules_the_decision_log_obeys(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "mixer.yaml").write_text(
+        "policy: {paths: [authz.rego, log.rego]}\ndecision_log: {sinks: [{type: file}]}\n"
+    )
+    (folder / "log.rego").write_text('package system.log\n\nmask := ["/input/a"]\n')
+    assert cli.main(["validate", "--config", str(folder / "mixer.yaml")]) == 0
+    assert "decision log: system.log.mask\n" in capsys.readouterr().out
+    (folder / "log.rego").write_text("package system.log\n\nmask := http.send({})\n")
+    assert cli.main(["validate", "--config", str(folder / "mixer.yaml")]) == 2
+    assert "log.rego: line 3" in capsys.readouterr().err
+
+
 def test_validate_connects_to_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "mixer.yaml").write_text(
         "policy: {engine: opa, opa: {url: 'http://127.0.0.1:1'}}\n"
