@@ -10,7 +10,7 @@ import structlog
 
 from mixer.decisions.mask import Mask, masks
 from mixer.policy.dialect import known
-from mixer.policy.program import Program
+from mixer.policy.program import Program, rules_of
 from mixer.policy.sources import Module, Sources
 
 log = structlog.get_logger()
@@ -31,7 +31,7 @@ class LogPolicy:
         self._programs: dict[str, Program] = {}
         if (needed := _needed(loaded)) is None:
             return
-        there = Program(needed, PACKAGE, clock=clock).uses.rules
+        there = rules_of(needed.modules)
         rules = {name: f"{PACKAGE}/{name}" for name in ("drop", "mask")}
         self.rules = tuple(
             name for name, rule in rules.items() if any(f"{other}/".startswith(f"{rule}/") for other in there)

@@ -230,6 +230,11 @@ def referenced(
     return references(asts, decision, unstable)
 
 
+def rules_of(modules: Iterable[Module]) -> set[str]:
+    """The rules and functions that modules define, "envoy/authz/allow". Raises `PolicyError` for what is no Rego."""
+    return analyse(_parsed(Module(module.file, known(module.source)) for module in modules)).rules
+
+
 def _engine() -> regorus.Engine:
     engine = regorus.Engine()
     # A token or a certificate in a policy is longer than the 1,024 columns that regorus allows by itself.

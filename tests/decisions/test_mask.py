@@ -245,8 +245,12 @@ def test_only_what_the_rules_can_reach_is_loaded(tmp_path: Path) -> None:
         Log(policies)
 
 
-def test_policies_without_rules_of_the_log_mask_nothing(tmp_path: Path) -> None:
-    policies = written(tmp_path, "package system.log.other\n\nmask := 5\n")
+@pytest.mark.parametrize(
+    "rules",
+    ["package system.log.other\n\nmask := 5\n", "package system.log\n", "package system.log\n\nmasks := 5\n"],
+)
+def test_policies_without_rules_of_the_log_mask_nothing(tmp_path: Path, rules: str) -> None:
+    policies = written(tmp_path, rules)
     log = Log(policies)
     assert log.policy is not None
     assert log.policy.rules == ()
