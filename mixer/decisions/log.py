@@ -37,7 +37,8 @@ class DecisionLog:
     is not written, is counted by its reason in `mixer_decision_log_dropped`. An event whose drop or mask rule fails is
     not written, least of all unmasked.
 
-    `policy` is `system.log` of the policies in use (None: there is none). `build` makes the whole input of a request;
+    `policy` is `system.log` of the policies in use (None: there is none), and may be exchanged with them: a decision is
+    masked as the policies were when it was told. `build` makes the whole input of a request;
     None: events show what the decision was made from.
     """
 
@@ -59,7 +60,7 @@ class DecisionLog:
         self._shares = {"allowed": settings.sample.allowed, "denied": settings.sample.denied, "error": 1.0}
         self._max_records = settings.buffer.max_records
         self._max_bytes = settings.buffer.max_bytes
-        self._queue: deque[tuple[Decided, int]] = deque()
+        self._queue: deque[tuple[Decided, LogPolicy | None, int]] = deque()
         self._bytes = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -87,7 +88,7 @@ class DecisionLog:
             self._lose("buffer_full")
             return
         self._bytes += size
-        self._queue.append((decided, size))
+        self._queue.append((decided, self.policy, size))
         self._wake.set()
 
     async def close(self, timeout: float) -> None:
@@ -129,10 +130,10 @@ class DecisionLog:
         until = time.perf_counter() + SLICE
         records: list[DecisionRecord] = []
         while self._queue and time.perf_counter() < until:
-            decided, size = self._queue.popleft()
+            decided, policy, size = self._queue.popleft()
             self._bytes -= size
             try:
-                if (record := self._record(decided)) is not None:
+                if (record := self._record(decided, policy)) is not None:
                     records.append(record)
             except Exception as error:  # no event may end the log of those that follow
                 self._lose("failed", decided, type(error).__name__)
@@ -140,21 +141,21 @@ class DecisionLog:
             for sink in self.sinks:
                 sink.write(records)
 
-    def _record(self, decided: Decided) -> DecisionRecord | None:
+    def _record(self, decided: Decided, policy: LogPolicy | None) -> DecisionRecord | None:
         """The masked event, or None where there is none to be written."""
         event = event_of(decided, self._document(decided), self._labels, self._share(decided))
         masks: list[Mask] = []
-        if self.policy is not None and self.policy.rules:
+        if policy is not None and policy.rules:
             seen = orjson.dumps(event).decode()
             try:
-                if self.policy.drops(seen):
+                if policy.drops(seen):
                     self._dropped["policy"].inc()
                     return None
             except DecisionError as error:
                 self._lose("drop_failed", decided, str(error))
                 return None
             try:
-                masks = self.policy.masks(seen)
+                masks = policy.masks(seen)
             except (DecisionError, MaskError) as error:
                 self._lose("mask_failed", decided, str(error))
                 return None

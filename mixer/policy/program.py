@@ -222,17 +222,17 @@ class Program:
         return self._engine.take_prints() if self._prints else []
 
 
+def rules_of(modules: Iterable[Module]) -> set[str]:
+    """The rules and functions that modules define, "envoy/authz/allow". Raises `PolicyError` for what is no Rego."""
+    return analyse(_parsed(Module(module.file, known(module.source)) for module in modules)).rules
+
+
 def referenced(
     modules: Iterable[Module], decision: str, unstable: Collection[str] = NONDETERMINISTIC
 ) -> References:
     """`references` of modules that need not be fit for regorus, only for its parser. Raises `PolicyError`."""
     asts = _parsed(_readable(modules))
     return references(asts, decision, unstable)
-
-
-def rules_of(modules: Iterable[Module]) -> set[str]:
-    """The rules and functions that modules define, "envoy/authz/allow". Raises `PolicyError` for what is no Rego."""
-    return analyse(_parsed(Module(module.file, known(module.source)) for module in modules)).rules
 
 
 def _engine() -> regorus.Engine:

@@ -10,6 +10,8 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from structlog.testing import capture_logs
 
 from mixer.authz.decided import Decided, Shadowed
+from mixer.decisions.policy import LogPolicy
+from mixer.policy import sources
 from tests.decisions.decided import NONE, Log, decided
 
 HTTP = ("attributes", "request", "http")
@@ -202,3 +204,23 @@ def test_mask_that_fails_is_told_without_the_value(tmp_path: Path) -> None:
     assert log.dropped("mask_failed") == 1
     assert "s3cret" not in json.dumps(logs)
     assert logs[0]["error"] == "expected a set or an array of masks"
+
+
+def test_decision_is_masked_by_the_policies_that_it_was_made_under(tmp_path: Path) -> None:
+    policies = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.rego").write_text(f'package system.log\n\nmask := ["/input/{name}"]\n')
+        policies.append(LogPolicy(sources.load([tmp_path / name])))
+    log = Log()
+
+    async def run() -> None:
+        running = log.make()
+        await running.start()
+        for policy in (*policies, None):
+            running.policy = policy
+            running.observe(decided({"a": 1, "b": 2}))
+        await running.close(10)
+
+    asyncio.run(run())
+    assert [event["input"] for event in log.written.events] == [{"b": 2}, {"a": 1}, {"a": 1, "b": 2}]
