@@ -213,6 +213,11 @@ class Policy(Settings):
     # Others, by the name that a route of Envoy asks for in its context extension `mixer_decision`.
     decisions: dict[DecisionName, DecisionPath] = Field(default_factory=dict)
     cache: Annotated[Cache | None, BeforeValidator(_off)] = Cache()
+    proto_descriptor: Path | None = None  # descriptor set by which bodies of gRPC calls are parsed
+    skip_request_body_parse: bool = (
+        False  # no parsed_body and truncated_body; no request is refused for its body
+    )
+    dry_run: bool = False  # denials are counted and logged, and allowed
     shadow: Shadow | None = None
 
     def candidate(self) -> "Policy | None":
@@ -590,6 +595,10 @@ def _combinations(config: Config, file: str) -> list[Problem]:
     if config.policy is not None and config.policy.engine == "embedded" and not config.policy.paths:
         refuse(
             "policy.paths", "the embedded engine needs at least one .rego file or folder; or use engine: opa"
+        )
+    if config.policy is not None and config.policy.skip_request_body_parse and config.policy.proto_descriptor:
+        refuse(
+            "policy.proto_descriptor", "no body is parsed with skip_request_body_parse: true; leave one out"
         )
     if config.policy is not None:
         problems += _of_bundles(config.policy, file)

@@ -43,6 +43,10 @@ class Metrics:
         # Decisions by outcome (allowed, denied; error: the policy answered with an error_response). A jump of denied:
         # look at `mixer.decision.reason` of the records.
         self.decisions = Counter("mixer_decisions", "Decisions, by outcome.", ("outcome",), registry=registry)
+        # What policy.dry_run let pass though the policy did not allow it. At rest: dry_run can go.
+        self.dry_run_passed = Counter(
+            "mixer_dry_run_passed", "Requests not allowed that a dry run let pass.", registry=registry
+        )
         # Decisions that could not be made, by reason (undefined, illegal, evaluation, timeout, unavailable).
         # The log names the rule and line; Envoy's failure mode decided meanwhile.
         self.engine_errors = Counter(

@@ -22,6 +22,7 @@ from mixer.policy.references import dotted
 from mixer.server.front import ClientStream, Front, Method, Methods, Unary
 
 if TYPE_CHECKING:
+    from mixer.authz.body import Bodies
     from mixer.authz.decided import Observer
     from mixer.authz.routing import Checks
     from mixer.decisions.log import DecisionLog
@@ -79,6 +80,17 @@ def _grpcio(settings: config.Listener, methods: Methods, metrics: Metrics) -> Fr
     from mixer.server.grpcio import GrpcioFront
 
     return GrpcioFront(settings, methods, metrics)
+
+
+def bodies_of(settings: config.Policy) -> "Bodies | None":
+    """How bodies are parsed; None: not at all. Raises `LoadError`."""
+    from mixer.authz.body import Bodies
+    from mixer.authz.messages import Messages
+
+    if settings.skip_request_body_parse:
+        return None
+    path = settings.proto_descriptor
+    return Bodies(None if path is None else Messages.load(path))
 
 
 ENGINES: dict[str, Callable[[config.Policy], PolicyEngine]] = {"embedded": _embedded, "opa": _opa}
@@ -171,6 +183,8 @@ class Runtime:
         from mixer.authz.routing import Routing
         from mixer.authz.service import CheckService
 
+        bodies = bodies_of(policy)
+
         caches: list[DecisionCache] = []
         observer = self.decision_log.observe if self.decision_log is not None else None
 
@@ -179,7 +193,9 @@ class Runtime:
             if policy.cache is not None and not engine.references.uncacheable:
                 cache = DecisionCache(policy.cache.max_entries, policy.cache.ttl, self.metrics)
                 caches.append(cache)
-            return CheckService(engine, cache, self.metrics, observer=observer)
+            return CheckService(
+                engine, cache, self.metrics, observer=observer, bodies=bodies, dry_run=policy.dry_run
+            )
 
         default = service(engine, observer if self.shadow is None else self.shadow.observe)
         named = {name: service(engine.of(decision), observer) for name, decision in policy.decisions.items()}
@@ -210,7 +226,7 @@ class Runtime:
             {**settings.labels, "id": str(uuid.uuid4()), "version": version("mixer")},  # as OPA has them
             self.metrics,
             policy=_log_policy(policy),
-            build=InputBuilder(WHOLE_INPUT).build if settings.input == "all" else None,
+            build=InputBuilder(WHOLE_INPUT, bodies_of(policy)).build if settings.input == "all" else None,
         )
 
     def _sinks(self, settings: Sequence[Any], kind: "Kind[Any]", prefix: str = "") -> "list[Sink[Any]]":
@@ -282,6 +298,9 @@ async def validate(settings: config.Config) -> list[str]:
     """Load what the settings name, without serving or connecting: a line each on what was found. Raises `LoadError`."""
     lines: list[str] = []
     if (policy := settings.policy) is not None:
+        bodies_of(policy)
+        if policy.dry_run:
+            lines.append("policy.dry_run: what the policy denies passes; it is counted and logged")
         if policy.engine == "embedded":
             engine = ENGINES["embedded"](policy)
             await engine.start()

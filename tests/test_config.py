@@ -328,6 +328,10 @@ def test_mistake_says_where_what_was_expected_and_what_was_got(
             "listeners.check.tls: the native server has no TLS; set server: grpcio for this listener",
         ),
         (
+            "policy: {paths: [a], proto_descriptor: b, skip_request_body_parse: true}",
+            "policy.proto_descriptor: no body is parsed with skip_request_body_parse: true; leave one out",
+        ),
+        (
             "policy: {}",
             "policy.paths: the embedded engine needs at least one .rego file or folder; or use engine: opa",
         ),

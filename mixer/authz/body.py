@@ -6,8 +6,9 @@ from typing import Any
 
 import orjson
 
+from mixer.authz.messages import Messages
 from mixer.authz.multipart import form_parts, parse_media_type
-from mixer.authz.url import BadRequestError, parse_query
+from mixer.authz.url import BadRequestError, parse_path, parse_query
 
 _INTEGER = re.compile(r"[+-]?0*[0-9]{1,19}")
 _LARGEST_INTEGER = 2**63 - 1
@@ -16,21 +17,33 @@ _MOST_NESTED = (
 )
 
 
-def parse_body(headers: Mapping[str, str], body: str, raw_body: bytes) -> tuple[Any, bool]:
-    """The parsed body (None where there is none, or none that is understood) and whether it was truncated.
+class Bodies:
+    """Parses bodies; those of gRPC calls only with `messages`, without them they are None as in the plugin."""
 
-    Raises `BadRequestError` for a body that is not what its content-type says.
-    """
-    if headers.get("x-envoy-auth-partial-body") == "true":
-        return None, True
-    content_type = headers.get("content-type", "")
-    kind = next((kind for kind in _KINDS if kind in content_type), None)
-    text = body or raw_body.decode("utf-8", "replace")
-    if kind not in _PARSERS or not text:
-        return None, False
-    if _is_truncated(headers, len(body.encode()) if body else len(raw_body)):
-        return None, True
-    return _PARSERS[kind](text, content_type), False
+    def __init__(self, messages: Messages | None = None) -> None:
+        self._messages = messages
+
+    def parse(self, headers: Mapping[str, str], body: str, raw_body: bytes, path: str) -> tuple[Any, bool]:
+        """The parsed body (None where there is none, or none that is understood) and whether it was truncated.
+
+        `path`: of the request, without its query. Raises `BadRequestError` for a body that is not what its
+        content-type says.
+        """
+        if headers.get("x-envoy-auth-partial-body") == "true":
+            return None, True
+        content_type = headers.get("content-type", "")
+        kind = next((kind for kind in _KINDS if kind in content_type), None)
+        if kind == _GRPC:
+            if self._messages is None or not raw_body:
+                return None, False
+            message, truncated = self._messages.parse(raw_body, parse_path(path))
+            return _bounded(message), truncated
+        text = body or raw_body.decode("utf-8", "replace")
+        if kind not in _PARSERS or not text:
+            return None, False
+        if _is_truncated(headers, len(body.encode()) if body else len(raw_body)):
+            return None, True
+        return _PARSERS[kind](text, content_type), False
 
 
 def _is_truncated(headers: Mapping[str, str], size: int) -> bool:
@@ -48,7 +61,11 @@ def _json(text: str | bytes, _: str = "") -> Any:
     except orjson.JSONDecodeError:
         raise BadRequestError("the body is not JSON") from None
     opening = ("[", "{") if isinstance(text, str) else (b"[", b"{")
-    if sum(map(text.count, opening)) > _MOST_NESTED and _levels(value) > _MOST_NESTED:  # type: ignore[arg-type]
+    return _bounded(value) if sum(map(text.count, opening)) > _MOST_NESTED else value  # type: ignore[arg-type]
+
+
+def _bounded(value: Any) -> Any:
+    if _levels(value) > _MOST_NESTED:
         raise BadRequestError(f"the body is nested more than {_MOST_NESTED} levels deep")
     return value
 
@@ -76,8 +93,13 @@ def _multipart(text: str, content_type: str) -> dict[str, list[Any]] | None:
     return values
 
 
-# Looked for in this order. gRPC needs a descriptor set; without one the plugin gives null too.
-_KINDS = ("application/json", "application/grpc", "application/x-www-form-urlencoded", "multipart/form-data")
+_GRPC = "application/grpc"
+_KINDS = (
+    "application/json",
+    _GRPC,
+    "application/x-www-form-urlencoded",
+    "multipart/form-data",
+)  # in this order
 _PARSERS = {
     "application/json": _json,
     "application/x-www-form-urlencoded": _form,

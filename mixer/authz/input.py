@@ -14,10 +14,11 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
-from mixer.authz.body import parse_body
+from mixer.authz.body import Bodies
 from mixer.authz.url import parse_path, parse_query
 from mixer.policy.engine import Path
 
+BODIES = Bodies()
 VERSION = {"ext_authz": "v3", "encoding": "protojson"}
 
 Tree = dict[str, Any]  # a name to the tree below it; {} is everything
@@ -25,9 +26,10 @@ Converter = Callable[[Any], Any]
 
 
 class InputBuilder:
-    """Builds the part of the input that `paths` name."""
+    """Builds the part of the input that `paths` name; without `bodies`, no body is looked at."""
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    def __init__(self, paths: Iterable[Path], bodies: Bodies | None = BODIES) -> None:
+        self._bodies = bodies
         paths = tuple(paths)
         tree = _tree(paths)
         self._whole = () in paths
@@ -81,8 +83,10 @@ class InputBuilder:
             parsed_query = parse_query(query) if query else {}
             if self._parsed_query:
                 document["parsed_query"] = parsed_query
-        if self._parsed_body or self._truncated_body or http.body or http.raw_body:
-            body, truncated = parse_body(headers, http.body, http.raw_body)
+        if (bodies := self._bodies) is not None and (
+            self._parsed_body or self._truncated_body or http.body or http.raw_body
+        ):
+            body, truncated = bodies.parse(headers, http.body, http.raw_body, path)
             if self._parsed_body:
                 document["parsed_body"] = body
             if self._truncated_body:

@@ -43,9 +43,14 @@ class Answer:
 
 
 class Answers:
-    """Builds answers; `policy` and `revision` go into each one's dynamic metadata, for the record of the request."""
+    """Builds answers; `policy` and `revision` go into each one's dynamic metadata, for the record of the request.
 
-    def __init__(self, policy: str, revision: str) -> None:
+    In a dry run every legal decision lets the request pass, unchanged unless the policy allowed it itself. A request
+    that cannot be parsed is denied there too, as by the plugin.
+    """
+
+    def __init__(self, policy: str, revision: str, dry_run: bool = False) -> None:
+        self._dry_run = dry_run
         self._mixer = {"policy": policy, "revision": revision}
         self._kept = lru_cache(_MEMO_ENTRIES)(self._build)
 
@@ -99,9 +104,17 @@ class Answers:
         response.status.message = message
         response.denied_response.status.code = StatusCode.BadRequest
         response.denied_response.body = message
-        return self._answer(response, False, {"reason": "request_malformed"}, "off")
+        return self._filled(response, False, {"reason": "request_malformed"}, "off")
 
     def _answer(
+        self, response: CheckResponse, allowed: bool | None, metadata: dict[str, Any] | None, cache: str
+    ) -> Answer:
+        if self._dry_run and not allowed:
+            response.status.code = OK
+            response.ok_response.SetInParent()
+        return self._filled(response, allowed, metadata, cache)
+
+    def _filled(
         self, response: CheckResponse, allowed: bool | None, metadata: dict[str, Any] | None, cache: str
     ) -> Answer:
         filled = dict(metadata or ())

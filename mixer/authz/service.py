@@ -7,9 +7,10 @@ import orjson
 import structlog
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
+from mixer.authz.body import Bodies
 from mixer.authz.decided import Decided, Observer
 from mixer.authz.ids import DecisionIds
-from mixer.authz.input import InputBuilder
+from mixer.authz.input import BODIES, InputBuilder
 from mixer.authz.response import Answer, Answers
 from mixer.authz.url import BadRequestError
 from mixer.errors import DecisionError
@@ -47,7 +48,8 @@ class _Call:
 class CheckService:
     """Decides requests with a started engine. `cache` is None where the operator or the policy rules it out.
 
-    `observer` is told of each decision and of each failure.
+    `observer` is told of each decision and of each failure. `bodies` is None where bodies are not to be looked at. With
+    `dry_run`, what the policy does not allow passes, counted and logged.
     """
 
     def __init__(
@@ -55,8 +57,11 @@ class CheckService:
         engine: PolicyEngine,
         cache: DecisionCache | None,
         metrics: Metrics,
+        *,
         clock: Callable[[], float] = time.time,
         observer: Observer | None = None,
+        bodies: Bodies | None = BODIES,
+        dry_run: bool = False,
     ) -> None:
         self._engine = engine
         self._observer = observer
@@ -64,8 +69,10 @@ class CheckService:
         self._clock = clock
         self._throttle = Throttle()
         self._ids = DecisionIds()
-        self._input = InputBuilder(engine.references.paths)
-        self._answers = Answers(engine.decision, engine.revision)
+        self._input = InputBuilder(engine.references.paths, bodies)
+        self._answers = Answers(engine.decision, engine.revision, dry_run)
+        self._dry_run = dry_run
+        self._dry_run_passed = metrics.dry_run_passed
         self._evaluation_seconds = metrics.evaluation_seconds.labels(engine.name)
         self._errors = metrics.engine_errors
         self._outcomes = {
@@ -155,7 +162,14 @@ class CheckService:
         if self._observer is not None:
             self._observer(self._told(call))
         self._outcomes[answer.allowed].inc()
+        if self._dry_run and not answer.allowed and call.error is None:
+            self._let_pass(call)
         return answer.with_id(call.decision_id)
+
+    def _let_pass(self, call: _Call) -> None:
+        self._dry_run_passed.inc()
+        if (held := self._throttle("dry_run")) is not None:
+            log.info("dry_run_let_pass", decision_id=call.decision_id, held_back=held)
 
     def _failed(self, call: _Call) -> Exception:
         error = call.error or RuntimeError("a call ended without an answer")

@@ -17,7 +17,7 @@ import orjson
 
 from mixer import config, log
 from mixer.errors import LoadError
-from mixer.runtime import ENGINES
+from mixer.runtime import ENGINES, bodies_of
 from mixer.shadow.frames import frame, read
 from mixer.shadow.judge import Judge
 
@@ -56,7 +56,7 @@ def main() -> None:
 async def _judge(policy: config.Policy) -> Judge:
     engine = ENGINES[policy.engine](policy)
     await engine.start()
-    return Judge(engine)
+    return Judge(engine, bodies_of(policy))
 
 
 if __name__ == "__main__":

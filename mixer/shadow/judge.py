@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
+from mixer.authz.body import Bodies
 from mixer.authz.input import InputBuilder
 from mixer.authz.response import Answers
 from mixer.authz.url import BadRequestError
@@ -15,9 +16,9 @@ from mixer.policy.engine import Evaluation, PolicyEngine
 class Judge:
     """Evaluates requests with a started engine that answers at once."""
 
-    def __init__(self, engine: PolicyEngine) -> None:
+    def __init__(self, engine: PolicyEngine, bodies: Bodies | None) -> None:
         self._engine = engine
-        self._input = InputBuilder(engine.references.paths)
+        self._input = InputBuilder(engine.references.paths, bodies)
         self._answers = Answers(engine.decision, engine.revision)
         self.revision = engine.revision
 

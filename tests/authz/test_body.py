@@ -4,8 +4,13 @@ from typing import Any
 
 import pytest
 
-from mixer.authz.body import parse_body
+from mixer.authz.body import Bodies
 from mixer.authz.url import BadRequestError
+
+
+def parse_body(headers: dict[str, str], body: str, raw_body: bytes) -> tuple[Any, bool]:
+    return Bodies().parse(headers, body, raw_body, "/")
+
 
 # Multipart bodies, as Go's reader takes them: more or less than that would let a policy see another form than the
 # upstream does.

@@ -241,3 +241,36 @@ def test_bad_request_is_400_with_the_reason() -> None:
     assert response.denied_response.status.code == 400
     assert response.denied_response.body == "the body is not JSON"
     assert metadata(response)["reason"] == "request_malformed"
+
+
+@pytest.mark.parametrize(
+    ("decision", "allowed"),
+    [
+        (False, False),
+        ({"allowed": False, "http_status": 401, "headers": {"a": "b"}, "body": "no"}, False),
+        ({"allowed": False, "error_response": {"http_status": 502}}, None),
+    ],
+)
+def test_dry_run_lets_pass_what_is_not_allowed(decision: object, allowed: object) -> None:
+    answer = Answers("envoy/authz/allow", "abc", dry_run=True).of(json.dumps(decision), "miss")
+    response = CheckResponse.FromString(answer.with_id(ID))
+    assert answer.allowed is allowed  # what the policy says is counted and logged
+    assert response.status.code == 0
+    assert response.WhichOneof("http_response") == "ok_response"
+    assert not response.ok_response.headers
+    assert metadata(response)["decision_id"] == ID
+
+
+def test_dry_run_keeps_the_metadata_of_a_denial_and_all_of_an_allow() -> None:
+    answers = Answers("p", "r", dry_run=True)
+    denied = answers.of('{"allowed": false, "dynamic_metadata": {"reason": "no"}}', "miss")
+    assert metadata(CheckResponse.FromString(denied.with_id(ID)))["reason"] == "no"
+    allowed = answers.of('{"allowed": true, "headers": {"x-user": "alice"}}', "miss")
+    assert CheckResponse.FromString(allowed.with_id(ID)).ok_response.headers[0].header.value == "alice"
+
+
+def test_dry_run_changes_nothing_for_illegal_decisions_and_bad_requests() -> None:
+    answers = Answers("p", "r", dry_run=True)
+    with pytest.raises(DecisionError):
+        answers.of('{"allowed": false, "http_status": 418}', "miss")
+    assert CheckResponse.FromString(answers.bad_request("no").with_id(ID)).denied_response.status.code == 400

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.fleet import Edit, Fleet, fail_open, fleet
+from tests.authz import test_messages as shop
+from tests.e2e.fleet import Edit, Fleet, fail_open, filter_configs, fleet
 
 POLICY = """package envoy.authz
 
@@ -64,16 +65,17 @@ def ask(running: Fleet, decision: object, **headers: str) -> Seen:
 
 
 @contextlib.contextmanager
-def told(*edits: Edit) -> Iterator[Fleet]:
-    """A fleet whose policy does as the request says."""
+def told(*edits: Edit, policy: str = POLICY, **settings: Any) -> Iterator[Fleet]:
+    """A fleet whose policy does as the request says, with these settings of the section `policy`."""
 
     def prepare(policies: Path) -> None:
-        (policies / "authz.rego").write_text(POLICY)
+        (policies / "authz.rego").write_text(policy)
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         try:
-            with fleet(prepare=prepare, edits=edits, upstream=f"127.0.0.1:{server.server_address[1]}") as it:
+            upstream = f"127.0.0.1:{server.server_address[1]}"
+            with fleet(prepare=prepare, edits=edits, upstream=upstream, policy=settings) as it:
                 yield it
         finally:
             server.shutdown()
@@ -167,3 +169,39 @@ def test_error_response_lets_the_request_pass_where_envoy_fails_open() -> None:
     with told(fail_open) as running:
         seen = ask(running, {"allowed": False, "error_response": {"http_status": 502}})
         assert seen.status == 200
+
+
+def test_dry_run_lets_denials_pass_and_counts_them() -> None:
+    with told(dry_run=True) as running:
+        seen = ask(running, {"allowed": False, "headers": {"x-new": "1"}, "body": "no"})
+        assert (seen.status, seen.upstream("x-new")) == (200, [])
+        assert running.series().total("mixer_dry_run_passed_total") == 1
+        assert running.series().total("mixer_decisions_total", outcome="denied") == 1
+
+
+def test_policy_sees_the_message_of_a_grpc_call(tmp_path: Path) -> None:
+    descriptors = tmp_path / "shop.binpb"
+    descriptors.write_bytes(shop.descriptors(shop.ITEMS, shop.OLD).SerializeToString())
+
+    def as_bytes(document: dict[str, Any]) -> None:
+        for config in filter_configs(document):
+            if "with_request_body" in config:
+                config["with_request_body"]["pack_as_bytes"] = True
+
+    policy = """package envoy.authz
+
+allow := {"allowed": false, "body": [input.parsed_body, input.truncated_body]}
+"""
+    with told(as_bytes, policy=policy, proto_descriptor=str(descriptors)) as running:
+
+        def call(body: bytes) -> Any:
+            connection = http.client.HTTPConnection(running.http, timeout=30)
+            with contextlib.closing(connection):
+                connection.request(
+                    "POST", "/shop.Orders/Put", body=body, headers={"content-type": "application/grpc+proto"}
+                )
+                # To a caller by gRPC, Envoy sends the body of a denial as the call's message.
+                return connection.getresponse().getheader("grpc-message")
+
+        assert call(shop.frame(b"\x18\x01")) == '[{"count":1},false]'
+        assert call(shop.frame(b"\x18\x01" * 8000)) == "[null,true]"  # more than Envoy sends along

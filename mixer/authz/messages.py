@@ -1,0 +1,160 @@
+"""Bodies of gRPC calls as JSON, by a set of protobuf descriptors (OPA's Envoy plugin, `proto-descriptor`).
+
+Such a set is the file that `protoc --include_imports --descriptor_set_out=…` or `buf build -o ….binpb` writes.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format, message_factory
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from mixer.authz.url import BadRequestError
+from mixer.errors import LoadError, Problem
+
+_FRAME_HEADER = 5  # whether it is compressed, and the message's length in four bytes
+_MOST_METHODS = 1024  # remembered; their names come from requests, so there is no end of them
+_LARGEST_INTEGER = 2**64 - 1  # that JSON of ours can hold as one
+
+
+class Messages:
+    """The first message of calls to the methods in a descriptor set."""
+
+    def __init__(self, descriptors: FileDescriptorSet) -> None:
+        """Raises `ValueError` for a set that is not complete in itself."""
+        self._pool = DescriptorPool()
+        files = {file.name: file for file in descriptors.file}
+        added: set[str] = set()
+        for file in files.values():
+            self._add(file, files, added, ())
+        self._request = lru_cache(_MOST_METHODS)(self._find)
+
+    @classmethod
+    def load(cls, path: Path) -> "Messages":
+        """Raises `LoadError`."""
+        try:
+            return cls(FileDescriptorSet.FromString(path.read_bytes()))
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror}"
+        except DecodeError:
+            problem = (
+                "is no protobuf descriptor set; write one with protoc --include_imports --descriptor_set_out"
+            )
+        except ValueError as error:
+            problem = f"is not a complete descriptor set: {error}"
+        raise LoadError([Problem(str(path), "", problem)])
+
+    def _add(
+        self,
+        file: FileDescriptorProto,
+        files: dict[str, FileDescriptorProto],
+        added: set[str],
+        importing: tuple[str, ...],
+    ) -> None:
+        """Imports go first, in whatever order the set has them."""
+        if file.name in added:
+            return
+        if file.name in importing:
+            raise ValueError(f"{file.name} imports itself")
+        for name in file.dependency:
+            if name not in files:
+                raise ValueError(
+                    f"{file.name} imports {name}, which is not in it; use protoc --include_imports"
+                )
+            self._add(files[name], files, added, (*importing, file.name))
+        plain = FileDescriptorProto()
+        plain.CopyFrom(file)
+        _without_extensions(plain)
+        try:
+            self._pool.Add(plain)
+            self._pool.FindFileByName(file.name)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{file.name}: {error}") from error
+        added.add(file.name)
+
+    def parse(self, frames: bytes, path: list[str]) -> tuple[Any, bool]:
+        """The first message as JSON, and whether it was cut off. The message is None where its method is unknown or a
+        client's stream, and where it is compressed. Raises `BadRequestError` for what is no call or no such message.
+        """
+        if len(path) != 2:
+            raise BadRequestError("the path of a gRPC call is /service/method")
+        if len(frames) < _FRAME_HEADER:
+            raise BadRequestError("the gRPC body is shorter than the head of a message")
+        if frames[0] != 0:
+            return None, False
+        end = _FRAME_HEADER + int.from_bytes(frames[1:_FRAME_HEADER])
+        if end > len(frames):
+            return None, True
+        if (request := self._request(*path)) is None:
+            return None, False
+        try:
+            message = request.FromString(frames[_FRAME_HEADER:end])
+            shown = json_format.MessageToDict(message, descriptor_pool=self._pool)
+        except (DecodeError, json_format.Error, ValueError, TypeError, KeyError, RecursionError):
+            raise BadRequestError("the gRPC message is not of its method's type") from None
+        if not message.IsInitialized():
+            raise BadRequestError("the gRPC message lacks a required field")
+        _refuse_what_go_does(message)
+        return _in_range(shown), False
+
+    def _find(self, service: str, method: str) -> type[Message] | None:
+        try:
+            found = self._pool.FindServiceByName(service).methods_by_name.get(method)
+        except KeyError:
+            return None
+        if found is None or found.client_streaming:
+            return None
+        return message_factory.GetMessageClass(found.input_type)
+
+
+def _without_extensions(file: FileDescriptorProto) -> None:
+    """The plugin does not know the set's extensions, so fields of theirs are not shown."""
+    del file.extension[:]
+    waiting = list(file.message_type)
+    while waiting:
+        message = waiting.pop()
+        del message.extension[:]
+        waiting += message.nested_type
+
+
+def _refuse_what_go_does(message: Message) -> None:
+    """Values of no kind and text that is no UTF-8, which Go's protojson does not write and Python's does. And unknown
+    values of a closed enum: Go shows their number, here they would be missing without a word."""
+    if message.DESCRIPTOR.full_name == "google.protobuf.Value" and message.WhichOneof("kind") is None:
+        raise BadRequestError("the gRPC message has a Value of no kind")
+    closed = {
+        f.number for f in message.DESCRIPTOR.fields if f.enum_type is not None and f.enum_type.is_closed
+    }
+    if closed and any(field.field_number in closed for field in UnknownFieldSet(message)):  # type: ignore[attr-defined]
+        raise BadRequestError("the gRPC message has an unknown value of an enum")
+    for field, value in message.ListFields():
+        entry = (
+            field.message_type if field.message_type and field.message_type.GetOptions().map_entry else None
+        )
+        items = value.values() if entry else value if field.is_repeated else (value,)
+        kind = entry.fields_by_name["value"] if entry else field
+        if kind.message_type is not None:
+            for item in items:
+                _refuse_what_go_does(item)
+        texts = [*value.keys(), *items] if entry else items
+        if (
+            kind.type != kind.TYPE_BYTES
+            and kind.message_type is None
+            and any(isinstance(t, bytes) for t in texts)
+        ):
+            raise BadRequestError("the gRPC message has text that is no UTF-8")
+
+
+def _in_range(value: Any) -> Any:
+    """Numbers that are whole but too large for an integer as the floating-point numbers that they were."""
+    if isinstance(value, dict):
+        return {key: _in_range(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_in_range(item) for item in value]
+    if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
+        return float(value)
+    return value
