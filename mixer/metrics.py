@@ -65,8 +65,9 @@ class Metrics:
             buckets=CALL_BUCKETS,
             registry=registry,
         )
-        # Decision cache by outcome (hit, miss, bypass). All bypass: the policy reads the clock or chance
-        # (`mixer validate` says so); few hits: it reads a field that differs in every request.
+        # Decision cache by outcome (hit, miss, joined: waited for an equal call's evaluation, bypass). All bypass: the
+        # policy reads the clock or chance, and its decisions say no cache_ttl; few hits: it reads a field that differs
+        # in every request. `mixer policy deps` shows both.
         self.cache_lookups = Counter(
             "mixer_decision_cache_lookups",
             "Decision cache lookups, by outcome.",

@@ -190,7 +190,7 @@ class Runtime:
 
         def service(engine: PolicyEngine, observer: "Observer | None") -> CheckService:
             cache = None
-            if policy.cache is not None and not engine.references.uncacheable:
+            if policy.cache is not None:
                 cache = DecisionCache(policy.cache.max_entries, policy.cache.ttl, self.metrics)
                 caches.append(cache)
             return CheckService(

@@ -29,7 +29,7 @@ class Decided:
     be read. `result`: the decision as JSON text, None where there is none. `error` and `reason`: why there is no legal
     decision; then `allowed` is None, except for a request that could not be read, which is denied. It is None too
     where the decision is an `error_response`. `cache`: "hit", "miss" or "off". `timestamp`: Unix seconds. `seconds`: of
-    the evaluation, None where none was made.
+    the evaluation, None where none was made for this call.
     """
 
     decision_id: str

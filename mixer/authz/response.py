@@ -7,8 +7,9 @@ An answer is built once for each decision text and kept as bytes with a hole for
 answers cost two concatenations.
 """
 
+import re
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +26,8 @@ _HOLE = str(uuid.uuid4())  # nobody outside can know it, so it stands in an answ
 _KNOWN_STATUS = frozenset(StatusCode.values()) - {0}
 _APPEND_ACTIONS = dict(HeaderValueOption.HeaderAppendAction.items())
 _HEADER_FIELDS = frozenset(("value", "append_action", "keep_empty_value"))
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MEMO_ENTRIES = 4096
 _MEMO_LENGTH = 8192  # characters of a decision; longer ones are rare and would make the memo's size unknown
 
@@ -32,11 +35,12 @@ _MEMO_LENGTH = 8192  # characters of a decision; longer ones are rare and would 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A serialised CheckResponse around its decision id. `allowed` is None where the policy leaves the request to
-    Envoy's failure mode."""
+    Envoy's failure mode. `cache_ttl`: seconds that the decision says it holds."""
 
     allowed: bool | None
     before: bytes
     after: bytes
+    cache_ttl: float | None = None
 
     def with_id(self, decision_id: str) -> bytes:
         return b"".join((self.before, decision_id.encode(), self.after))
@@ -88,14 +92,14 @@ class Answers:
             # An Envoy that does not know error_response yet takes a status that is not OK for a denial.
             response.status.code = UNAVAILABLE
             response.error_response.CopyFrom(_error_response(value["error_response"]))
-            return self._answer(response, None, metadata, cache)
+            return replace(self._answer(response, None, metadata, cache), cache_ttl=_cache_ttl(value))
         else:
             response.status.code = PERMISSION_DENIED
             status = HttpStatus(code=_status(value, "http_status", StatusCode.Forbidden))
             response.denied_response.CopyFrom(
                 DeniedHttpResponse(status=status, headers=headers, body=_body(value, headers))
             )
-        return self._answer(response, allowed, metadata, cache)
+        return replace(self._answer(response, allowed, metadata, cache), cache_ttl=_cache_ttl(value))
 
     def bad_request(self, message: str) -> Answer:
         """The plugin's answer to a request that cannot be parsed."""
@@ -220,6 +224,18 @@ def _strings(decision: dict[str, Any], field: str) -> list[str]:
     if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
         raise _illegal(field, "an array of strings", given)
     return given
+
+
+def _cache_ttl(decision: dict[str, Any]) -> float | None:
+    """Seconds: a number, or a text such as "30s"."""
+    if "cache_ttl" not in decision:
+        return None
+    given = decision["cache_ttl"]
+    if isinstance(given, str) and (match := _DURATION.fullmatch(given)):
+        return float(match[1]) * _SECONDS[match[2]]
+    if isinstance(given, bool) or not isinstance(given, int | float) or given < 0:
+        raise _illegal("cache_ttl", 'a number of seconds, not negative, or a text such as "30s"', given)
+    return float(given)
 
 
 def _query_parameters(decision: dict[str, Any]) -> list[QueryParameter]:

@@ -9,6 +9,7 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
 from mixer.authz.body import Bodies
 from mixer.authz.decided import Decided, Observer
+from mixer.authz.flights import Flights
 from mixer.authz.ids import DecisionIds
 from mixer.authz.input import BODIES, InputBuilder
 from mixer.authz.response import Answer, Answers
@@ -26,8 +27,8 @@ class _Call:
     """One call on its way to its answer, and what has been found out for it."""
 
     __slots__ = (
-        "answer", "cache", "decision", "decision_id", "document", "error", "reason", "request", "seconds", "start",
-        "timeout", "waiting",
+        "answer", "cache", "decision", "decision_id", "document", "error", "joined", "reason", "request", "seconds",
+        "start", "timeout", "waiting",
     )  # fmt: skip
 
     def __init__(self, request: CheckRequest, timeout: float | None, decision_id: str) -> None:
@@ -36,6 +37,7 @@ class _Call:
         self.decision_id = decision_id
         self.document: bytes | None = None  # the input; None where the request could not be read
         self.cache = "off"
+        self.joined = False  # it waits for an equal call's evaluation
         self.waiting: Awaitable[Evaluation] | None = None
         self.start = 0.0  # of the evaluation, by `time.perf_counter`
         self.seconds: float | None = None
@@ -45,8 +47,17 @@ class _Call:
         self.reason: str | None = None
 
 
+def _left(end: float | None) -> float | None:
+    """Seconds until a moment of `time.monotonic`."""
+    return None if end is None else max(0.0, end - time.monotonic())
+
+
 class CheckService:
-    """Decides requests with a started engine. `cache` is None where the operator or the policy rules it out.
+    """Decides requests with a started engine. `cache` is None where the operator rules it out.
+
+    What an equal input may decide otherwise (`References.uncacheable`) is kept only as long as the decision itself
+    says by its `cache_ttl`; other decisions no longer than that. Equal inputs that wait for the engine are evaluated
+    once.
 
     `observer` is told of each decision and of each failure. `bodies` is None where bodies are not to be looked at. With
     `dry_run`, what the policy does not allow passes, counted and logged.
@@ -66,6 +77,10 @@ class CheckService:
         self._engine = engine
         self._observer = observer
         self._cache = cache
+        self._unstable = bool(engine.references.uncacheable)
+        self._flights = Flights()
+        # What is unstable is shared only while decisions say that they may be.
+        self._shares = cache is not None and not self._unstable
         self._clock = clock
         self._throttle = Throttle()
         self._ids = DecisionIds()
@@ -79,6 +94,8 @@ class CheckService:
             allowed: metrics.decisions.labels(outcome)
             for allowed, outcome in ((True, "allowed"), (False, "denied"), (None, "error"))
         }
+        self._misses = metrics.cache_lookups.labels("miss")
+        self._joined = metrics.cache_lookups.labels("joined")
         self._bypassed = metrics.cache_lookups.labels("bypass")
 
     def check(self, request: CheckRequest, timeout: float | None) -> bytes | Awaitable[bytes]:
@@ -116,19 +133,26 @@ class CheckService:
 
     def _decide(self, call: _Call) -> None:
         document = call.document or b""
-        if self._cache is None:
-            self._bypassed.inc()
-        elif (kept := self._cache.get(document, self._clock())) is not None:
-            call.cache, call.decision = "hit", kept
-            call.answer = self._answers.of(kept, "hit")
-            return
-        else:
-            call.cache = "miss"
+        if self._cache is not None:
+            if (kept := self._cache.get(document, self._clock())) is not None:
+                call.cache, call.decision = "hit", kept
+                call.answer = self._answers.of(kept, "hit")
+                return
+            if not self._unstable:
+                call.cache = "miss"
         call.start = time.perf_counter()
+        if self._shares and document in self._flights:
+            self._joined.inc()
+            call.joined = True
+            call.waiting = self._shared(call, document)
+            return
+        (self._misses if call.cache == "miss" else self._bypassed).inc()
         try:
             evaluation = self._engine.evaluate(document, call.timeout)
             if isinstance(evaluation, Evaluation):
                 self._take(call, evaluation)
+            elif self._shares:
+                call.waiting = self._flights.begin(document, evaluation)
             else:
                 call.waiting = evaluation
         except Exception as error:
@@ -136,12 +160,41 @@ class CheckService:
 
     def _take(self, call: _Call, evaluation: Evaluation) -> None:
         """Raises `DecisionError` for an illegal decision, which is not worth keeping."""
-        call.seconds = time.perf_counter() - call.start
-        self._evaluation_seconds.observe(call.seconds)
+        if not call.joined:
+            call.seconds = time.perf_counter() - call.start
+            self._evaluation_seconds.observe(call.seconds)
         call.decision = evaluation.decision
         call.answer = self._answers.of(evaluation.decision, call.cache)
-        if self._cache is not None:
-            self._cache.put(call.document or b"", evaluation.decision, self._clock(), evaluation.valid_until)
+        if self._cache is None:
+            return
+        ttl = call.answer.cache_ttl
+        if self._unstable:
+            self._shares = bool(ttl)
+            if not ttl:
+                return
+            call.cache = "miss"
+            call.answer = self._answers.of(evaluation.decision, "miss")
+        elif ttl is not None:
+            ttl = min(ttl, self._cache.ttl)
+        self._cache.put(call.document or b"", evaluation.decision, self._clock(), evaluation.valid_until, ttl)
+
+    async def _shared(self, call: _Call, document: bytes) -> Evaluation:
+        """The outcome of an equal call's evaluation; of one of our own where that one says nothing of this call."""
+        end = None if call.timeout is None else time.monotonic() + call.timeout
+        while document in self._flights:
+            evaluation = await self._flights.join(document, _left(end))
+            if evaluation is None:
+                continue
+            if not self._unstable or self._answers.of(evaluation.decision, "miss").cache_ttl:
+                return evaluation
+            break
+        call.joined, call.start = False, time.perf_counter()
+        evaluated = self._engine.evaluate(document, _left(end))
+        if isinstance(evaluated, Evaluation):
+            return evaluated
+        if self._shares and document not in self._flights:
+            evaluated = self._flights.begin(document, evaluated)
+        return await evaluated
 
     def _conclude(self, call: _Call) -> bytes | Awaitable[bytes] | Exception:
         return self._settled(call) if call.waiting is None else self._wait(call, call.waiting)
@@ -176,7 +229,7 @@ class CheckService:
         if not isinstance(error, DecisionError):
             return error
         call.reason = error.reason
-        if call.seconds is None:
+        if call.seconds is None and not call.joined:
             call.seconds = time.perf_counter() - call.start
         self._errors.labels(self._engine.name, error.reason).inc()
         if self._observer is not None:

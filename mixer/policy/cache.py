@@ -9,36 +9,36 @@ class DecisionCache:
     """Decisions (their JSON text) by the part of the input that they can read.
 
     The key is all that the decision depends on; see `policy.references`. An entry ends after `ttl` seconds, or
-    when the engine said that its answer does. Each decision of a runtime has its own, so new policies start with none.
+    when the engine said that its answer does. One runtime has one cache, so new policies start with none.
     """
 
     def __init__(self, max_entries: int, ttl: float, metrics: Metrics) -> None:
+        self.ttl = ttl
         self._max_entries = max_entries
-        self._ttl = ttl
         self._entries: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
         self._hits = metrics.cache_lookups.labels("hit")
-        self._misses = metrics.cache_lookups.labels("miss")
         self._evictions = metrics.cache_evictions
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def get(self, key: bytes, now: float) -> str | None:
-        """The decision, or None where there is none that holds at `now` (Unix seconds)."""
+        """The decision, or None where there is none that holds at `now` (Unix seconds). A hit is counted."""
         entry = self._entries.get(key)
         if entry is None:
-            self._misses.inc()
             return None
         if entry[0] <= now:
             del self._entries[key]
-            self._misses.inc()
             return None
         self._entries.move_to_end(key)
         self._hits.inc()
         return entry[1]
 
-    def put(self, key: bytes, decision: str, now: float, valid_until: float | None) -> None:
-        end = now + self._ttl
+    def put(
+        self, key: bytes, decision: str, now: float, valid_until: float | None, ttl: float | None = None
+    ) -> None:
+        """Keep a decision for `ttl` seconds (None: the cache's own), and not beyond `valid_until` (Unix seconds)."""
+        end = now + (self.ttl if ttl is None else ttl)
         if valid_until is not None:
             end = min(end, valid_until)
         if end <= now:

@@ -48,12 +48,20 @@ def test_least_recently_used_goes_first(registry: CollectorRegistry) -> None:
     assert len(kept) == 2
 
 
-def test_lookups_are_counted(registry: CollectorRegistry) -> None:
+def test_hits_are_counted(registry: CollectorRegistry) -> None:
     kept = cache(registry)
     kept.get(b"a", 0.0)
     kept.put(b"a", "1", 0.0, None)
     kept.get(b"a", 0.0)
     kept.get(b"a", 0.0)
-    outcome = "mixer_decision_cache_lookups_total"
-    assert registry.get_sample_value(outcome, {"outcome": "hit"}) == 2
-    assert registry.get_sample_value(outcome, {"outcome": "miss"}) == 1
+    assert registry.get_sample_value("mixer_decision_cache_lookups_total", {"outcome": "hit"}) == 2
+
+
+def test_entry_may_have_a_time_of_its_own(registry: CollectorRegistry) -> None:
+    kept = cache(registry, ttl=60)
+    kept.put(b"long", "1", 0.0, None, ttl=100.0)
+    kept.put(b"ends", "2", 0.0, 50.0, ttl=100.0)
+    kept.put(b"none", "3", 0.0, None, ttl=0.0)
+    assert [kept.get(key, 49.9) for key in (b"long", b"ends", b"none")] == ["1", "2", None]
+    assert [kept.get(key, 99.9) for key in (b"long", b"ends")] == ["1", None]
+    assert kept.get(b"long", 100.0) is None

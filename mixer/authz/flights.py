@@ -1,0 +1,54 @@
+"""Evaluations on their way, so that calls with an equal input share one instead of asking each for themselves."""
+
+import asyncio
+from collections.abc import Awaitable
+
+from mixer.errors import DecisionError
+from mixer.policy.engine import Evaluation
+
+# What says nothing of another call: the deadline was that of the first, and the server may be back.
+_OF_ONE_CALL = frozenset(["timeout", "unavailable"])
+
+
+class Flights:
+    """By input. The evaluation goes on where the call that began it is cancelled."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[bytes, asyncio.Future[Evaluation]] = {}
+
+    def __contains__(self, document: bytes) -> bool:
+        return document in self._tasks
+
+    def begin(self, document: bytes, evaluation: Awaitable[Evaluation]) -> Awaitable[Evaluation]:
+        """Share an evaluation from now on until it has ended; what to wait for it by."""
+        task = asyncio.ensure_future(evaluation)
+        self._tasks[document] = task
+
+        def ended(task: asyncio.Future[Evaluation]) -> None:
+            del self._tasks[document]
+            if not task.cancelled():
+                task.exception()  # nobody may be left who waits
+
+        task.add_done_callback(ended)
+        return asyncio.shield(task)
+
+    async def join(self, document: bytes, timeout: float | None) -> Evaluation | None:
+        """The outcome of the evaluation that is on its way. None: there is none, or it failed for its caller alone.
+
+        Raises `DecisionError`, "timeout" where it has not ended within `timeout` seconds."""
+        task = self._tasks.get(document)
+        if task is None:
+            return None
+        done, _ = await asyncio.wait([task], timeout=timeout)
+        if not done:
+            raise DecisionError(
+                "timeout", "an equal call's evaluation did not end before this call's deadline"
+            )
+        if task.cancelled():
+            return None
+        error = task.exception()
+        if isinstance(error, DecisionError) and error.reason in _OF_ONE_CALL:
+            return None
+        if error is not None:
+            raise error
+        return task.result()
