@@ -80,6 +80,12 @@ def _http_or_unix_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _bundle_url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s@?#]+/[^\s#]*", value):
+        raise ValueError('"https://host/path" or "http://host:port/path", secrets in `token`')
+    return value
+
+
 def _redis_url(value: SecretStr) -> SecretStr:
     if not re.fullmatch(r"(rediss?://|unix:/)\S+", value.get_secret_value()):
         raise ValueError('"redis://host:port/db", "rediss://…" or "unix:///path"')
@@ -203,10 +209,30 @@ class Shadow(Settings):
     buffer: Buffer = Buffer(max_records=1_000, max_bytes=16 * 1024 * 1024)
 
 
+class Signing(Settings):
+    """Which signature a bundle must have. What is left out is the signature's own, or the key's."""
+
+    key_id: str | None = None
+    scope: str | None = None
+    exclude_files: tuple[str, ...] = ()  # patterns of files that need not be signed
+
+
+class Bundle(Settings):
+    """An OPA bundle on an HTTP server, asked for again every `poll`; `timeout` bounds one download."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
+    url: Annotated[str, AfterValidator(_bundle_url)]
+    token: SecretStr | None = None  # sent as a bearer token
+    poll: Annotated[Seconds, Field(gt=0)] = 30.0
+    timeout: Annotated[Seconds, Field(gt=0)] = 30.0
+    signing: Signing = Signing()
+
+
 class Policy(Settings):
     engine: Literal["embedded", "opa"] = "embedded"
     opa: Opa = Opa()
     paths: tuple[Path, ...] = ()
+    bundles: tuple[Bundle, ...] = ()
     keys: tuple[Key, ...] = ()  # when there is one, every bundle must be signed
     bundle_size_limit: PositiveInt = 256 * 1024 * 1024  # bytes of a bundle when unpacked
     decision: DecisionPath = "envoy/authz/allow"
@@ -227,6 +253,7 @@ class Policy(Settings):
         changes: dict[str, Any] = {
             "engine": "embedded",
             "paths": shadow.paths or self.paths,
+            "bundles": (),
             "decision": shadow.decision or self.decision,
             "decisions": {},
             "cache": None,
@@ -592,7 +619,11 @@ def _combinations(config: Config, file: str) -> list[Problem]:
             refuse(
                 f"listeners.{name}.tls", "the native server has no TLS; set server: grpcio for this listener"
             )
-    if config.policy is not None and config.policy.engine == "embedded" and not config.policy.paths:
+    if (
+        config.policy is not None
+        and config.policy.engine == "embedded"
+        and not (config.policy.paths or config.policy.bundles)
+    ):
         refuse(
             "policy.paths", "the embedded engine needs at least one .rego file or folder; or use engine: opa"
         )
@@ -628,10 +659,10 @@ def _of_decision_log(config: Config, file: str) -> list[Problem]:
 def _of_bundles(policy: Policy, file: str) -> list[Problem]:
     problems: list[Problem] = []
     seen: set[str] = set()
-    if policy.keys and policy.engine == "opa":
-        problems.append(
-            Problem(file, "policy.keys", "the OPA server verifies bundles itself; use engine: embedded")
-        )
+    for name in ("keys", "bundles"):
+        if getattr(policy, name) and policy.engine == "opa":
+            message = "the OPA server loads and verifies bundles itself; use engine: embedded"
+            problems.append(Problem(file, f"policy.{name}", message))
     for index, key in enumerate(policy.keys):
         where = f"policy.keys[{index}]"
         if (key.key is None) == (key.file is None):
@@ -639,12 +670,28 @@ def _of_bundles(policy: Policy, file: str) -> list[Problem]:
         if key.id in seen:
             problems.append(Problem(file, f"{where}.id", f'"{key.id}" is taken; give each key its own'))
         seen.add(key.id)
+    names: set[str] = set()
+    for index, bundle in enumerate(policy.bundles):
+        where = f"policy.bundles[{index}]"
+        if bundle.name in names:
+            problems.append(Problem(file, f"{where}.name", f'"{bundle.name}" is taken; give each its own'))
+        names.add(bundle.name)
+        if bundle.signing != Signing() and not policy.keys:
+            problems.append(Problem(file, f"{where}.signing", "needs the keys; give them in policy.keys"))
+        elif bundle.signing.key_id is not None and bundle.signing.key_id not in seen:
+            known = ", ".join(sorted(seen))
+            problems.append(
+                Problem(file, f"{where}.signing.key_id", f"one of {known}", f'"{bundle.signing.key_id}"')
+            )
     return problems
 
 
 def _of_shadow(policy: Policy, file: str) -> list[Problem]:
     if (shadow := policy.shadow) is None or shadow.paths:
         return []
+    if policy.bundles:
+        own = "with policy.bundles, the candidate needs paths of its own"
+        return [Problem(file, "policy.shadow.paths", own)]
     if not policy.paths:
         needed = "the embedded engine evaluates the candidate, also with engine: opa; it needs at least one .rego file"
         return [Problem(file, "policy.shadow.paths", f"{needed} or folder")]

@@ -115,6 +115,13 @@ class Metrics:
             "mixer_shadow_waiting", "Decisions that wait for the shadow policy.", registry=registry
         )
 
+        # Polls of bundles, by outcome (activated, unchanged, or why not: download, archive, signature, manifest, roots,
+        # content, activation, internal). Anything but the first two: the log and `/readyz` say what is wrong, and
+        # the bundle before it is served.
+        self.bundle_polls = Counter(
+            "mixer_bundle_polls", "Polls of bundles, by outcome.", ("bundle", "outcome"), registry=registry
+        )
+
         # Descriptors judged, by outcome (ok, over_limit, shadow, unlimited, no_limit). Much no_limit: Envoy's
         # descriptors and the limits file do not fit together.
         self.quota_descriptors = Counter(

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from mixer.authz.routing import Checks
     from mixer.decisions.log import DecisionLog
     from mixer.decisions.policy import LogPolicy
+    from mixer.policy.bundle import Bundle
+    from mixer.policy.polling import Bundles
+    from mixer.policy.sources import Sources
     from mixer.ratelimit.counters import Counters
     from mixer.shadow.shadow import Shadow
     from mixer.telemetry.sink import Kind, Sink
@@ -34,10 +37,10 @@ if TYPE_CHECKING:
 Role = Literal["all", "check", "report"]
 
 
-def _embedded(settings: config.Policy) -> PolicyEngine:
+def _embedded(settings: config.Policy, loaded: "Sources | None" = None) -> PolicyEngine:
     from mixer.policy.regorus import EmbeddedEngine
 
-    return EmbeddedEngine(settings)
+    return EmbeddedEngine(settings, loaded=loaded)
 
 
 def _opa(settings: config.Policy) -> PolicyEngine:
@@ -112,6 +115,7 @@ class Runtime:
     metrics: Metrics
     engine: PolicyEngine | None = None
     shadow: "Shadow | None" = None
+    bundles: "Bundles | None" = None
     counters: "Counters | None" = None
     sinks: "list[Sink[Any]]" = field(default_factory=list)
     decision_log: "DecisionLog | None" = None
@@ -148,20 +152,18 @@ class Runtime:
         if (policy := self.settings.policy) is not None:
             from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
-            self.engine = ENGINES[policy.engine](policy)
-            await self.engine.start()
-            self.metrics.policy.info(
-                {
-                    "engine": self.engine.name,
-                    "decision": self.engine.decision,
-                    "revision": self.engine.revision,
-                }
-            )
+            if not policy.bundles:
+                self.engine = ENGINES[policy.engine](policy)
+                await self.engine.start()
             if (log_settings := self.settings.decision_log) is not None:
                 self.decision_log = self._decision_log(log_settings, policy)
                 await self.decision_log.start()
             await self._start_shadow(policy)
-            check = self._checks(policy, self.engine)
+            check: Checks
+            if self.engine is not None:
+                check = self._checks(policy, self.engine)
+            else:
+                check = await self._by_bundles(policy)
             service = "envoy.service.auth.v3.Authorization"
             methods.append(Unary(service, "Check", CheckRequest, check.check, check.check_all))
         if (rate_limits := self.settings.rate_limits) is not None:
@@ -178,7 +180,34 @@ class Runtime:
             methods.append(Unary(service, "ShouldRateLimit", RateLimitRequest, quota.should_rate_limit))
         return methods
 
-    def _checks(self, policy: config.Policy, engine: PolicyEngine) -> "Checks":
+    async def _by_bundles(self, policy: config.Policy) -> "Checks":
+        """Check by the policy of the latest bundles."""
+        from mixer.authz.switch import Switch
+        from mixer.decisions.policy import LogPolicy
+        from mixer.policy.polling import Bundles
+        from mixer.policy.regorus import sources_of
+        from mixer.policy.waiting import WaitingEngine
+
+        # Nobody observes what there is no policy for: what is to be masked is not known yet.
+        self.engine = WaitingEngine(policy.decision)
+        switch = Switch(self._checks(policy, self.engine, observed=False))
+
+        async def activate(bundles: "Sequence[Bundle]") -> None:
+            loaded = sources_of(policy, bundles)
+            log_policy = LogPolicy(loaded) if self.decision_log is not None else None
+            engine = _embedded(policy, loaded)
+            await engine.start()
+            # From here on without a pause: a request finds all of the old policy, or all of the new one.
+            switch.current = self._checks(policy, engine)
+            self.engine = engine
+            if self.decision_log is not None:
+                self.decision_log.policy = log_policy
+
+        self.bundles = Bundles(policy, self.metrics, activate)
+        await self.bundles.start()
+        return switch
+
+    def _checks(self, policy: config.Policy, engine: PolicyEngine, observed: bool = True) -> "Checks":
         """Check by the engine's decision, and by the others where there are any."""
         from mixer.authz.routing import Routing
         from mixer.authz.service import CheckService
@@ -186,7 +215,7 @@ class Runtime:
         bodies = bodies_of(policy)
 
         caches: list[DecisionCache] = []
-        observer = self.decision_log.observe if self.decision_log is not None else None
+        observer = self.decision_log.observe if self.decision_log is not None and observed else None
 
         def service(engine: PolicyEngine, observer: "Observer | None") -> CheckService:
             cache = None
@@ -197,7 +226,11 @@ class Runtime:
                 engine, cache, self.metrics, observer=observer, bodies=bodies, dry_run=policy.dry_run
             )
 
-        default = service(engine, observer if self.shadow is None else self.shadow.observe)
+        self.metrics.policy.info(
+            {"engine": engine.name, "decision": engine.decision, "revision": engine.revision}
+        )
+        shadow = self.shadow if observed else None
+        default = service(engine, observer if shadow is None else shadow.observe)
         named = {name: service(engine.of(decision), observer) for name, decision in policy.decisions.items()}
         self.metrics.cache_entries.set_function(lambda: sum(map(len, caches)))
         return Routing(default, named, self.metrics) if named else default
@@ -256,17 +289,25 @@ class Runtime:
     async def not_ready(self) -> list[str]:
         """Why this process should get no traffic now."""
         reasons = [await self.engine.ready()] if self.engine else []
+        if self.bundles is not None and not self.bundles.activated:
+            reasons += self.bundles.problems()
         reasons += [self.counters.ready()] if self.counters else []
         return [reason for reason in reasons if reason is not None]
 
     def degraded(self) -> list[str]:
         """What does not work as it should, though calls are answered: sinks that hold their records back, a shadow
-        whose candidate is away."""
+        whose candidate is away, bundles that cannot be had or used."""
         sinks = [*self.sinks, *(self.decision_log.sinks if self.decision_log is not None else ())]
         reasons = [f"{sink.name}: {status}" for sink in sinks if (status := sink.status()) != "ok"]
         if self.shadow is not None and (status := self.shadow.status()) != "ok":
             reasons.append(f"shadow: {status}")
-        return reasons
+        return reasons + (self.bundles.problems() if self.bundles is not None else [])
+
+    def serving(self) -> list[str]:
+        """What is served that may change while this runs: the policy's revision, where it comes in bundles."""
+        if self.bundles is None or self.engine is None:
+            return []
+        return [f"policy: revision {self.engine.revision}"]
 
     async def close(self, timeout: float) -> None:
         """Drain the fronts, then flush the sinks and give back connections; `timeout` seconds in all."""
@@ -282,16 +323,19 @@ class Runtime:
         await asyncio.gather(*closing)
         if self.counters is not None:
             await self.counters.close()
+        if self.bundles is not None:
+            await self.bundles.close()
         if self.engine is not None:
             await self.engine.close()
 
 
 def _log_policy(policy: config.Policy) -> "LogPolicy | None":
-    """`system.log` of the policies on disk, which the embedded engine evaluates whatever decides."""
+    """`system.log` of the policies on disk, which the embedded engine evaluates whatever decides. That of bundles
+    comes with them."""
     from mixer.decisions.policy import LogPolicy
     from mixer.policy.regorus import sources_of
 
-    return LogPolicy(sources_of(policy)) if policy.paths else None
+    return LogPolicy(sources_of(policy)) if policy.paths and not policy.bundles else None
 
 
 async def validate(settings: config.Config) -> list[str]:
@@ -301,7 +345,14 @@ async def validate(settings: config.Config) -> list[str]:
         bodies_of(policy)
         if policy.dry_run:
             lines.append("policy.dry_run: what the policy denies passes; it is counted and logged")
-        if policy.engine == "embedded":
+        if policy.bundles:
+            if policy.keys:
+                from mixer.policy.signatures import keys
+
+                keys(policy.keys)
+            names = ", ".join(each.name for each in policy.bundles)
+            lines.append(f"policy: {policy.decision}, from bundles that are not fetched here: {names}")
+        elif policy.engine == "embedded":
             engine = ENGINES["embedded"](policy)
             await engine.start()
             lines += _told("policy", engine)
@@ -312,7 +363,7 @@ async def validate(settings: config.Config) -> list[str]:
             lines += [f"policy.decisions.{name}: {path}" for name, path in policy.decisions.items()]
             if policy.paths:
                 lines.append("policy.paths: not read with engine: opa; the server has its own policies")
-        if settings.decision_log is not None:
+        if settings.decision_log is not None and not policy.bundles:
             log_policy = _log_policy(policy)
             rules = [f"system.log.{rule}" for rule in log_policy.rules] if log_policy is not None else []
             lines.append(f"decision log: {' and '.join(rules) or 'no rule of system.log'}")

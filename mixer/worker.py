@@ -23,7 +23,11 @@ async def serve(settings: Config, role: Role, revision: str) -> None:
         loop.add_signal_handler(number, stop.set)
     runtime = Runtime.build(settings, role, revision)
     admin = AdminServer(
-        settings.listeners.admin.address, runtime.registry, runtime.not_ready, runtime.degraded
+        settings.listeners.admin.address,
+        runtime.registry,
+        runtime.not_ready,
+        runtime.degraded,
+        runtime.serving,
     )
     try:
         await runtime.start()

@@ -231,7 +231,45 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
         ),
         (
             "policy: {engine: opa, keys: [{id: a, file: b}]}",
-            "policy.keys: the OPA server verifies bundles itself; use engine: embedded",
+            "policy.keys: the OPA server loads and verifies bundles itself; use engine: embedded",
+        ),
+        (
+            'policy: {bundles: [{name: a, url: "ftp://x/y"}]}',
+            'policy.bundles[0].url: expected "https://host/path" or "http://host:port/path", secrets in `token`, '
+            'got "ftp://x/y"',
+        ),
+        (
+            'policy: {bundles: [{name: a, url: "https://me:sesame@x/y"}]}',
+            'policy.bundles[0].url: expected "https://host/path" or "http://host:port/path", secrets in `token`, '
+            "got a value that is kept secret",
+        ),
+        (
+            'policy: {bundles: [{name: a, url: "http://x/y"}, {name: a, url: "http://x/z"}]}',
+            'policy.bundles[1].name: "a" is taken; give each its own',
+        ),
+        (
+            'policy: {bundles: [{name: a, url: "http://x/y", poll: 0s}]}',
+            'policy.bundles[0].poll: expected a number above 0, got "0s"',
+        ),
+        (
+            'policy: {bundles: [{name: a, url: "http://x/y", pol: 1s}]}',
+            'policy.bundles[0].pol: unknown key; did you mean "poll"?',
+        ),
+        (
+            'policy: {bundles: [{name: a, url: "http://x/y", signing: {scope: b}}]}',
+            "policy.bundles[0].signing: needs the keys; give them in policy.keys",
+        ),
+        (
+            'policy: {keys: [{id: k, file: f}], bundles: [{name: a, url: "http://x/y", signing: {key_id: b}}]}',
+            'policy.bundles[0].signing.key_id: expected one of k, got "b"',
+        ),
+        (
+            'policy: {bundles: [{name: a, url: "http://x/y"}], shadow: {decision: a/b}}',
+            "policy.shadow.paths: with policy.bundles, the candidate needs paths of its own",
+        ),
+        (
+            'policy: {engine: opa, bundles: [{name: a, url: "http://x/y"}]}',
+            "policy.bundles: the OPA server loads and verifies bundles itself; use engine: embedded",
         ),
         (
             'policy: {paths: [a], opa: {url: "${OPA}"}}',

@@ -12,7 +12,8 @@ from mixer.errors import StartError
 
 class AdminServer:
     """`registry`: what `/metrics` shows. `not_ready`: why `/readyz` must say 503; empty when it may say 200, and
-    then `degraded` is told beside it: a broker that is away is no reason to send no traffic here."""
+    then `degraded` is told beside it: a broker that is away is no reason to send no traffic here. `serving`: what else
+    it says then."""
 
     def __init__(
         self,
@@ -20,11 +21,13 @@ class AdminServer:
         registry: CollectorRegistry,
         not_ready: Callable[[], Awaitable[list[str]]],
         degraded: Callable[[], list[str]],
+        serving: Callable[[], list[str]] = list,
     ) -> None:
         self.address = address
         self._registry = registry
         self._not_ready = not_ready
         self._degraded = degraded
+        self._serving = serving
 
     async def start(self) -> None:
         """Raises `StartError` where the address cannot be had."""
@@ -62,5 +65,11 @@ class AdminServer:
         if reasons:
             return web.Response(status=503, text="".join(f"not ready: {reason}\n" for reason in reasons))
         return web.Response(
-            text="".join(("ready\n", *(f"degraded: {reason}\n" for reason in self._degraded())))
+            text="".join(
+                (
+                    "ready\n",
+                    *(f"{line}\n" for line in self._serving()),
+                    *(f"degraded: {reason}\n" for reason in self._degraded()),
+                )
+            )
         )

@@ -52,7 +52,7 @@ class Program:
     """One decision of a set of modules. Raises `PolicyError` for modules that cannot be used.
 
     `decision`: a path, "envoy/authz/allow"; `others`: what `of` will be asked for. `strict_errors`: a builtin's error
-    fails the evaluation; else its call is undefined.
+    fails the evaluation; else its call is undefined. `base`: a `new_engine` that has the data already.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Program:
         others: Iterable[str] = (),
         strict_errors: bool = False,
         clock: Callable[[], float] = time.time,
+        base: regorus.Engine | None = None,
     ) -> None:
         self._decision = decision
         self._strict_errors = strict_errors
@@ -83,8 +84,9 @@ class Program:
         rewritten = _parsed(modules)
         self._modules_guarded, guards = guarded_modules(rewritten)
         self._modules = modules if strict_errors else guarded_modules(rewritten, only=self._supplied)[0]
-        self._base = _engine()
-        self._base.add_data_json(orjson.dumps(loaded.data).decode())
+        self._base = base or new_engine()
+        if base is None:
+            self._base.add_data_json(orjson.dumps(loaded.data).decode())
         for name, builtin in self._supplied.items():
             self._base.add_extension(name, *builtin)
         add_guards(self._base, guards, self._supplied)
@@ -235,7 +237,8 @@ def referenced(
     return references(asts, decision, unstable)
 
 
-def _engine() -> regorus.Engine:
+def new_engine() -> regorus.Engine:
+    """An engine without modules and data."""
     engine = regorus.Engine()
     # A token or a certificate in a policy is longer than the 1,024 columns that regorus allows by itself.
     engine.set_policy_length_config(max_col=_LONGEST, max_file_bytes=_LONGEST, max_lines=_LONGEST)
@@ -262,7 +265,7 @@ def _parsed(modules: Iterable[Module]) -> list[Node]:
     problems: list[Problem] = []
     asts: list[Node] = []
     for module in modules:
-        engine = _engine()
+        engine = new_engine()
         try:
             engine.add_policy(module.file, module.source)
         except RuntimeError as error:

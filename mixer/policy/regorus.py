@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -10,8 +10,10 @@ import structlog
 from mixer import config
 from mixer.errors import DecisionError
 from mixer.policy import sources
+from mixer.policy.bundle import Bundle
 from mixer.policy.engine import Evaluation, References
-from mixer.policy.program import Program
+from mixer.policy.program import Program, new_engine
+from mixer.policy.slices import fill
 from mixer.policy.sources import Sources
 
 if TYPE_CHECKING:
@@ -25,17 +27,27 @@ class EmbeddedEngine:
 
     name = "embedded"
 
-    def __init__(self, settings: config.Policy, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: config.Policy,
+        clock: Callable[[], float] = time.time,
+        *,
+        loaded: Sources | None = None,
+    ) -> None:
+        """`loaded`: the policies and data; else they are those of `settings`."""
         self._settings = settings
+        self._loaded = loaded
         self._clock = clock
         self.decision = settings.decision
         self.revision = ""
         self.references = References(frozenset())
 
     async def start(self) -> None:
-        loaded = sources_of(self._settings)
+        loaded, self._loaded = self._loaded or sources_of(self._settings), None
+        base = new_engine()
+        await fill(base, loaded.data)
         others = tuple(self._settings.decisions.values())
-        self._ask(Program(loaded, self.decision, others=others, clock=self._clock))
+        self._ask(Program(loaded, self.decision, others=others, clock=self._clock, base=base))
         self.revision = loaded.revision
 
     def _ask(self, program: Program) -> None:
@@ -63,9 +75,11 @@ class EmbeddedEngine:
         pass
 
 
-def sources_of(settings: config.Policy) -> Sources:
-    """The policies and data that the settings name. Raises `PolicyError`."""
-    return sources.load(settings.paths, verifier=_verifier(settings), limit=settings.bundle_size_limit)
+def sources_of(settings: config.Policy, bundles: Sequence[Bundle] = ()) -> Sources:
+    """The policies and data that the settings name, with those of bundles. Raises `PolicyError`."""
+    return sources.load(
+        settings.paths, bundles=bundles, verifier=_verifier(settings), limit=settings.bundle_size_limit
+    )
 
 
 def _verifier(settings: config.Policy) -> "Verifier | None":

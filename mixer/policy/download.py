@@ -1,0 +1,64 @@
+"""A bundle on an HTTP server: fetched again and again, with its ETag."""
+
+import hashlib
+
+import aiohttp
+
+from mixer import config
+from mixer.errors import BundleError
+
+_CHUNK = 1 << 16
+
+
+class Download:
+    """One bundle's resource. `limit`: bytes that it may have."""
+
+    def __init__(self, settings: config.Bundle, limit: int) -> None:
+        self._settings = settings
+        self._limit = limit
+        self._etag = ""
+        self._digest = b""
+
+    async def fetch(self, session: aiohttp.ClientSession) -> bytes | None:
+        """The tarball, or None where it is the one that was fetched before. Raises `BundleError` ("download")."""
+        headers = {"Accept-Encoding": "identity", "Prefer": "modes=snapshot", "User-Agent": "mixer"}
+        if self._etag:
+            headers["If-None-Match"] = self._etag
+        if self._settings.token is not None:
+            headers["Authorization"] = f"Bearer {self._settings.token.get_secret_value()}"
+        timeout = aiohttp.ClientTimeout(total=self._settings.timeout)
+        try:
+            # No redirects: one could lead from https to http, or to where the token is not meant for.
+            async with session.get(
+                self._settings.url, headers=headers, timeout=timeout, allow_redirects=False
+            ) as answer:
+                if answer.status == 304 and self._etag:
+                    return None
+                if answer.status != 200:
+                    raise self._failed(f"HTTP {answer.status}, expected 200")
+                raw = await self._body(answer)
+                etag = answer.headers.get("ETag", "")
+        except TimeoutError:
+            raise self._failed(f"no answer within {self._settings.timeout:g} s") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise self._failed(f"{type(error).__name__}: {error}") from None
+        digest = hashlib.sha256(raw).digest()
+        self._etag, unchanged, self._digest = etag, digest == self._digest, digest
+        return None if unchanged else raw
+
+    def forget(self) -> None:
+        """Fetch it whole the next time: what came may have been damaged on its way."""
+        self._etag = ""
+        self._digest = b""
+
+    async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
+        parts, room = [], self._limit
+        async for part in answer.content.iter_chunked(_CHUNK):
+            room -= len(part)
+            if room < 0:
+                raise self._failed(f"is larger than {self._limit} bytes (policy.bundle_size_limit)")
+            parts.append(part)
+        return b"".join(parts)
+
+    def _failed(self, message: str) -> BundleError:
+        return BundleError("download", self._settings.name, "", f"{self._settings.url}: {message}")

@@ -1,0 +1,198 @@
+"""Bundles kept up to date: polled, read in a thread, activated together; what is wrong never replaces what is right."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import aiohttp
+import structlog
+
+from mixer import config
+from mixer.errors import BundleError, LoadError, PolicyError
+from mixer.metrics import Metrics
+from mixer.policy import bundle
+from mixer.policy.bundle import Bundle
+from mixer.policy.download import Download
+
+if TYPE_CHECKING:
+    from mixer.policy.signatures import Verifier
+
+log = structlog.get_logger()
+
+_FIRST_RETRY = 0.5  # seconds after a first failed download; doubled up to the poll interval
+_JITTER = 0.1  # share of the poll interval, so that a fleet does not ask at one moment
+
+Activate = Callable[[Sequence[Bundle]], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Source:
+    """One bundle: what came last, what is served, and what is wrong with it. Kept as tarballs, which are small."""
+
+    settings: config.Bundle
+    download: Download
+    verifier: "Verifier | None"
+    latest: bytes | None = None
+    active: bytes | None = None
+    revision: str = ""
+    trouble: str | None = "not fetched yet"  # why it cannot be had
+    refusal: str | None = None  # why what was had cannot be used
+    failures: int = 0  # downloads, one after the other
+    told: str | None = None  # what the log said last
+
+    @property
+    def problem(self) -> str | None:
+        return self.trouble or self.refusal
+
+
+class Bundles:
+    """Polls the bundles of the settings.
+
+    `activate` makes a policy of all of them and of `policy.paths`, and puts it in the place of the one before;
+    it raises `LoadError` where it cannot, and then nothing has changed. One activation runs at a time.
+    """
+
+    def __init__(self, settings: config.Policy, metrics: Metrics, activate: Activate) -> None:
+        """Raises `PolicyError` for keys that cannot be used."""
+        self._limit = settings.bundle_size_limit
+        self._polls = metrics.bundle_polls
+        self._activate = activate
+        self._lock = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._sources = [
+            _Source(each, Download(each, self._limit), _verifier(settings, each)) for each in settings.bundles
+        ]
+
+    async def start(self) -> None:
+        """Ask for each bundle once, then go on by the clock. A server that is away does not fail the start."""
+        self._session = aiohttp.ClientSession(auto_decompress=False)
+        await asyncio.gather(*(self._once(source) for source in self._sources))
+        self._tasks = [asyncio.create_task(self._run(source)) for source in self._sources]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
+
+    @property
+    def activated(self) -> bool:
+        return all(source.active is not None for source in self._sources)
+
+    def problems(self) -> list[str]:
+        """What is wrong with which bundle, and the revision that is served meanwhile."""
+        return [
+            f"bundle {source.settings.name}: "
+            + (f"serving revision {source.revision}: " if source.active is not None else "")
+            + source.problem
+            for source in self._sources
+            if source.problem is not None
+        ]
+
+    async def _run(self, source: _Source) -> None:
+        while True:
+            await asyncio.sleep(self._pause(source))
+            await self._once(source)
+
+    async def _once(self, source: _Source) -> None:
+        try:
+            await self._poll(source)
+        except Exception as error:  # a poller that ended would serve an old policy for ever, unseen
+            log.exception("bundle_poll_failed", bundle=source.settings.name)
+            self._polls.labels(source.settings.name, "internal").inc()
+            source.refusal = f"internal error: {type(error).__name__}"
+
+    def _pause(self, source: _Source) -> float:
+        poll = source.settings.poll
+        if source.failures:
+            retry = _FIRST_RETRY * 2.0 ** min(source.failures - 1, 16)
+            return min(poll, retry) * random.uniform(0.5, 1)  # noqa: S311
+        return poll * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
+
+    async def _poll(self, source: _Source) -> None:
+        """Fetch, read and activate; every failure is counted, and told once."""
+        name = source.settings.name
+        try:
+            raw = await source.download.fetch(self._session)
+        except BundleError as error:
+            source.failures += 1
+            source.trouble = str(error)
+            self._refused(source, error.reason)
+            return
+        source.failures = 0
+        if raw is None:
+            self._polls.labels(name, "unchanged").inc()
+        if source.trouble is not None:
+            source.trouble = None
+            source.told = source.refusal
+            if raw is None:
+                log.info("bundle_recovered", bundle=name, serving=source.revision)
+        if raw is not None:
+            await self._arrived(source, raw)
+
+    async def _arrived(self, source: _Source, raw: bytes) -> None:
+        try:
+            fresh = await self._read(source, raw)
+        except PolicyError as error:
+            reason = error.reason if isinstance(error, BundleError) else "content"
+            if reason == "archive":
+                source.download.forget()
+            source.refusal = "; ".join(map(str, error.problems))
+            self._refused(source, reason)
+            return
+        async with self._lock:
+            source.latest = raw
+            try:
+                await self._take(source, fresh)
+            except LoadError as error:
+                source.refusal = "; ".join(map(str, error.problems))
+                self._refused(source, "activation")
+
+    async def _read(self, source: _Source, raw: bytes) -> Bundle:
+        return await asyncio.to_thread(bundle.read, source.settings.name, raw, self._limit, source.verifier)
+
+    async def _take(self, source: _Source, fresh: Bundle) -> None:
+        """Activate with the latest of all others; where that fails, with those that are served."""
+        latest = [each.latest for each in self._sources]
+        active = [each.latest if each is source else each.active for each in self._sources]
+        if None in latest:
+            source.refusal = "waits for the other bundles"
+            return
+        try:
+            await self._together(latest, source, fresh)
+        except LoadError:
+            if None in active or active == latest:
+                raise
+            await self._together(active, source, fresh)
+
+    async def _together(self, chosen: Sequence[bytes | None], source: _Source, fresh: Bundle) -> None:
+        bundles = []
+        for each, raw in zip(self._sources, chosen, strict=True):
+            bundles.append(fresh if each is source else await self._read(each, raw or b""))
+        await self._activate(bundles)
+        for each, raw, made in zip(self._sources, chosen, bundles, strict=True):
+            if each is source or each.active != raw:
+                self._polls.labels(each.settings.name, "activated").inc()
+                log.info("bundle_activated", bundle=each.settings.name, revision=made.revision)
+                each.active, each.revision = raw, made.revision
+                each.refusal = each.told = None
+
+    def _refused(self, source: _Source, reason: str) -> None:
+        name = source.settings.name
+        self._polls.labels(name, reason).inc()
+        if source.told != source.problem:
+            source.told = source.problem
+            log.warning(
+                "bundle_refused", bundle=name, reason=reason, error=source.problem, serving=source.revision
+            )
+
+
+def _verifier(settings: config.Policy, source: config.Bundle) -> "Verifier | None":
+    if not settings.keys:
+        return None
+    from mixer.policy.signatures import Verifier, keys
+
+    signing = source.signing
+    return Verifier(keys(settings.keys), signing.key_id, signing.scope, signing.exclude_files)
