@@ -164,11 +164,16 @@ class Logging(Settings):
 
 
 class Opa(Settings):
-    """An OPA server. `timeout` bounds one query; a shorter deadline of Envoy's wins."""
+    """An OPA server. `timeout` bounds one check; a shorter deadline of Envoy's wins."""
 
     url: Annotated[str, AfterValidator(_http_or_unix_url)] = "http://127.0.0.1:8181"
     token: SecretStr | None = None
     timeout: Seconds = 1.0
+    max_batch: PositiveInt = (
+        32  # checks that share a query; with 1 each is a decision of its own in OPA's log
+    )
+    concurrency: PositiveInt = 2  # queries on their way
+    max_waiting: PositiveInt = 10_000  # checks that wait for one; more are answered UNAVAILABLE at once
 
 
 class Cache(Settings):
