@@ -1,0 +1,89 @@
+"""Check with engine: opa, an OPA server on the other core, beside `AsyncOpaClient` that asks it for each input.
+
+Both ask the same server for the same decisions over the same whole inputs, 64 at a time. Mixer has the first core and
+answers gRPC besides, and its load shares OPA's core; the client has the first core for itself.
+
+`python -m benchmarks.opa ADDRESS FILE`: decisions a second by the client, for the inputs of a file.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+from opa_client.opa_async import AsyncOpaClient
+
+from benchmarks.check import JWT_POLICY, METHOD, PLAIN_POLICY, Traffic, write_policy
+from benchmarks.harness import LOAD_CPU, SERVER_CPU, BenchmarkError, Row, in_turns
+from benchmarks.load import distinct
+from mixer.authz.input import InputBuilder
+from tests.components import processes
+
+CALLS, IN_FLIGHT = 6_000, 64
+DECISION = "envoy/authz/allow"
+
+
+def run(runs: int) -> list[Row]:
+    traffic = Traffic()
+    return [
+        _row(runs, f"Check, engine OPA, {name}, distinct inputs", policy, traffic)
+        for name, policy in (
+            ("JWT policy over 1,000 users", JWT_POLICY),
+            ("policy on method, path and headers", PLAIN_POLICY),
+        )
+    ]
+
+
+def _row(runs: int, work: str, policy: str, traffic: Traffic) -> Row:
+    messages = traffic.distinct()[:CALLS]
+    with tempfile.TemporaryDirectory() as folder:
+        write_policy(Path(folder), policy, traffic.data)
+        with processes.opa(folder, cpu=LOAD_CPU) as server, tempfile.NamedTemporaryFile("w") as inputs:
+            build = InputBuilder([()]).build
+            json.dump([build(CheckRequest.FromString(message)) for message in messages], inputs)
+            inputs.flush()
+            settings = {
+                "listeners": {name: {"address": "127.0.0.1:0"} for name in ("check", "report", "admin")},
+                "policy": {"engine": "opa", "opa": {"url": server.url}, "decision": DECISION},
+            }
+            with processes.mixer(settings, cpu=SERVER_CPU) as mixer:
+                ours, peers = in_turns(
+                    runs,
+                    lambda: distinct(mixer.check, METHOD, messages, calls=CALLS, in_flight=IN_FLIGHT),
+                    lambda: _client(server.address, inputs.name),
+                )
+    return Row(work, "calls/s", ours, "AsyncOpaClient, a query each", peers, at_least=3.0)
+
+
+def _client(address: str, file: str) -> float:
+    command = ("taskset", "-c", str(SERVER_CPU), sys.executable, "-m", "benchmarks.opa", address, file)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        raise BenchmarkError(done.stderr.strip().splitlines()[-1])
+    return float(done.stdout)
+
+
+async def _ask(address: str, inputs: list[object]) -> float:
+    host, port = address.split(":")
+    async with AsyncOpaClient(host=host, port=int(port), timeout=30) as client:
+        room = asyncio.Semaphore(IN_FLIGHT)
+
+        async def one(document: object) -> None:
+            async with room:
+                if "result" not in await client.query_rule(document, DECISION):
+                    raise BenchmarkError("OPA gave no decision")
+
+        await asyncio.gather(*map(one, inputs[: len(inputs) // 10]))
+        start = time.perf_counter()
+        await asyncio.gather(*map(one, inputs))
+        return len(inputs) / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    print(uvloop.run(_ask(sys.argv[1], json.loads(Path(sys.argv[2]).read_text()))))
