@@ -12,8 +12,9 @@ import orjson
 
 from mixer import config
 from mixer.errors import MixerError, PolicyError, Problem, StartError
-from mixer.shadow.frames import frame, next_of
+from mixer.shadow.frames import frame, split
 
+_AT_ONCE = 256 * 1024  # bytes that are read together
 START_TIMEOUT = 60.0  # seconds; parsing policies and data of 100,000 users takes 2
 
 
@@ -43,9 +44,11 @@ class Candidate:
         self.revision = ""
         self._settings = pickle.dumps((policy, logging))
         self._process: asyncio.subprocess.Process | None = None
+        self._received = bytearray()
 
     async def start(self) -> None:
         """Raises `PolicyError` for policies that cannot be used, `StartError` where the process does not come up."""
+        self._received.clear()
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "mixer.shadow"),
             stdin=asyncio.subprocess.PIPE,
@@ -56,7 +59,7 @@ class Candidate:
         try:
             self._write([self._settings])
             async with asyncio.timeout(START_TIMEOUT):
-                told = await self._read()
+                [told] = await self._read()
         except (GoneError, TimeoutError):
             await self.close()
             raise StartError("the process of the shadow policy does not start; its log says why") from None
@@ -77,9 +80,9 @@ class Candidate:
         """Hand over serialised CheckRequests; a verdict comes for each, in order."""
         self._write(requests)
 
-    async def verdict(self) -> Verdict:
-        """The next verdict. Raises `GoneError` where none will come."""
-        return Verdict(**await self._read())
+    async def verdicts(self) -> list[Verdict]:
+        """The next verdicts, waited for until there is one. Raises `GoneError` where none will come."""
+        return [Verdict(**told) for told in await self._read()]
 
     async def close(self) -> None:
         """End the process, whatever it does."""
@@ -96,10 +99,15 @@ class Candidate:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.writelines(map(frame, messages))
 
-    async def _read(self) -> dict[str, Any]:
-        if self._process is None or self._process.stdout is None:
-            raise GoneError("the process of the shadow policy has ended")
-        try:
-            return orjson.loads(await next_of(self._process.stdout))  # type: ignore[no-any-return]
-        except (EOFError, OSError):
-            raise GoneError("the process of the shadow policy has ended") from None
+    async def _read(self) -> list[dict[str, Any]]:
+        while not (frames := split(self._received)):
+            if self._process is None or self._process.stdout is None:
+                raise GoneError("the process of the shadow policy has ended")
+            try:
+                data = await self._process.stdout.read(_AT_ONCE)
+            except OSError:
+                data = b""
+            if not data:
+                raise GoneError("the process of the shadow policy has ended")
+            self._received += data
+        return [orjson.loads(told) for told in frames]

@@ -1,6 +1,5 @@
 """What Mixer and the candidate's process say to each other: bytes after their length, over a pipe."""
 
-from asyncio import StreamReader
 from typing import BinaryIO
 
 _HEAD = 4  # bytes of the length, big-endian
@@ -20,6 +19,15 @@ def read(pipe: BinaryIO) -> bytes | None:
     return data if len(data) == length else None
 
 
-async def next_of(stream: StreamReader) -> bytes:
-    """`read` on the event loop. Raises `EOFError` where the other side has ended."""
-    return await stream.readexactly(int.from_bytes(await stream.readexactly(_HEAD), "big"))
+def split(buffer: bytearray) -> list[bytes]:
+    """The whole frames at the beginning of what was received so far, which are taken from it."""
+    frames: list[bytes] = []
+    at = 0
+    while len(buffer) - at >= _HEAD:
+        end = at + _HEAD + int.from_bytes(buffer[at : at + _HEAD], "big")
+        if len(buffer) < end:
+            break
+        frames.append(bytes(buffer[at + _HEAD : end]))
+        at = end
+    del buffer[:at]
+    return frames

@@ -14,8 +14,9 @@ from mixer.log import Throttle
 from mixer.metrics import Metrics
 from mixer.shadow.candidate import Candidate, GoneError, Verdict
 
-AT_ONCE = 16  # requests handed over together: what the loop does between answers stays below a millisecond
-AT_ONCE_BYTES = 256 * 1024
+AT_ONCE, AT_ONCE_BYTES = 128, 256 * 1024  # requests that are handed over together
+SLICE = 16  # verdicts between which answers have their turn: less than half a millisecond
+LINGER = 0.005  # seconds that requests and verdicts wait for others: for one alone the loop wakes as for many
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before a candidate that broke down is started again
 
 Outcome = Literal["agree", "would_allow", "would_deny", "error"]
@@ -67,12 +68,11 @@ class Shadow:
             self._skip("sampled", decided)
         elif self._away is not None:
             self._skip(self._away, decided)
+        elif len(self._queue) + len(self._judged) >= self._max_records:
+            self._skip("overload", decided)
         else:
             size = decided.request.ByteSize() + len(decided.document) + len(decided.result or "")
-            if (
-                len(self._queue) + len(self._judged) >= self._max_records
-                or self._bytes + size > self._max_bytes
-            ):
+            if self._bytes + size > self._max_bytes:
                 self._skip("overload", decided)
                 return
             self._bytes += size
@@ -98,6 +98,7 @@ class Shadow:
                 while True:
                     await self._wake.wait()
                     self._wake.clear()
+                    await asyncio.sleep(LINGER)
                     while self._queue:
                         await self._judge()
                         wait = FIRST_WAIT
@@ -133,9 +134,12 @@ class Shadow:
         self._candidate.send(requests)
         while self._judged:
             async with asyncio.timeout(self._timeout):
-                verdict = await self._candidate.verdict()
-            self._settle(self._judged.popleft(), verdict)
-        await asyncio.sleep(0)  # verdicts that are there already are read without giving way
+                verdicts = await self._candidate.verdicts()
+            for number, verdict in enumerate(verdicts, 1):
+                self._settle(self._judged.popleft(), verdict)
+                if number % SLICE == 0:
+                    await asyncio.sleep(0)
+            await asyncio.sleep(LINGER)
 
     def _blame(self, error: str) -> None:
         if self._judged:

@@ -1,5 +1,6 @@
 """The candidate's process beside a real `mixer serve`."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,7 +44,8 @@ def mixer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mixer]:
         assert server.call("PUT", "/v1/policies/p", LIVE)[0] == 200
         policy |= {"engine": "opa", "opa": {"url": server.url, "timeout": "10s"}}
     listeners = {name: {"address": "127.0.0.1:0"} for name in ("check", "report", "admin")}
-    with processes.mixer({"listeners": listeners, "policy": policy}) as running:
+    log = {"sinks": [{"type": "file", "path": tmp_path / "decisions.jsonl"}]}
+    with processes.mixer({"listeners": listeners, "policy": policy, "decision_log": log}) as running:
         yield running
 
 
@@ -77,6 +79,17 @@ def test_candidate_is_compared_with_what_was_answered(mixer: Mixer, check: Check
     assert [check("GET", "/"), check("PUT", "/"), check("PUT", "/2")] == [0, 7, 7]
     wait_until(lambda: outcome(mixer, "agree") == 1 and outcome(mixer, "would_allow") == 2)
     assert mixer.call("/readyz") == (200, "ready\n")
+
+
+def test_decision_log_has_both_results(mixer: Mixer, check: Check, tmp_path: Path) -> None:
+    check("PUT", "/")
+    log = tmp_path / "decisions.jsonl"
+    wait_until(lambda: log.exists() and log.read_text().endswith("\n"))
+    [event] = map(json.loads, log.read_text().splitlines())
+    shadow = event["custom"]["shadow"]
+    assert (event["path"], event["result"]) == ("p/allow", False)
+    assert (shadow["path"], shadow["outcome"], shadow["result"]) == ("p/allow", "would_allow", True)
+    assert len(shadow["revision"]) == 12
 
 
 def test_candidate_gives_way_to_the_answers_and_never_outlives_them(mixer: Mixer, check: Check) -> None:
