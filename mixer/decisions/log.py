@@ -25,7 +25,9 @@ from mixer.telemetry.sink import Sink
 log = structlog.get_logger()
 
 LINGER = 0.01  # seconds that decisions wait: answers go out first, and events come in batches
-SLICE = 0.0005  # seconds for events before the loop has its turn, and with it the next answers
+# Seconds for events, then seconds for answers, in which the loop may be idle: without a pause of its own, the thread of
+# the front that brings the next calls would get Python's lock only every 5 ms.
+SLICE = PAUSE = 0.001
 
 Reason = Literal["sampled", "policy", "drop_failed", "mask_failed", "failed", "buffer_full", "shutdown"]
 
@@ -124,7 +126,7 @@ class DecisionLog:
             await asyncio.sleep(LINGER)
             while self._queue:
                 self._write_slice()
-                await asyncio.sleep(0)
+                await asyncio.sleep(PAUSE)
 
     def _write_slice(self) -> None:
         until = time.perf_counter() + SLICE
