@@ -8,9 +8,10 @@ import orjson
 
 from mixer.authz.messages import Messages
 from mixer.authz.multipart import form_parts, parse_media_type
-from mixer.authz.url import BadRequestError, parse_path, parse_query
+from mixer.authz.url import EACH_BYTE, BadRequestError, parse_path, parse_query
 
 _INTEGER = re.compile(r"[+-]?0*[0-9]{1,19}")
+_ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
 _LARGEST_INTEGER = 2**63 - 1
 _MOST_NESTED = (
     100  # levels of JSON; regorus takes up to 127, and what the engine cannot read must not be its error
@@ -38,7 +39,7 @@ class Bodies:
                 return None, False
             message, truncated = self._messages.parse(raw_body, parse_path(path))
             return _bounded(message), truncated
-        text = body or raw_body.decode("utf-8", "replace")
+        text = body or raw_body.decode("utf-8", EACH_BYTE)
         if kind not in _PARSERS or not text:
             return None, False
         if _is_truncated(headers, len(body.encode()) if body else len(raw_body)):
@@ -55,13 +56,20 @@ def _is_truncated(headers: Mapping[str, str], size: int) -> bool:
     return int(length) > size
 
 
-def _json(text: str | bytes, _: str = "") -> Any:
+def _json(text: str, _: str = "") -> Any:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
+        value = _json_of_halves(text)
+    return _bounded(value) if text.count("[") + text.count("{") > _MOST_NESTED else value
+
+
+def _json_of_halves(text: str) -> Any:
+    """JSON in which halves of surrogate pairs stand alone: Go takes each for U+FFFD."""
+    try:
+        return orjson.loads(_ESCAPE.sub(lambda escape: r"\ufffd" if escape[1] else escape[0], text))
+    except orjson.JSONDecodeError:
         raise BadRequestError("the body is not JSON") from None
-    opening = ("[", "{") if isinstance(text, str) else (b"[", b"{")
-    return _bounded(value) if sum(map(text.count, opening)) > _MOST_NESTED else value  # type: ignore[arg-type]
 
 
 def _bounded(value: Any) -> Any:
@@ -88,8 +96,8 @@ def _multipart(text: str, content_type: str) -> dict[str, list[Any]] | None:
         return None
     values: dict[str, list[Any]] = {}
     for name, part_type, content in form_parts(text.encode(), parameters["boundary"]):
-        is_json = "application/json" in part_type
-        values.setdefault(name, []).append(_json(content) if is_json else content.decode("utf-8", "replace"))
+        part = content.decode("utf-8", EACH_BYTE)
+        values.setdefault(name, []).append(_json(part) if "application/json" in part_type else part)
     return values
 
 

@@ -1,8 +1,11 @@
 """Paths and queries as Go's `net/url` parses them, which is what policies written for the plugin expect."""
 
+import codecs
 import re
 from urllib.parse import unquote, unquote_plus
 
+# Bytes that are no UTF-8: U+FFFD for each, where "replace" makes one of what could have begun a character.
+EACH_BYTE = "mixer-each-byte"
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -10,12 +13,21 @@ class BadRequestError(ValueError):
     """A request whose path, query or body cannot be parsed: HTTP 400, as in the plugin."""
 
 
+def _each_byte(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "\ufffd" * (error.end - error.start), error.end
+
+
+codecs.register_error(EACH_BYTE, _each_byte)
+
+
 def parse_path(path: str) -> list[str]:
     """Percent-decoded, leading slashes off, split at the rest (`url.PathUnescape`)."""
     if "%" in path:
         if _BAD_ESCAPE.search(path):
             raise BadRequestError("the path has an invalid percent-escape")
-        path = unquote(path)
+        path = unquote(path, errors=EACH_BYTE)
     return path.lstrip("/").split("/")
 
 
@@ -30,5 +42,9 @@ def parse_query(query: str) -> dict[str, list[str]]:
         if "%" in pair and _BAD_ESCAPE.search(pair):
             raise BadRequestError("the query has an invalid percent-escape")
         name, _, value = pair.partition("=")
-        result.setdefault(unquote_plus(name), []).append(unquote_plus(value))
+        result.setdefault(_text(name), []).append(_text(value))
     return result
+
+
+def _text(escaped: str) -> str:
+    return unquote_plus(escaped, errors=EACH_BYTE)

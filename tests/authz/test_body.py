@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mixer.authz.body import Bodies
-from mixer.authz.url import BadRequestError
+from mixer.authz.url import BadRequestError, parse_path, parse_query
 
 
 def parse_body(headers: dict[str, str], body: str, raw_body: bytes) -> tuple[Any, bool]:
@@ -132,3 +132,39 @@ def test_content_length_is_a_number_of_64_bits(length: str, outcome: object) -> 
             parse_body(headers, "12", b"")
     else:
         assert parse_body(headers, "12", b"")[1] is outcome
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        (r'"\ud800"', "\ufffd"), (r'"\ud800\u0041"', "\ufffdA"), (r'"\udc00\ud800"', "\ufffd\ufffd"),
+        (r'"\uD800\uD800\uDC00"', "\ufffd\U00010000"), (r'"\\ud800"', "\\ud800"), (r'"\ud800\\udc00"', "\ufffd\\udc00"),
+        (r'["\ud83d\ude00", "\ud83d"]', ["\U0001f600", "\ufffd"]), (r'{"\ud800": 1}', {"\ufffd": 1}),
+    ],
+)  # fmt: skip
+def test_half_of_a_surrogate_pair_is_the_replacement_character(text: str, parsed: object) -> None:
+    assert parse_body({"content-type": "application/json"}, text, b"")[0] == parsed
+
+
+@pytest.mark.parametrize(
+    "text", [r'"\ud83"', r'["\ud800", 1', r'"\ud8zz\udc00"', r'"\ud800\udc0g"', r'"\x\ud800"', "1e400"]
+)
+def test_half_of_a_surrogate_pair_excuses_no_other_mistake(text: str) -> None:
+    """1e400 is no mistake for the plugin; here it is more than a number can be."""
+    with pytest.raises(BadRequestError):
+        parse_body({"content-type": "application/json"}, text, b"")
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [(b"\xe2\x82a", "\ufffd\ufffda"), (b"\xf0\x9f\x98", "\ufffd" * 3), (b"\xed\xa0\x80", "\ufffd" * 3)],
+)
+def test_each_byte_that_is_no_utf8_is_a_replacement_character(sent: bytes, shown: str) -> None:
+    escaped = "".join(f"%{byte:02x}" for byte in sent)
+    assert parse_path(f"/{escaped}") == [shown]
+    assert parse_query(f"{escaped}={escaped}") == {shown: [shown]}
+    assert parse_body({"content-type": "application/json"}, "", b'"' + sent + b'"')[0] == shown
+    part = b'--b\r\nContent-Disposition: form-data; name="a"\r\nContent-Type: application/json\r\n'
+    encoded = escaped.replace("%", "=").upper().encode()
+    part += b'Content-Transfer-Encoding: quoted-printable\r\n\r\n"' + encoded + b'"\r\n--b--'
+    assert parse_body({"content-type": "multipart/form-data; boundary=b"}, "", part)[0] == {"a": [shown]}
