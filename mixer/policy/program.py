@@ -32,7 +32,7 @@ from mixer.policy.recursion import circles
 from mixer.policy.references import Uses, analyse, references
 from mixer.policy.rewrite import PATTERN, AsOpa
 from mixer.policy.sources import Module, Sources
-from mixer.policy.syntax import Node, replaced, share_names
+from mixer.policy.syntax import Node, functions, replaced, share_names
 from mixer.policy.unfit import OPA_RUNS_IT, conflicts, unfit
 
 if TYPE_CHECKING:
@@ -113,12 +113,12 @@ class Program:
         return uses
 
     def _rewritten(self, asts: list[Node], clock: Callable[[], float]) -> list[Module]:
-        by_with = replaced(asts)
-        editors = [AsOpa(ast, by_with) for ast in asts]
+        by_with, own = replaced(asts), functions(asts)
+        editors = [AsOpa(ast, by_with, own) for ast in asts]
         modules = [Module(editor.file, editor.rewritten()) for editor in editors]
-        if (functions := library({name for editor in editors for name in editor.used})) is not None:
-            modules.append(functions)
-            self._supply({call.name for call in analyse(_parsed([functions])).calls}, clock)
+        if (needed := library({name for editor in editors for name in editor.used})) is not None:
+            modules.append(needed)
+            self._supply({call.name for call in analyse(_parsed([needed])).calls}, clock)
         return modules
 
     def _supply(self, names: set[str], clock: Callable[[], float]) -> None:

@@ -26,14 +26,18 @@ from mixer.policy.syntax import (
     COLLECTIONS,
     COMPREHENSIONS,
     INFIX,
+    REFERENCES,
     STRINGS,
     Edit,
     Editor,
     Node,
     children,
     extent,
+    flatten,
+    imports,
     indices,
     kind_of,
+    package,
 )
 
 PATTERN = "mixer.pattern"  # the builtin that gives a pattern in Rust's syntax
@@ -51,13 +55,21 @@ _OPERATORS = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/"}
 
 
 class AsOpa(Editor):
-    """`replaced`: builtins that the modules replace by `with`, which keep their names.
+    """`replaced`: builtins that the modules replace by `with`, which keep their names; `functions`: paths below data.
 
     `used` tells, after the rewriting, which functions of the library the module needs.
     """
 
-    def __init__(self, module: Node, replaced: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        module: Node,
+        replaced: Collection[str] = (),
+        functions: Collection[tuple[str, ...]] = (),
+    ) -> None:
         super().__init__(module)
+        self._functions = functions
+        self._package = package(module)
+        self._imports = {name: path[1:] for name, path in imports(module).items() if path[0] == "data"}
         self.used: set[str] = set()
         self._replaced = replaced
         self._taken_out: dict[int, bytes] = {}  # an operand's index to the local that stands for it
@@ -90,7 +102,11 @@ class AsOpa(Editor):
     def edits(self, node: Any, statement: bool = False) -> list[Edit]:
         if isinstance(node, dict) and "Spec" in node:
             self._scope = Scope(node, self.source, self.names)
+            queries = [body["query"] for body in node["Spec"]["bodies"] if body["query"] is not None]
+            self._bare = {query["span"]["start"] for query in queries}  # no statement, unless without braces
             return super().edits(node) + self._operands_taken_apart(node["Spec"])
+        if isinstance(node, dict) and "literal" in node and (given := self._given(node)):
+            return self._given_before(node, given)
         return super().edits(node, statement)
 
     def literal(self, kind: str, body: Node) -> list[Edit] | None:
@@ -127,6 +143,34 @@ class AsOpa(Editor):
         result = self._local()
         text = b"[%b | %b; %b := (%b)][0]" % (result, bindings, result, body)
         return [self.replaced(start, end, text)]
+
+    def _given(self, statement: Node) -> list[Node]:
+        """The values that `with` gives and that are not just names of this rule, or constants."""
+        values = [modifier["as"] for modifier in statement.get("with_mods", ())]
+        return [value for value in values if not self._is_plain(value)]
+
+    def _is_plain(self, value: Node) -> bool:
+        kind = kind_of(value)
+        if kind in REFERENCES:
+            root, parts, _ = flatten(value)
+            if root not in self.names:
+                return kind == "Var"
+            path = self._imports.get(root, (*self._package, root) if root != "data" else ())
+            return (*path, *parts) in self._functions
+        return kind not in COMPREHENSIONS and all(map(self._is_plain, children(value))) and kind != "Call"
+
+    def _given_before(self, statement: Node, values: list[Node]) -> list[Edit]:
+        """`y with input.a as z` as `x := z; y with input.a as x`: regorus does not find in `y` what it read for `z`."""
+        at = statement["span"]["start"]
+        if self.source[at - 1 : at] in (b'"', b"`"):  # a string's span leaves its quotes out
+            at -= 1
+        bindings = self._take_out(values)
+        edits = super().edits(statement)
+        self._put_back(values)
+        if statement["span"]["start"] not in self._bare:
+            return [(at, at, b"%b; " % bindings), *edits]
+        end = extent(statement["with_mods"][-1]["as"], self.source)[1]
+        return [(at, at, b"{ %b; " % bindings), *edits, (end, end, b" }")]
 
     def _assignment(self, node: Node) -> list[Edit] | None:
         """`{"a": x} = input.y` with what gives `input.y` only if its one key is "a"."""

@@ -7,7 +7,7 @@ begins at its last key; that of `set()` takes the next token in. `extent` gives 
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 Node = dict[str, Any]
@@ -113,6 +113,17 @@ def share_names(modules: Sequence[Node]) -> None:
         names[package(module)] |= own_names(module)
     for module in modules:
         module["names"] = names[package(module)]
+
+
+def functions(modules: Iterable[Node]) -> set[tuple[str, ...]]:
+    """The paths of all functions below data."""
+    return {
+        (*package(module), root, *parts)
+        for module in modules
+        for rule in module["ast"]["rules"]
+        if "Func" in rule.get("Spec", {}).get("head", {})
+        for root, parts, _ in [flatten(rule_head(rule))]
+    }
 
 
 def rule_head(rule: Node) -> Node:

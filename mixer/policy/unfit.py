@@ -12,6 +12,7 @@ from mixer.policy.syntax import (
     INFIX,
     Node,
     flatten,
+    functions,
     imports,
     kind_of,
     own_names,
@@ -58,6 +59,7 @@ class _Constructs:
         self._ast: Node = module["ast"]
         self._source: bytes = module["source"]["contents"].encode()
         self._names = {"input", "data", *imports(module), *own_names(module)}
+        self._functions = functions([module])
         self._found: list[Problem] = []
 
     def problems(self) -> list[Problem]:
@@ -125,6 +127,10 @@ class _Constructs:
         for modifier in node.get("with_mods", ()):
             root, parts, _ = flatten(modifier["refr"])
             name = ".".join((root, *parts))
+            if root == "data" and tuple(parts) in self._functions:
+                self._refuse(
+                    modifier, f"the embedded engine replaces {name} by its own name only, {parts[-1]}"
+                )
             if root not in self._names and name not in NATIVE:
                 self._refuse(modifier, f"the embedded engine cannot replace the builtin {name} by `with`")
 

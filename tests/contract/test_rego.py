@@ -349,6 +349,20 @@ WITH: Cases = [
     ('y := input.groups[0]\nx := v if { v := y with input.groups as ["q"] }', 'q'),
     ("y := input.n\nx := v if { v := y with input.n as input.missing }", UNDEFINED),
     ("x := v if { v := count(data.users) with data.users as {} }", 0),
+    ('y := 1\nx if { not y with input.a as y }', UNDEFINED),
+    ('y := 1\nx := v if { v := y with input.a as y }', 1),
+    ('y := 1\nf := y\nx := v if { v := f with input.a as [y] }', 1),
+    ('y := 1\nx := v if { v := [input.user, y] with input.user as y with input.n as y + 1 }', [1, 1]),
+    ('y := {"u": 1}\nx := [v | some k in ["u"]; v := y[k] with input.user as y[k]]', [1]),
+    ('y := 1\nx if { "a" in ["a", y] with input.user as y }', True),
+    ('f(v) := v\ng(_) := 7\nx := v if { v := f(1) with f as g }', 7),
+    ('x := v if { v := input.user with input.user as data.users.u1.role }', 'admin'),
+    ('x if { not input.user with input.user as input.missing }', UNDEFINED),
+    ('x := v if { v := data.list with data.list as [q | some q in data.list] }', [1, 2, 3]),
+    ('y if input.user == "z"\nx if { every u in ["z"] { y with input.user as u } }', True),
+    ('y := 1\nx if not y with input.a as y', UNDEFINED),
+    ('y := 1\nx := 5 if y == 1 with input.a as {"k": y}\nz := 1', 5),
+    ('y := {"a"}\nx if "a" in y with input.a as y', True),
 ]  # fmt: skip
 
 WALK: Cases = [

@@ -55,6 +55,10 @@ def load(folder: Path, *modules: str) -> list[str]:
             'allow := f(1)\nf($"{x} a") := x if x = 1',
             "the embedded engine compares no operand with what is computed; engine: opa runs it",
         ),
+        (
+            "allow := v if { v := f(1) with data.p.f as g }\nf(_) := 1\ng(_) := 2",
+            "the embedded engine replaces data.p.f by its own name only, f; engine: opa runs it",
+        ),
         ("allow := count(input.x, 2, 3)", "expected 1 operands of count, got 3"),
         ("allow := count()", "expected 1 operands of count, got 0"),
         ("allow := f(1)\nf(x) := f(x)", "a rule that needs itself: data.p.f → data.p.f"),
