@@ -1,8 +1,10 @@
 """Bundles kept up to date: polled, read in a thread, activated together; what is wrong never replaces what is right."""
 
 import asyncio
+import contextlib
+import gc
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,6 +54,9 @@ class Bundles:
 
     `activate` makes a policy of all of them and of `policy.paths`, and puts it in the place of the one before;
     it raises `LoadError` where it cannot, and then nothing has changed. One activation runs at a time.
+
+    Reading is done in a thread, yet parsing one JSON document holds the interpreter: 0.1 s for 100,000 users (8.8 MB).
+    All else that is long is done in slices of some 20 ms.
     """
 
     def __init__(self, settings: config.Policy, metrics: Metrics, activate: Activate) -> None:
@@ -60,6 +65,7 @@ class Bundles:
         self._polls = metrics.bundle_polls
         self._activate = activate
         self._lock = asyncio.Lock()
+        self._arriving = 0  # bundles that are being read and activated
         self._tasks: list[asyncio.Task[None]] = []
         self._sources = [
             _Source(each, Download(each, self._limit), _verifier(settings, each)) for each in settings.bundles
@@ -130,7 +136,20 @@ class Bundles:
             if raw is None:
                 log.info("bundle_recovered", bundle=name, serving=source.revision)
         if raw is not None:
-            await self._arrived(source, raw)
+            with self._uncollected():
+                await self._arrived(source, raw)
+
+    @contextlib.contextmanager
+    def _uncollected(self) -> Iterator[None]:
+        """The collector would hold the loop again and again for what large data allocate, and find nothing."""
+        self._arriving += 1
+        gc.disable()
+        try:
+            yield
+        finally:
+            self._arriving -= 1
+            if not self._arriving:
+                gc.enable()
 
     async def _arrived(self, source: _Source, raw: bytes) -> None:
         try:

@@ -76,9 +76,10 @@ class Shelf:
 class Service:
     """A started Mixer in this process, asked over gRPC."""
 
-    def __init__(self, **policy: Any) -> None:
+    def __init__(self, decision_log: dict[str, Any] | None = None, **policy: Any) -> None:
         listeners = {name: {"address": "127.0.0.1:0"} for name in ("check", "report", "admin")}
-        settings = config.Config.model_validate({"listeners": listeners, "policy": policy})
+        sections = {"listeners": listeners, "policy": policy, "decision_log": decision_log}
+        settings = config.Config.model_validate({name: part for name, part in sections.items() if part})
         self.runtime = Runtime.build(settings, "check", "0")
 
     async def __aenter__(self) -> "Service":
@@ -336,6 +337,30 @@ async def test_no_call_fails_or_is_decided_by_a_mixture_while_bundles_are_swappe
         await asyncio.gather(*askers)
         assert set(seen) == {f"v{version}" for version in range(6)}
         assert service.count("engine_errors_total", engine="embedded", reason="unavailable") == 0
+
+
+@on_loop
+async def test_decision_log_is_masked_by_the_bundle_that_decided(tmp_path: Path) -> None:
+    rego = 'package system.log\n\nmask contains "/input/attributes"\n\nmask contains "/input/parsed_path"\n'
+    masked = tarball(
+        {
+            "authz.rego": 'package envoy.authz\n\nallow if input.attributes.request.http.path != "/no"\n',
+            "log.rego": rego,
+            ".manifest": '{"revision": "v1"}',
+        }
+    )
+    file = tmp_path / "decisions.jsonl"
+    log = {"sinks": [{"type": "file", "path": str(file)}]}
+    async with Shelf(status=503).open() as shelf, Service(log, **shelf.settings("b")) as service:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await service.check("/sesame")
+        shelf.files["/b"], shelf.status = masked, 200
+        await until(lambda: service.revision() == "v1", "v1")
+        assert (await service.check("/sesame"))["code"] == 0
+    text = file.read_text()
+    assert "sesame" not in text
+    [event] = map(json.loads, text.splitlines())
+    assert set(event["erased"]) == {"/input/attributes", "/input/parsed_path"}
 
 
 @on_loop
