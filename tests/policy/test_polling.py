@@ -387,3 +387,31 @@ async def test_readyz_tells_the_revision_and_what_is_degraded() -> None:
                 )
         finally:
             await admin.close()
+
+
+@on_loop
+async def test_decision_log_is_masked_by_the_rules_of_the_latest_bundle(tmp_path: Path) -> None:
+    def bundle(revision: str, masked: str) -> bytes:
+        manifest = f'{{"revision": "{revision}", "roots": ["envoy", "system/log"]}}'
+        rules = f"package system.log\n\nmask contains {masked}\n"
+        return tarball(
+            {"a.rego": "package envoy.authz\n\nallow := true\n", "l.rego": rules, ".manifest": manifest}
+        )
+
+    http = "/input/attributes/request/http"
+    file = tmp_path / "decisions.jsonl"
+    log = {"sinks": [{"type": "file", "path": str(file)}]}
+    async with (
+        Shelf({"/b": bundle("v1", f'"{http}/path"')}).open() as shelf,
+        Service(log, **shelf.settings("b")) as service,
+    ):
+        await service.check()
+        shelf.files["/b"] = bundle("v2", f'"{http}/method"')
+        await until(lambda: service.revision() == "v2", "v2")
+        await service.check()
+        shelf.files["/b"] = bundle("v3", "http.send({})")
+        await until(lambda: service.polls("activation") >= 1, "the refusal")
+        await service.check()
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [event["revision"] for event in events] == ["v1", "v2", "v2"]
+    assert [event["erased"] for event in events] == [[f"{http}/path"], [f"{http}/method"], [f"{http}/method"]]
