@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 from mixer import __version__
-from mixer.errors import LoadError, MixerError
+from mixer.errors import LoadError, MixerError, Problem, SettingsError
 
 _EPILOG = """\
 examples:
   mixer demo                          see it work: a real Envoy in front, sample traffic, what came out
   mixer validate --config mixer.yaml  name every mistake in the settings, policies and limits
+  mixer policy deps policies/         what the decision reads, and what keeps it from being cached
   mixer serve --config mixer.yaml     serve until SIGTERM
 
 docs: README.md, policies/README.md for authors of policies, deploy/envoy/ for Envoy's side
@@ -58,6 +59,20 @@ def _parser() -> argparse.ArgumentParser:
     _config_option(validate)
     validate.set_defaults(run=_validate)
 
+    policy = commands.add_parser("policy", help="look into policies", description="Look into policies.")
+    looks = policy.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    deps = looks.add_parser(
+        "deps", help="what decisions read, and what keeps them from being cached", description=_deps.__doc__
+    )
+    deps.add_argument(
+        "paths", metavar="PATH", nargs="*", type=Path, help="policies, where there is no --config"
+    )
+    deps.add_argument("--config", metavar="FILE", type=Path, help="the settings, a YAML file")
+    deps.add_argument(
+        "--decision", metavar="RULE", help='a rule, "envoy/authz/allow"; by default the settings\''
+    )
+    deps.set_defaults(run=_deps)
+
     demo = commands.add_parser("demo", help="see it work behind a real Envoy", description=_demo.__doc__)
     demo.add_argument(
         "--once",
@@ -101,6 +116,29 @@ def _validate(options: argparse.Namespace) -> int:
     for line in asyncio.run(runtime.validate(settings)):
         print(line)
     print(f"{options.config}: ok")
+    return 0
+
+
+def _deps(options: argparse.Namespace) -> int:
+    """Print which parts of the input each decision reads, which is what the decision cache goes by, and what makes
+    a decision uncacheable, with file and line. Nothing is evaluated, and nothing is connected to."""
+    from mixer import config, runtime
+
+    if bool(options.paths) == (options.config is not None):
+        raise SettingsError(
+            [Problem("mixer policy deps", "", "needs either --config FILE or the PATHs of policies")]
+        )
+    if options.config is None:
+        policy: config.Policy | None = config.Policy(paths=tuple(options.paths))
+    else:
+        policy = config.load(options.config).policy
+    if policy is None:
+        raise SettingsError([Problem(str(options.config), "policy", "there is none, so Check is not served")])
+    if options.decision is not None:
+        decision = options.decision.removeprefix("data.").replace(".", "/")
+        policy = policy.model_copy(update={"decision": decision, "decisions": {}})
+    for line in runtime.deps(policy):
+        print(line)
     return 0
 
 

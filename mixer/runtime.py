@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from mixer import config
+from mixer.errors import Problem, SettingsError
 from mixer.metrics import Metrics
 from mixer.policy.cache import DecisionCache
 from mixer.policy.engine import PolicyEngine
@@ -379,11 +380,27 @@ async def validate(settings: config.Config) -> list[str]:
     return lines
 
 
+def deps(policy: config.Policy) -> list[str]:
+    """What the decisions of the policies depend on, in lines; nothing is connected to. Raises `LoadError`."""
+    from mixer.policy.deps import deps as told
+    from mixer.policy.regorus import sources_of
+
+    if not policy.paths:
+        missing = (
+            "the policies are not known here, an OPA server or a bundle has them; name them by their paths"
+        )
+        raise SettingsError([Problem("policy.paths", "", missing)])
+    return list(told(policy, sources_of(policy).modules))
+
+
 def _told(what: str, engine: PolicyEngine) -> list[str]:
     """What was found out of a decision of the embedded engine."""
     references = engine.references
     reads = ", ".join(map(dotted, sorted(references.paths))) or "nothing of the input"
     lines = [f"{what}: {engine.decision}, revision {engine.revision}; reads {reads}"]
     if references.uncacheable:
-        lines.append(f"decision cache: off, since the policy calls {', '.join(references.uncacheable)}")
+        lines.append(
+            "decision cache: off but for decisions with a cache_ttl, since the policy calls "
+            + ", ".join(references.uncacheable)
+        )
     return lines

@@ -134,7 +134,9 @@ def test_validate_says_why_nothing_can_be_cached(folder: Path, capsys: pytest.Ca
     (folder / "authz.rego").write_text("package envoy.authz\n\nallow := time.now_ns() > 0\n")
     assert cli.main(["validate", "--config", str(folder / "mixer.yaml")]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("decision cache"))
-    assert line.startswith("decision cache: off, since the policy calls time.now_ns (")
+    assert line.startswith(
+        "decision cache: off but for decisions with a cache_ttl, since the policy calls time.now_ns ("
+    )
     assert "authz.rego:3)" in line
 
 
@@ -215,11 +217,11 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 0
     out, err = capsys.readouterr()
     assert err == ""
-    for command in ("serve", "validate", "demo", "version"):
+    for command in ("serve", "validate", "policy", "demo", "version"):
         assert re.search(rf"^    {command} +\w", out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["serve", "validate", "demo", "version"])
+@pytest.mark.parametrize("command", ["serve", "validate", "policy", "demo", "version"])
 def test_each_command_has_a_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])
@@ -241,3 +243,60 @@ def test_command_and_module_are_the_same() -> None:
         check=False,
     )
     assert (installed.returncode, installed.stdout) == (0, run("version").stdout)
+
+
+def test_policy_deps_says_what_is_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = "envoy/authz/allow reads\n  input.attributes.request.http.method\n"
+    for given in (["--config", str(folder / "mixer.yaml")], [str(folder / "authz.rego")]):
+        assert cli.main(["policy", "deps", *given]) == 0
+        assert capsys.readouterr().out == f"{told}Requests equal in these get a decision from the cache.\n"
+
+
+def test_policy_deps_says_what_keeps_a_decision_from_being_cached(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "authz.rego").write_text(
+        "package envoy.authz\n\nallow := f(input.attributes.request.http)\n\nf(_) if time.now_ns() > 0\n"
+    )
+    assert cli.main(["policy", "deps", "--config", str(folder / "mixer.yaml")]) == 0
+    _, path, because, where, way_out = capsys.readouterr().out.splitlines()
+    assert path.startswith("  input.attributes.request.http    holds ")
+    assert "x-request-id" in path
+    assert because == "Not cached, because of"
+    assert where == f"  {folder}/authz.rego:5: time.now_ns reads the clock"
+    assert "cache_ttl" in way_out
+
+
+def test_policy_deps_of_another_decision(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "authz.rego").write_text("package a.b\n\nx := http.send({})\n\ny := 1\n")
+    for name in ("a/b/y", "data.a.b.y"):
+        assert cli.main(["policy", "deps", str(folder / "authz.rego"), "--decision", name]) == 0
+        assert capsys.readouterr().out.startswith("a/b/y reads\n  nothing of the input\nRequests equal")
+    assert cli.main(["policy", "deps", str(folder / "authz.rego"), "--decision", "a/b/x"]) == 0
+    assert "http.send asks the network" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "needs either --config FILE or the PATHs of policies"),
+        (["none.rego"], "none.rego: no such file or folder"),
+        (["authz.rego", "--decision", "envoy/authz/alow"], "no rule gives the decision"),
+        (["--config", "opa.yaml"], "the policies are not known here"),
+        (["--config", "quota.yaml"], "quota.yaml: policy: there is none"),
+    ],
+)
+def test_policy_deps_of_what_is_not_there(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    given: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "opa.yaml").write_text("policy: {engine: opa}\n")
+    (folder / "quota.yaml").write_text("rate_limits: {paths: [limits.yaml]}\n")
+    assert cli.main(["policy", "deps", *given]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err

@@ -147,11 +147,7 @@ class Program:
                 name = "data." + call.name.replace("/", ".")
                 yield Problem(call.file, f"line {call.line}", f"no module defines the function {name}")
         for path in self._rules:
-            if not any(rule == path or rule.startswith(path + "/") for rule in uses.rules):
-                package = path.rpartition("/")[0]
-                near = sorted(rule for rule in uses.rules if rule.startswith(package + "/"))
-                there = ", ".join((near or sorted(uses.rules))[:8])
-                yield Problem(self._files, "", f'no rule gives the decision "{path}"; rules there: {there}')
+            yield from _not_given(path, uses, self._files)
 
     def _compile(self) -> None:
         """regorus compiles at the first evaluation; what that finds is a mistake of the policy, not of a request."""
@@ -233,8 +229,20 @@ def referenced(
     modules: Iterable[Module], decision: str, unstable: Collection[str] = NONDETERMINISTIC
 ) -> References:
     """`references` of modules that need not be fit for regorus, only for its parser. Raises `PolicyError`."""
+    modules = tuple(modules)
     asts = _parsed(_readable(modules))
+    if problems := list(_not_given(decision, analyse(asts), ", ".join(module.file for module in modules))):
+        raise PolicyError(problems)
     return references(asts, decision, unstable)
+
+
+def _not_given(decision: str, uses: Uses, files: str) -> Iterator[Problem]:
+    """A problem where no rule gives the decision."""
+    if not any(rule == decision or rule.startswith(decision + "/") for rule in uses.rules):
+        package = decision.rpartition("/")[0]
+        near = sorted(rule for rule in uses.rules if rule.startswith(package + "/"))
+        there = ", ".join((near or sorted(uses.rules))[:8])
+        yield Problem(files, "", f'no rule gives the decision "{decision}"; rules there: {there}')
 
 
 def new_engine() -> regorus.Engine:
