@@ -32,6 +32,10 @@ _UNDEFINED: Final = object()
 _JSON = {"content-type": "application/json"}
 
 
+class _RefusedError(DecisionError):
+    """The server does not take the query (HTTP 4xx)."""
+
+
 class _Client(AsyncOpaClient):  # type: ignore[misc]
     """The client over a Unix socket too, which its own session does not know."""
 
@@ -86,9 +90,9 @@ class OpaEngine:
 
     def _decide(self, decision: str) -> None:
         self.decision = decision
-        query = (
-            f"x := {{i: d | some i, doc in input; d := data.{decision.replace('/', '.')} with input as doc}}"
-        )
+        # Brackets, since a path of the Data API may have words that are no names in Rego (beyond ASCII).
+        rule = "data" + "".join(f"[{json.dumps(word)}]" for word in decision.split("/"))
+        query = f"x := {{i: d | some i, doc in input; d := {rule} with input as doc}}"
         self._before = b'{"query": %b, "input": [' % json.dumps(query).encode()
         settings = self._settings
         self._batches: Batches[bytes, object] = Batches(
@@ -97,6 +101,7 @@ class OpaEngine:
             concurrency=settings.concurrency,
             max_waiting=settings.max_waiting,
         )
+        self._has_warned = False
         self._engines.append(self)
 
     async def start(self) -> None:
@@ -140,10 +145,18 @@ class OpaEngine:
             try:
                 return await self._together(documents)
             except DecisionError as error:
-                # One that fails makes the query fail, so each is asked for by itself.
-                if error.reason != "evaluation":
+                # One that fails makes the query fail, so each is asked for by itself; also where the server's
+                # authorization takes no ad-hoc queries, or checks would fail under load alone.
+                if isinstance(error, _RefusedError):
+                    self._warn_refused(error)
+                elif error.reason != "evaluation":
                     raise
         return await asyncio.gather(*map(self._single, documents))
+
+    def _warn_refused(self, error: DecisionError) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning("opa_refuses_batches", decision=self.decision, error=str(error))
 
     async def _together(self, documents: Sequence[bytes]) -> list[object]:
         answer = await self._post("query", b"%b%b]}" % (self._before, b",".join(documents)))
@@ -174,8 +187,8 @@ class OpaEngine:
                 raise DecisionError(
                     "evaluation", f"OPA failed to evaluate {self.decision}: HTTP {error.status}"
                 ) from None
-            hint = "; it must allow POST /v1/query, or set policy.opa.max_batch: 1" if path == "query" else ""
-            raise DecisionError(
+            hint = "; let it allow POST /v1/query, or set policy.opa.max_batch: 1" if path == "query" else ""
+            raise _RefusedError(
                 "unavailable", f"OPA at {self._url} refused the query: HTTP {error.status}{hint}"
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -156,3 +156,24 @@ async def test_closing_ends_what_waits(server: Opa) -> None:
                 await check
         finally:
             server.resume()
+
+
+@on_loop
+async def test_server_that_forbids_ad_hoc_queries_is_asked_for_each(tmp_path: Path) -> None:
+    rule = 'package system.authz\n\ndefault allow := true\n\nallow := false if input.path[1] == "query"\n'
+    (tmp_path / "authz.rego").write_text(rule)
+    (tmp_path / "p.rego").write_text(POLICY)
+    with processes.opa("--authorization=basic", tmp_path / "authz.rego", tmp_path / "p.rego") as server:
+        async with engine_of(server) as engine:
+            assert await asyncio.gather(*(decide(engine, x) for x in range(40))) == list(
+                map(expected, range(40))
+            )
+
+
+@on_loop
+async def test_path_of_a_decision_may_be_beyond_ascii(tmp_path: Path) -> None:
+    (tmp_path / "p.rego").write_text('package a["größe"]\n\nallow := input.x + 1\n')
+    with processes.opa(tmp_path / "p.rego") as server:
+        async with engine_of(server) as engine:
+            other = engine.of("a/größe/allow")
+            assert await asyncio.gather(*(decide(other, x) for x in range(20))) == list(range(1, 21))
