@@ -102,9 +102,12 @@ class CheckService:
         """A serialised CheckResponse, at once unless the engine must be waited for. Raises `DecisionError` where
         there is no legal decision in `timeout` seconds, now or when it is waited for."""
         (answer,) = self.check_all([(request, timeout)])
-        if isinstance(answer, Exception):
+        if not isinstance(answer, Exception):
+            return answer
+        try:
             raise answer
-        return answer
+        finally:
+            del answer  # or its traceback and this frame would keep each other
 
     def check_all(
         self, requests: Sequence[tuple[CheckRequest, float | None]]
@@ -155,6 +158,8 @@ class CheckService:
                 call.waiting = self._flights.begin(document, evaluation)
             else:
                 call.waiting = evaluation
+        except DecisionError as error:
+            call.error = error.with_traceback(None)  # which would lead back to the call, a circle
         except Exception as error:
             call.error = error
 
@@ -203,11 +208,14 @@ class CheckService:
         try:
             self._take(call, await waiting)
         except DecisionError as error:
-            call.error = error
+            call.error = error.with_traceback(None)
         answer = self._settled(call)
-        if isinstance(answer, Exception):
+        if not isinstance(answer, Exception):
+            return answer
+        try:
             raise answer
-        return answer
+        finally:
+            del answer
 
     def _settled(self, call: _Call) -> bytes | Exception:
         if (answer := call.answer) is None:
