@@ -7,6 +7,7 @@ never decided otherwise. An engine of regorus belongs to the thread that made it
 import copy
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,11 @@ _OF_THE_POLICY = ("is unsafe", "could not find function", "used before definitio
 _ENTRY = "mixer_entry"  # package of the rule that names the decision where that is no single rule
 
 
+# By thread, what programs of it left that the garbage collector found on another. An engine of regorus may only be
+# freed by the thread that made it (else it complains, and is never freed), and the collector runs on any.
+_LEFT: dict[int, list[dict[str, Any]]] = {}
+
+
 class Program:
     """One decision of a set of modules. Raises `PolicyError` for modules that cannot be used.
 
@@ -65,6 +71,8 @@ class Program:
         clock: Callable[[], float] = time.time,
         base: regorus.Engine | None = None,
     ) -> None:
+        self._thread = threading.get_ident()
+        _LEFT.pop(self._thread, None)
         self._decision = decision
         self._strict_errors = strict_errors
         self._files = ", ".join(module.file for module in loaded.modules)
@@ -160,6 +168,10 @@ class Program:
             if not is_panic(error):
                 raise
             self._make_engines()  # the empty input's fault, perhaps
+
+    def __del__(self) -> None:
+        if self._thread != threading.get_ident():
+            _LEFT.setdefault(self._thread, []).append(self.__dict__)
 
     def of(self, decision: str) -> "Program":
         """Another decision of the same modules and data, which are not loaded again: clones of an engine share them.

@@ -1,6 +1,7 @@
 """Policies that the embedded engine refuses at load, and what it says of evaluations that fail."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,13 @@ def test_rules_and_functions_of_a_package_in_several_files(tmp_path: Path) -> No
     with pytest.raises(DecisionError) as caught:  # upper(1) fails, so the call is undefined
         engine.evaluate(b'{"x": 1, "n": "1"}', None)
     assert caught.value.reason == "undefined"
+
+
+def test_engine_whose_last_user_is_another_thread_is_freed_by_its_own(tmp_path: Path) -> None:
+    # regorus complains of an engine that is dropped elsewhere, which fails a test here.
+    (tmp_path / "p.rego").write_text("package p\n\nallow := true\n")
+    engines = [started(tmp_path)]
+    thread = threading.Thread(target=engines.clear)
+    thread.start()
+    thread.join()
+    assert started(tmp_path).evaluate(b"{}", None) == Evaluation("true")
