@@ -13,9 +13,8 @@ from mixer.authz.url import EACH_BYTE, BadRequestError, parse_path, parse_query
 _INTEGER = re.compile(r"[+-]?0*[0-9]{1,19}")
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
 _LARGEST_INTEGER = 2**63 - 1
-_MOST_NESTED = (
-    100  # levels of JSON; regorus takes up to 127, and what the engine cannot read must not be its error
-)
+# Levels of JSON; regorus takes up to 127, and what the engine cannot read must not be its error.
+_MOST_NESTED = 100
 
 
 class Bodies:
@@ -102,12 +101,8 @@ def _multipart(text: str, content_type: str) -> dict[str, list[Any]] | None:
 
 
 _GRPC = "application/grpc"
-_KINDS = (
-    "application/json",
-    _GRPC,
-    "application/x-www-form-urlencoded",
-    "multipart/form-data",
-)  # in this order
+# In the order in which they are looked for.
+_KINDS = ("application/json", _GRPC, "application/x-www-form-urlencoded", "multipart/form-data")
 _PARSERS = {
     "application/json": _json,
     "application/x-www-form-urlencoded": _form,

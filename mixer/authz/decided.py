@@ -46,6 +46,17 @@ class Decided:
     allowed: bool | None
     shadow: Shadowed | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes that it holds, about."""
+        request: int = self.request.ByteSize()
+        return request + len(self.document or b"") + len(self.result or "")
+
+    def drawn(self, share: float) -> bool:
+        """Whether it is in a sample of that share. By its id, which is random: so whoever has the id can tell, and a
+        sample of shadows and one of the log are the same."""
+        return share >= 1 or int(self.decision_id[:8], 16) < share * 2**32
+
 
 Observer = Callable[[Decided], None]
 """Is called on the loop before the answer goes out, so it returns at once and does not raise: what takes time is done

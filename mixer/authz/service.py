@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import orjson
 import structlog
@@ -21,6 +22,8 @@ from mixer.policy.cache import DecisionCache
 from mixer.policy.engine import Evaluation, PolicyEngine
 
 log = structlog.get_logger()
+
+AnswerT = TypeVar("AnswerT", bytes, bytes | Awaitable[bytes])
 
 
 class _Call:
@@ -101,13 +104,7 @@ class CheckService:
     def check(self, request: CheckRequest, timeout: float | None) -> bytes | Awaitable[bytes]:
         """A serialised CheckResponse, at once unless the engine must be waited for. Raises `DecisionError` where
         there is no legal decision in `timeout` seconds, now or when it is waited for."""
-        (answer,) = self.check_all([(request, timeout)])
-        if not isinstance(answer, Exception):
-            return answer
-        try:
-            raise answer
-        finally:
-            del answer  # or its traceback and this frame would keep each other
+        return _outcome(self.check_all([(request, timeout)])[0])
 
     def check_all(
         self, requests: Sequence[tuple[CheckRequest, float | None]]
@@ -119,8 +116,8 @@ class CheckService:
         """
         calls = [self._read(request, timeout) for request, timeout in requests]
         for call in calls:
-            if call.document is not None:
-                self._decide(call)
+            if (document := call.document) is not None:
+                self._decide(call, document)
         return [self._conclude(call) for call in calls]
 
     def _read(self, request: CheckRequest, timeout: float | None) -> _Call:
@@ -134,8 +131,7 @@ class CheckService:
             call.error = error
         return call
 
-    def _decide(self, call: _Call) -> None:
-        document = call.document or b""
+    def _decide(self, call: _Call, document: bytes) -> None:
         if self._cache is not None:
             if (kept := self._cache.get(document, self._clock())) is not None:
                 call.cache, call.decision = "hit", kept
@@ -209,13 +205,7 @@ class CheckService:
             self._take(call, await waiting)
         except DecisionError as error:
             call.error = error.with_traceback(None)
-        answer = self._settled(call)
-        if not isinstance(answer, Exception):
-            return answer
-        try:
-            raise answer
-        finally:
-            del answer
+        return _outcome(self._settled(call))
 
     def _settled(self, call: _Call) -> bytes | Exception:
         if (answer := call.answer) is None:
@@ -268,3 +258,13 @@ class CheckService:
             call.seconds,
             None if answer is None else answer.allowed,
         )
+
+
+def _outcome(answer: AnswerT | Exception) -> AnswerT:
+    """The answer; raises it if it is an error."""
+    if not isinstance(answer, Exception):
+        return answer
+    try:
+        raise answer
+    finally:
+        del answer  # or its traceback and this frame would keep each other

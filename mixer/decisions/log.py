@@ -79,13 +79,13 @@ class DecisionLog:
 
     def observe(self, decided: Decided) -> None:
         """See `mixer.authz.decided.Observer`."""
-        if not self._sampled(decided):
+        if not decided.drawn(self._share(decided)):
             self._dropped["sampled"].inc()
             return
         if self._closing:
             self._dropped["shutdown"].inc()
             return
-        size = decided.request.ByteSize() + len(decided.document or b"") + len(decided.result or "")
+        size = decided.size
         if len(self._queue) >= self._max_records or self._bytes + size > self._max_bytes:
             self._lose("buffer_full")
             return
@@ -106,11 +106,6 @@ class DecisionLog:
         self._dropped["shutdown"].inc(len(self._queue))
         self._queue.clear()
         await asyncio.gather(*(sink.close(max(0.1, end - time.monotonic())) for sink in self.sinks))
-
-    def _sampled(self, decided: Decided) -> bool:
-        """By the decision's id, which is random, so that whoever has it can tell."""
-        share = self._share(decided)
-        return share >= 1 or int(decided.decision_id[:8], 16) < share * 2**32
 
     def _share(self, decided: Decided) -> float:
         """Of the decisions like this one, how many are logged: all where a shadow differs, since those are few and are

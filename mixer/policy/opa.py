@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 
 _UNDEFINED: Final = object()
+_APART = 300.0  # seconds until ad-hoc queries are tried again with a server that refused one
 _JSON = {"content-type": "application/json"}
 
 
@@ -102,7 +103,7 @@ class OpaEngine:
             concurrency=settings.concurrency,
             max_waiting=settings.max_waiting,
         )
-        self._has_warned = False
+        self._apart_until = 0.0  # by the loop's clock; the server has refused ad-hoc queries until then
         self._engines.append(self)
 
     async def start(self) -> None:
@@ -142,22 +143,19 @@ class OpaEngine:
 
     async def _evaluate(self, documents: Sequence[bytes]) -> Sequence[object]:
         """The decision of each, `_UNDEFINED`, or an error of its own."""
-        if len(documents) > 1:
+        loop = asyncio.get_running_loop()
+        if len(documents) > 1 and loop.time() >= self._apart_until:
             try:
                 return await self._together(documents)
+            except _RefusedError as error:
+                # By the server's authorization, say. Without this, checks would fail under load alone.
+                self._apart_until = loop.time() + _APART
+                log.warning("opa_refuses_batches", decision=self.decision, error=str(error), again_in=_APART)
             except DecisionError as error:
-                # One that fails makes the query fail, so each is asked for by itself; also where the server's
-                # authorization takes no ad-hoc queries, or checks would fail under load alone.
-                if isinstance(error, _RefusedError):
-                    self._warn_refused(error)
-                elif error.reason != "evaluation":
+                # One that fails makes the query fail, so each is asked for by itself.
+                if error.reason != "evaluation":
                     raise
         return await asyncio.gather(*map(self._single, documents))
-
-    def _warn_refused(self, error: DecisionError) -> None:
-        if not self._has_warned:
-            self._has_warned = True
-            log.warning("opa_refuses_batches", decision=self.decision, error=str(error))
 
     async def _together(self, documents: Sequence[bytes]) -> list[object]:
         answer = await self._post("query", b"%b%b]}" % (self._before, b",".join(documents)))

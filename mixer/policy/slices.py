@@ -18,7 +18,7 @@ _MOST = 50  # slices, about: each costs a copy of the objects that it adds to
 async def fill(engine: regorus.Engine, data: dict[str, Any]) -> None:
     """Add `data`. Lists and texts are not cut, however long."""
     if not data:
-        return  # no thread is started for nothing: the collector could meet an engine of this thread there
+        return
     for text in await asyncio.to_thread(lambda: list(slices(data))):
         engine.add_data_json(text)
         await asyncio.sleep(0)

@@ -28,9 +28,8 @@ from mixer.server.health import Health
 from mixer.server.listening import MAX_MESSAGE, OPTIONS, bound, cannot_listen, refuse_socket_in_use
 
 _BATCH = 64  # calls taken from the queue at once; at 100 µs each, the loop is held for 6 ms at most
-_TOGETHER = (
-    16  # calls begun at once; more make a call hardly cheaper, and the first wait longer for their answer
-)
+# Calls begun at once; more make a call hardly cheaper, and the first wait longer for their answer.
+_TOGETHER = 16
 
 _TOO_LARGE = StatusError(
     grpc.StatusCode.RESOURCE_EXHAUSTED, f"a message may have {MAX_MESSAGE} bytes at most"

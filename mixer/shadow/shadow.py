@@ -63,15 +63,14 @@ class Shadow:
         """See `mixer.authz.decided.Observer`."""
         if decided.allowed is None or decided.document is None:
             self._skip("undecided", decided)
-        # By the decision's id, which is random: the decision log draws from it too, so that its sample has shadows.
-        elif self._sample < 1 and int(decided.decision_id[:8], 16) >= self._sample * 2**32:
+        elif not decided.drawn(self._sample):
             self._skip("sampled", decided)
         elif self._away is not None:
             self._skip(self._away, decided)
         elif len(self._queue) + len(self._judged) >= self._max_records:
             self._skip("overload", decided)
         else:
-            size = decided.request.ByteSize() + len(decided.document) + len(decided.result or "")
+            size = decided.size
             if self._bytes + size > self._max_bytes:
                 self._skip("overload", decided)
                 return

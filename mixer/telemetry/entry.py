@@ -128,8 +128,8 @@ class EntryReader:
             self._take_headers(trailers, _RESPONSE_TRAILER, fields, pieces)
         if sent:
             self._take_headers(sent, _REQUEST_HEADER, fields, pieces)
-        if "rpc_system" not in fields:
-            fields.pop("rpc_grpc_status_code", None)
+        if "rpc_grpc_status_code" in fields and "rpc_system" not in fields:
+            del fields["rpc_grpc_status_code"]
         return self._record(entry.common_properties, fields, pieces, shape)
 
     def tcp(self, entry: intake.TCPAccessLogEntry) -> AccessRecord:
