@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any
 
 import orjson
 import structlog
@@ -22,8 +22,6 @@ from mixer.policy.cache import DecisionCache
 from mixer.policy.engine import Evaluation, PolicyEngine
 
 log = structlog.get_logger()
-
-AnswerT = TypeVar("AnswerT", bytes, bytes | Awaitable[bytes])
 
 
 class _Call:
@@ -104,7 +102,8 @@ class CheckService:
     def check(self, request: CheckRequest, timeout: float | None) -> bytes | Awaitable[bytes]:
         """A serialised CheckResponse, at once unless the engine must be waited for. Raises `DecisionError` where
         there is no legal decision in `timeout` seconds, now or when it is waited for."""
-        return _outcome(self.check_all([(request, timeout)])[0])
+        answer: bytes | Awaitable[bytes] = _outcome(self.check_all([(request, timeout)])[0])
+        return answer
 
     def check_all(
         self, requests: Sequence[tuple[CheckRequest, float | None]]
@@ -205,7 +204,8 @@ class CheckService:
             self._take(call, await waiting)
         except DecisionError as error:
             call.error = error.with_traceback(None)
-        return _outcome(self._settled(call))
+        answer: bytes = _outcome(self._settled(call))
+        return answer
 
     def _settled(self, call: _Call) -> bytes | Exception:
         if (answer := call.answer) is None:
@@ -260,7 +260,7 @@ class CheckService:
         )
 
 
-def _outcome(answer: AnswerT | Exception) -> AnswerT:
+def _outcome(answer: Any) -> Any:
     """The answer; raises it if it is an error."""
     if not isinstance(answer, Exception):
         return answer
