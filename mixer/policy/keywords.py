@@ -22,7 +22,6 @@ _KEYWORDS = frozenset(
 )
 _SUSPECT = re.compile(rf"(?<![\w.])(?:{'|'.join(sorted(_KEYWORDS))})\.")
 _MARK = "mixer_keyword_"
-_WANTS_MORE = _KEYWORDS - {"true", "false", "null"} | {"contains"}
 _GOES_ON = _KEYWORDS - {"default", "import", "package"} | {"contains"}
 _OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
 

@@ -141,11 +141,6 @@ def accessor(json_name: str) -> Callable[[AccessRecord], Any]:
     raise KeyError(json_name)
 
 
-def key_names() -> list[str]:
-    """Every name that `accessor` knows; of maps, the prefix."""
-    return sorted([*_PLAIN, *_MAPS])
-
-
 def _rfc3339(moment: Timestamp) -> str | None:
     """UTC with nanoseconds: `2026-01-31T12:00:00.000000001Z`. None outside the years 1970 to 9999."""
     seconds, nanos = moment.seconds, moment.nanos
