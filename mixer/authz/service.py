@@ -29,7 +29,7 @@ class _Call:
 
     __slots__ = (
         "answer", "cache", "decision", "decision_id", "document", "error", "joined", "reason", "request", "seconds",
-        "start", "timeout", "waiting",
+        "start", "timeout", "value", "waiting",
     )  # fmt: skip
 
     def __init__(self, request: CheckRequest, timeout: float | None, decision_id: str) -> None:
@@ -37,6 +37,7 @@ class _Call:
         self.timeout = timeout
         self.decision_id = decision_id
         self.document: bytes | None = None  # the input; None where the request could not be read
+        self.value: object = None  # what it was made from
         self.cache = "off"
         self.joined = False  # it waits for an equal call's evaluation
         self.waiting: Awaitable[Evaluation] | None = None
@@ -122,7 +123,8 @@ class CheckService:
     def _read(self, request: CheckRequest, timeout: float | None) -> _Call:
         call = _Call(request, timeout, self._ids.next())
         try:
-            call.document = orjson.dumps(self._input.build(request), option=orjson.OPT_SORT_KEYS)
+            call.value = self._input.build(request)
+            call.document = orjson.dumps(call.value, option=orjson.OPT_SORT_KEYS)
         except BadRequestError as error:
             call.answer, call.error = self._answers.bad_request(str(error)), error
             call.reason = "request_malformed"
@@ -146,7 +148,7 @@ class CheckService:
             return
         (self._misses if call.cache == "miss" else self._bypassed).inc()
         try:
-            evaluation = self._engine.evaluate(document, call.timeout)
+            evaluation = self._engine.evaluate(document, call.timeout, call.value)
             if isinstance(evaluation, Evaluation):
                 self._take(call, evaluation)
             elif self._shares:
@@ -189,7 +191,7 @@ class CheckService:
                 return evaluation
             break
         call.joined, call.start = False, time.perf_counter()
-        evaluated = self._engine.evaluate(document, _left(end))
+        evaluated = self._engine.evaluate(document, _left(end), call.value)
         if isinstance(evaluated, Evaluation):
             return evaluated
         if self._shares and document not in self._flights:

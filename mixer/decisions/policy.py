@@ -53,7 +53,7 @@ class LogPolicy:
     def _value(self, rule: str, event: str) -> str | None:
         if (program := self._programs.get(rule)) is None:
             return None
-        value = program.evaluate(event)
+        value = program.evaluate(event.encode())
         for line in program.take_prints():
             log.info("policy_print", text=line)
         return value

@@ -51,8 +51,11 @@ class PolicyEngine(Protocol):
         """An engine for another decision, one of `policy.decisions`, with the same policies and data (or server), which
         are not loaded (or connected to) again. This one is started before, and closed for both."""
 
-    def evaluate(self, document: bytes, timeout: float | None) -> Evaluation | Awaitable[Evaluation]:
-        """Evaluate over `document` (JSON) within `timeout` seconds: at once, or as something to wait for."""
+    def evaluate(
+        self, document: bytes, timeout: float | None, value: object = None
+    ) -> Evaluation | Awaitable[Evaluation]:
+        """Evaluate over `document` (JSON) within `timeout` seconds: at once, or as something to wait for. `value`: what
+        it was made from, where that is at hand: an engine of this process need not read it again."""
 
     async def ready(self) -> str | None:
         """Why the engine cannot decide now, or None."""

@@ -117,7 +117,7 @@ class OpaEngine:
         other._decide(decision)
         return other
 
-    async def evaluate(self, document: bytes, timeout: float | None) -> Evaluation:
+    async def evaluate(self, document: bytes, timeout: float | None, value: object = None) -> Evaluation:
         bound = self._settings.timeout if timeout is None else min(timeout, self._settings.timeout)
         try:
             async with asyncio.timeout(bound):

@@ -23,6 +23,7 @@ from mixer.errors import DecisionError, PolicyError, Problem
 from mixer.policy.builtins import Builtin, supplied
 from mixer.policy.builtins.catalog import ARITY, MODULES, NATIVE, NONDETERMINISTIC, REFUSED
 from mixer.policy.builtins.operands import string
+from mixer.policy.compiled import Compiled, UnsupportedRuleError, UnsureError, read
 from mixer.policy.dialect import known
 from mixer.policy.engine import References
 from mixer.policy.guard import add_guards, guarded_modules, is_panic
@@ -102,11 +103,25 @@ class Program:
         self._prints = any(call.name == "print" for call in self.uses.calls)
         self._compile()
         self._references = {path: references(asts, path) for path in self._rules}
+        self._compiled = {} if strict_errors else self._all_compiled(asts, loaded.data, clock)
 
     @property
     def references(self) -> References:
         """What the decision can read."""
         return self._references[self._decision]
+
+    def _all_compiled(
+        self, asts: list[Node], data: dict[str, Any], clock: Callable[[], float]
+    ) -> dict[str, "Compiled | UnsupportedRuleError"]:
+        """Each decision that can be decided without the interpreter, or why it cannot."""
+        jwt = {} if self._jwt is None else {name: call for name, (_, call) in self._jwt.builtins().items()}
+        found: dict[str, Compiled | UnsupportedRuleError] = {}
+        for path in self._references:
+            try:
+                found[path] = Compiled(asts, data, tuple(path.split("/")), jwt, clock)
+            except UnsupportedRuleError as error:
+                found[path] = error.with_traceback(None)
+        return found
 
     def _make_engines(self) -> None:
         self._engine = _loaded(self._base, self._modules)
@@ -184,13 +199,28 @@ class Program:
         other._compile()
         return other
 
-    def evaluate(self, document: str | None) -> str | None:
+    @property
+    def interpreted(self) -> str | None:
+        """Why the decision needs the interpreter, None where it does not."""
+        compiled = self._compiled.get(self._decision)
+        return None if isinstance(compiled, Compiled) else str(compiled or "strict errors")
+
+    def evaluate(self, document: bytes | None, value: object = None) -> str | None:
         """The decision over an input (JSON text; None: no input), as JSON text; None where no rule gives a value.
 
-        Raises `DecisionError` for an evaluation that failed.
+        `value`: what the text says, where that is at hand. Raises `DecisionError` for an evaluation that failed.
         """
         if self._jwt is not None:
             self._jwt.reset()
+        if isinstance(compiled := self._compiled.get(self._decision), Compiled):
+            try:
+                return compiled.evaluate(read(document) if value is None else value)
+            except UnsureError:
+                if self._jwt is not None:
+                    self._jwt.reset()
+        return self._interpreted(None if document is None else document.decode())
+
+    def _interpreted(self, document: str | None) -> str | None:
         try:
             if document is not None:
                 self._engine.set_input_json(document)

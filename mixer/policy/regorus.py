@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 class EmbeddedEngine:
-    """See `PolicyEngine`. One evaluation takes 5 to 50 µs, on the loop."""
+    """See `PolicyEngine`. One evaluation takes 2 to 50 µs, on the loop."""
 
     name = "embedded"
 
@@ -60,8 +60,8 @@ class EmbeddedEngine:
         other._ask(self._program.of(decision))
         return other
 
-    def evaluate(self, document: bytes, timeout: float | None) -> Evaluation:
-        decision = self._program.evaluate(document.decode())
+    def evaluate(self, document: bytes, timeout: float | None, value: object = None) -> Evaluation:
+        decision = self._program.evaluate(document, value)
         for line in self._program.take_prints():
             log.info("policy_print", text=line)
         if decision is None:

@@ -22,7 +22,7 @@ class WaitingEngine:
     def of(self, decision: str) -> "WaitingEngine":
         return WaitingEngine(decision)
 
-    def evaluate(self, document: bytes, timeout: float | None) -> Evaluation:
+    def evaluate(self, document: bytes, timeout: float | None, value: object = None) -> Evaluation:
         raise DecisionError("unavailable", _REASON)
 
     async def ready(self) -> str | None:

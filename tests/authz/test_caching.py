@@ -83,7 +83,7 @@ class Remote:
     documents: list[bytes] = field(default_factory=list)
     answer_now: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def evaluate(self, document: bytes, timeout: float | None) -> Awaitable[Evaluation]:
+    def evaluate(self, document: bytes, timeout: float | None, value: object = None) -> Awaitable[Evaluation]:
         self.documents.append(document)
         return self._wait(len(self.documents))
 
@@ -305,8 +305,8 @@ class Embedded:
         self._program = Program(Sources((Module("p.rego", text),), data, ""), "p/allow", clock=clock)
         self.references = self._program.references
 
-    def evaluate(self, document: bytes, timeout: float | None) -> Evaluation:
-        decision = self._program.evaluate(document.decode())
+    def evaluate(self, document: bytes, timeout: float | None, value: object = None) -> Evaluation:
+        decision = self._program.evaluate(document)
         if decision is None:
             raise DecisionError("undefined", "no decision")
         return Evaluation(decision, self._program.valid_until)

@@ -172,7 +172,7 @@ class Slow:
         self.references = checked.references
         self._outcome = outcome
 
-    def evaluate(self, document: bytes, timeout: float | None) -> Awaitable[Evaluation]:
+    def evaluate(self, document: bytes, timeout: float | None, value: object = None) -> Awaitable[Evaluation]:
         async def wait() -> Evaluation:
             await asyncio.sleep(0)
             if isinstance(self._outcome, DecisionError):

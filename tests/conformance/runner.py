@@ -43,7 +43,7 @@ def run(case: Case) -> Outcome:
     except PolicyError as error:
         return Outcome("refused", str(error))
     try:
-        answer = program.evaluate(document)
+        answer = program.evaluate(None if document is None else document.encode())
     except DecisionError as error:
         return Outcome("pass" if case.want_result is None else "error", str(error))
     rows: list[dict[str, Any]] = []

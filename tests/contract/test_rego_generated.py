@@ -122,7 +122,7 @@ def by_opa(server: Opa, module: str, document: Any) -> Any:
 def by_embedded(module: str, document: Any) -> Any:
     loaded = Sources((Module("e.rego", RULES), Module("p.rego", module)), DATA, "")
     try:
-        answer = Program(loaded, "p/x").evaluate(json.dumps(document))
+        answer = Program(loaded, "p/x").evaluate(json.dumps(document).encode())
     except (PolicyError, DecisionError):
         return "failed"
     return {} if answer is None else json.loads(answer)

@@ -54,8 +54,8 @@ def test_bundle_of_opa_is_read_and_decides(tmp_path: Path) -> None:
     assert loaded.data["list"] == [1, 2.0, 300.0]
     assert loaded.data["roles"]["users"]["alice"]["roles"] == ["admin"]
     program = Program(loaded, "envoy/authz/allow")
-    assert program.evaluate('{"user": "alice"}') == "true"
-    assert program.evaluate('{"user": "bob"}') is None
+    assert program.evaluate(b'{"user": "alice"}') == "true"
+    assert program.evaluate(b'{"user": "bob"}') is None
     shown = json.loads(opa("eval", "-b", file, "-f", "values", "data.more").stdout)
     assert loaded.data["more"] == shown[0]
 

@@ -12,7 +12,7 @@ from mixer.policy.sources import Module, Sources
 
 def decide(source: str, document: str = "{}") -> object:
     program = Program(Sources((Module("p.rego", source),), {}, ""), "p/x")
-    answer = program.evaluate(document)
+    answer = program.evaluate(document.encode())
     return None if answer is None else json.loads(answer)
 
 

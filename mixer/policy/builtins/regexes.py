@@ -14,7 +14,8 @@ def _template_pattern(template: object, start: object, end: object) -> str:
     return _pattern(string(template), string(start), string(end))
 
 
-def _glob(pattern: object, delimiters: object) -> str:
+def glob(pattern: object, delimiters: object) -> str:
+    """What `glob.match` matches, as a regular expression that Rust and RE2 know."""
     text = string(pattern)
     if delimiters is None:
         given: tuple[str, ...] = ()
@@ -55,6 +56,6 @@ def _pattern(template: str, start: str, end: str) -> str:
 
 BUILTINS = {
     "glob.quote_meta": lambda text: quoted(string(text)),
-    "mixer.glob": _glob,
+    "mixer.glob": glob,
     "mixer.template_pattern": _template_pattern,
 }
