@@ -212,7 +212,7 @@ class Terms:
             if type(known := collection.constant) is Set and all(type(item) is str for item in known.items):
                 return Term(_one_of(value.run, frozenset(known.items)))
             return Term(_binary(lambda item, items: contains(items, item), value.run, collection.run))
-        return Term(_ternary(has_entry, [term.run for term in (collection, *given)]))
+        return Term(_called(has_entry, [term.run for term in (collection, *given)]))
 
     def members(self, node: Node) -> list[Node]:
         body = node["Membership"]
@@ -356,19 +356,35 @@ def _item(term: Term, index: Term) -> Term:
 
 
 def _called(callee: Callable[..., Any], runs: Sequence[Run]) -> Run:
+    """A call; undefined where an operand is."""
+    if len(runs) == 1:
+        (only,) = runs
+
+        def one(frame: Frame) -> Any:
+            value = only(frame)
+            return UNDEFINED if value is UNDEFINED else callee(value)
+
+        return one
+    if len(runs) == 2:
+        return _binary(callee, *runs)
+    if len(runs) == 3:
+        first, second, third = runs
+
+        def three(frame: Frame) -> Any:
+            a, b, c = first(frame), second(frame), third(frame)
+            return UNDEFINED if a is UNDEFINED or b is UNDEFINED or c is UNDEFINED else callee(a, b, c)
+
+        return three
+
     def run(frame: Frame) -> Any:
-        operands = []
-        for operand in runs:
-            value = operand(frame)
-            if value is UNDEFINED:
-                return UNDEFINED
-            operands.append(value)
-        return callee(*operands)
+        values = [operand(frame) for operand in runs]
+        return UNDEFINED if any(value is UNDEFINED for value in values) else callee(*values)
 
     return run
 
 
 def _asked(builtin: Callable[..., Any], runs: Sequence[Run]) -> Run:
+    """A call of a builtin; undefined where that fails."""
     called = _called(builtin, runs)
 
     def run(frame: Frame) -> Any:
@@ -386,14 +402,6 @@ def _binary(operation: Callable[[Any, Any], Any], one: Run, other: Run) -> Run:
     def run(frame: Frame) -> Any:
         a, b = one(frame), other(frame)
         return UNDEFINED if a is UNDEFINED or b is UNDEFINED else operation(a, b)
-
-    return run
-
-
-def _ternary(operation: Callable[[Any, Any, Any], Any], runs: Sequence[Run]) -> Run:
-    def run(frame: Frame) -> Any:
-        values = [run(frame) for run in runs]
-        return UNDEFINED if any(value is UNDEFINED for value in values) else operation(*values)
 
     return run
 
