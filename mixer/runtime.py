@@ -395,9 +395,15 @@ def deps(policy: config.Policy) -> list[str]:
 
 def _told(what: str, engine: PolicyEngine) -> list[str]:
     """What was found out of a decision of the embedded engine."""
+    from mixer.policy.regorus import EmbeddedEngine
+
     references = engine.references
     reads = ", ".join(map(dotted, sorted(references.paths))) or "nothing of the input"
     lines = [f"{what}: {engine.decision}, revision {engine.revision}; reads {reads}"]
+    if isinstance(engine, EmbeddedEngine) and engine.interpreted is not None:
+        lines.append(
+            f"evaluated by the interpreter, about four times slower than compiled, because of {engine.interpreted}"
+        )
     if references.uncacheable:
         lines.append(
             "decision cache: off but for decisions with a cache_ttl, since the policy calls "

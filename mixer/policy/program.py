@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import structlog
 
 os.environ["RUST_LIB_BACKTRACE"] = (
     "0"  # regorus captures a backtrace with each error; 50 µs, and no use to anyone
@@ -40,6 +41,8 @@ from mixer.policy.unfit import OPA_RUNS_IT, conflicts, unfit
 if TYPE_CHECKING:
     from mixer.policy.jwt import Jwt
 
+log = structlog.get_logger()
+
 _UNDEFINED = '"<undefined>"'
 _WHERE = re.compile(r"--> (?P<file>.+):(?P<line>\d+):(?P<column>\d+)\n")
 _WHAT = re.compile(r"error: (?P<what>.+)")
@@ -47,6 +50,7 @@ _QUOTED = re.compile(r"`[^`]*`|\"[^\"]*\"")  # values of the request, which may 
 _LONGEST = 64 * 1024 * 1024  # bytes of one module
 # What regorus says of a policy that OPA's compiler would refuse; other errors may be those of the empty input.
 _OF_THE_POLICY = ("is unsafe", "could not find function", "used before definition", "in default value")
+_OFTEN = 100  # evaluations begun in vain
 _ENTRY = "mixer_entry"  # package of the rule that names the decision where that is no single rule
 
 
@@ -103,6 +107,7 @@ class Program:
         self._prints = any(call.name == "print" for call in self.uses.calls)
         self._compile()
         self._references = {path: references(asts, path) for path in self._rules}
+        self._left = 0  # evaluations left to the interpreter, beyond those that were not
         self._compiled = {} if strict_errors else self._all_compiled(asts, loaded.data, clock)
 
     @property
@@ -214,11 +219,22 @@ class Program:
             self._jwt.reset()
         if isinstance(compiled := self._compiled.get(self._decision), Compiled):
             try:
-                return compiled.evaluate(read(document) if value is None else value)
-            except UnsureError:
+                decision = compiled.evaluate(read(document) if value is None else value)
+            except UnsureError as error:
+                self._leave(error)
                 if self._jwt is not None:
                     self._jwt.reset()
+            else:
+                self._left -= self._left > 0
+                return decision
         return self._interpreted(None if document is None else document.decode())
+
+    def _leave(self, error: UnsureError) -> None:
+        """The interpreter decides once more; where it has to so often, it is not tried without it any longer."""
+        self._left += 1
+        if self._left == _OFTEN:
+            log.info("policy_interpreted", decision=self._decision, because=str(error))
+            self._compiled = {**self._compiled, self._decision: UnsupportedRuleError(str(error))}
 
     def _interpreted(self, document: str | None) -> str | None:
         try:

@@ -54,6 +54,11 @@ class EmbeddedEngine:
         self._program = program
         self.references = program.references
 
+    @property
+    def interpreted(self) -> str | None:
+        """Why evaluations need the interpreter ("authz.rego:12: with"), None where they do not."""
+        return self._program.interpreted
+
     def of(self, decision: str) -> "EmbeddedEngine":
         other = copy.copy(self)
         other.decision = decision

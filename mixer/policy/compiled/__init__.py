@@ -54,7 +54,10 @@ class Compiled:
             return state.now
 
         rules = RuleSet(asts, data, state, {"time.now_ns": now, **builtins})
-        term, rest = rules.document(decision, ())
+        try:
+            term, rest = rules.document(decision, ())
+        except RecursionError:
+            raise UnsupportedRuleError("rules that lead to each other too deeply") from None
         if rest or term.is_constant:
             raise UnsupportedRuleError("a decision that is no rule")
         self._run = term.run

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from mixer.policy.builtins import supplied
-from mixer.policy.compiled.values import UNDEFINED, Set, UnsureError, held, lookup
+from mixer.policy.compiled.values import UNDEFINED, Set, UnsureError, held, lookup, plain
 
 # What `policy.builtins` has for operands that are text or are checked to be; nothing else gets through.
 _OF_TEXT = frozenset(
@@ -26,6 +26,9 @@ _OF_TEXT = frozenset(
 _OF_ANYTHING = frozenset(["sprintf", "strings.replace_n", "strings.split_n", "urlquery.decode_object"])
 _SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,14})")
+_CONTROL = re.compile(r"\\[bfu]|\x7f")
+_SPECIAL = re.compile("[<>&\u2028\u2029]")
+_IN_HTML = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 _KINDS = {
     bool: "boolean",
     int: "number",
@@ -223,6 +226,19 @@ def _json_unmarshal(text: Any) -> Any:
     return value
 
 
+def _json_marshal(value: Any) -> Any:
+    """As Go's `encoding/json`: keys in order, and what HTML has a meaning for escaped."""
+    if any(type(item) is float for item in held(value)):
+        raise UnsureError("a fraction in JSON")
+    try:
+        text = orjson.dumps(value, default=plain, option=orjson.OPT_SORT_KEYS).decode()
+    except orjson.JSONEncodeError:
+        raise UnsureError("a value that JSON does not have") from None
+    if _CONTROL.search(text):
+        raise UnsureError("control characters in JSON")
+    return text.translate(_IN_HTML) if _SPECIAL.search(text) else text
+
+
 @lru_cache(1024)
 def _expression(pattern: str) -> Any:
     import re2  # Go's regular expressions; 3 MB of memory that not every policy needs
@@ -325,6 +341,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "is_object": _is(dict),
     "is_set": _is(Set),
     "is_string": _is(str),
+    "json.marshal": _json_marshal,
     "json.unmarshal": _json_unmarshal,
     "max": _extreme(max),
     "min": _extreme(min),

@@ -102,8 +102,8 @@ class RuleSet:
             run = self._inputs[path] = self._once(run)
         return run
 
-    def builtin(self, name: str) -> Callable[..., Any] | None:
-        return self._builtins.get(name) or function(name)
+    def builtin(self, name: str) -> tuple[Callable[..., Any] | None, bool]:
+        return (self._builtins[name], True) if name in self._builtins else (function(name), False)
 
     def callee(self, path: Path) -> tuple[Callable[..., Any], int]:
         if path not in self._functions:

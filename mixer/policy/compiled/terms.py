@@ -55,7 +55,8 @@ class Rules(Protocol):
     def callee(self, path: Path) -> tuple[Callable[..., Any], int]:
         """A function of the modules, and the number of its operands."""
 
-    def builtin(self, name: str) -> Callable[..., Any] | None: ...
+    def builtin(self, name: str) -> tuple[Callable[..., Any] | None, bool]:
+        """A builtin, None where there is none; and whether equal operands may give another result."""
 
     def comprehension(self, module: Module, scope: Scope, kind: str, body: Node) -> Run: ...
 
@@ -168,27 +169,35 @@ class Terms:
     def call(self, node: Node, operand: Callable[[Node], Term] | None = None) -> Term:
         """`operand` makes the operands' terms."""
         body = node["Call"]
-        called, count = self._callee(node)
+        called, count, varies = self._callee(node)
         if len(body["params"]) != count:
             raise self.unsupported(node, "a call with an output within an expression")
-        return Term(called([(operand or self.term)(parameter).run for parameter in body["params"]]))
+        operands = [(operand or self.term)(parameter) for parameter in body["params"]]
+        run = called([operand.run for operand in operands])
+        if varies or not all(operand.is_constant for operand in operands):
+            return Term(run)
+        try:
+            return constant(run([]))
+        except UnsureError as error:
+            raise self.unsupported(node, str(error)) from None
 
     def has_output(self, body: Node) -> bool:
         """Whether a call's last operand is matched with its result."""
         return len(body["params"]) == self._callee({"Call": body})[1] + 1
 
-    def _callee(self, node: Node) -> tuple[Callable[[Sequence[Run]], Run], int]:
-        """What makes a call of its operands, and how many these are."""
+    def _callee(self, node: Node) -> tuple[Callable[[Sequence[Run]], Run], int, bool]:
+        """What makes a call of its operands, how many these are, and whether equal ones may give another result."""
         root, parts, known = flatten(node["Call"]["fcn"])
         if not known:
             raise self.unsupported(node, "a call of what varies")
         if (path := self._path_of(root, tuple(parts))) is not None:
             callee, operands = self.rules.callee(path)
-            return partial(_called, callee), operands
+            return partial(_called, callee), operands, True
         name = ".".join((root, *parts))
-        if (builtin := self.rules.builtin(name)) is None:
+        builtin, varies = self.rules.builtin(name)
+        if builtin is None:
             raise self.unsupported(node, name)
-        return partial(_asked, builtin), ARITY[name]
+        return partial(_asked, builtin), ARITY[name], varies
 
     def _path_of(self, root: str, parts: Path) -> Path | None:
         """A function of the modules, below data."""

@@ -132,7 +132,7 @@ def plain(value: object) -> list[Any]:
 
 
 def held(value: Any) -> Iterator[Any]:
-    """All that is in a value and is no collection of JSON, the value itself included."""
+    """All that is in a value and is no array and no object, the value itself included; a set and what is in it."""
     todo = [value]
     while todo:
         item = todo.pop()
@@ -141,4 +141,6 @@ def held(value: Any) -> Iterator[Any]:
         elif type(item) is dict:
             todo += item.values()
         else:
+            if type(item) is Set:
+                todo += item.items.values()
             yield item

@@ -105,7 +105,7 @@ LOOPED = st.sampled_from(
         "named[_]",
     ]
 )
-ONE = "count lower upper trim_space type_name is_string is_number is_boolean is_array is_object is_set is_null array.reverse strings.reverse to_number object.keys base64.encode base64.decode sum max min union intersection json.unmarshal one".split()  # noqa: SIM905
+ONE = "count lower upper trim_space type_name is_string is_number is_boolean is_array is_object is_set is_null array.reverse strings.reverse to_number object.keys base64.encode base64.decode json.marshal sum max min union intersection json.unmarshal one".split()  # noqa: SIM905
 TWO = "startswith endswith contains trim trim_left trim_right trim_prefix trim_suffix split concat indexof array.concat object.union object.remove object.filter strings.any_prefix_match strings.any_suffix_match regex.match net.cidr_contains two pick".split()  # noqa: SIM905
 THREE = "replace substring object.get array.slice glob.match".split()  # noqa: SIM905
 
