@@ -4,7 +4,7 @@ import contextlib
 import http.client
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -65,7 +65,9 @@ def ask(running: Fleet, decision: object, **headers: str) -> Seen:
 
 
 @contextlib.contextmanager
-def told(*edits: Edit, policy: str = POLICY, **settings: Any) -> Iterator[Fleet]:
+def told(
+    *edits: Edit, policy: str = POLICY, decision_log: Mapping[str, Any] | None = None, **settings: Any
+) -> Iterator[Fleet]:
     """A fleet whose policy does as the request says, with these settings of the section `policy`."""
 
     def prepare(policies: Path) -> None:
@@ -75,7 +77,8 @@ def told(*edits: Edit, policy: str = POLICY, **settings: Any) -> Iterator[Fleet]
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         try:
             upstream = f"127.0.0.1:{server.server_address[1]}"
-            with fleet(prepare=prepare, edits=edits, upstream=upstream, policy=settings) as it:
+            sections = {"policy": settings} | ({} if decision_log is None else {"decision_log": decision_log})
+            with fleet(prepare=prepare, edits=edits, upstream=upstream, **sections) as it:
                 yield it
         finally:
             server.shutdown()
