@@ -86,15 +86,15 @@ def _grpcio(settings: config.Listener, methods: Methods, metrics: Metrics) -> Fr
     return GrpcioFront(settings, methods, metrics)
 
 
-def bodies_of(settings: config.Policy) -> "Bodies | None":
-    """How bodies are parsed; None: not at all. Raises `LoadError`."""
+def bodies_of(settings: config.Policy, *, exact: bool = False) -> "Bodies | None":
+    """How bodies are parsed; None: not at all. `exact`: see `Bodies`. Raises `LoadError`."""
     from mixer.authz.body import Bodies
     from mixer.authz.messages import Messages
 
     if settings.skip_request_body_parse:
         return None
     path = settings.proto_descriptor
-    return Bodies(None if path is None else Messages.load(path))
+    return Bodies(None if path is None else Messages.load(path), exact=exact)
 
 
 ENGINES: dict[str, Callable[[config.Policy], PolicyEngine]] = {"embedded": _embedded, "opa": _opa}
@@ -213,7 +213,7 @@ class Runtime:
         from mixer.authz.routing import Routing
         from mixer.authz.service import CheckService
 
-        bodies = bodies_of(policy)
+        bodies = bodies_of(policy, exact=policy.engine == "opa")  # the embedded engine has doubles alone
 
         caches: list[DecisionCache] = []
         observer = self.decision_log.observe if self.decision_log is not None and observed else None

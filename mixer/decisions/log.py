@@ -1,6 +1,7 @@
 """The decision log: an observer of Check that makes, masks and hands on an event for each decision, afterwards."""
 
 import asyncio
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -165,12 +166,13 @@ class DecisionLog:
     def _document(self, decided: Decided) -> Any:
         if decided.document is None:
             return None
-        if self._build is None:
-            return orjson.loads(decided.document)
         try:
-            return self._build(decided.request)
-        except BadRequestError:
-            return None
+            return orjson.loads(decided.document) if self._build is None else self._build(decided.request)
+        except (orjson.JSONDecodeError, BadRequestError):
+            # The body holds a number that only the OPA server could take. As text it is there all the same.
+            document = json.loads(decided.document)
+            document.pop("parsed_body", None)
+            return document
 
     def _mask(self, event: Event, masks: Sequence[Mask]) -> None:
         erased: list[str] = []
