@@ -7,7 +7,7 @@ what was expected and what was got. `${NAME}` and `${NAME:-default}` are expande
 import difflib
 import os
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -204,11 +204,13 @@ class Buffer(Settings):
 
 
 class Shadow(Settings):
-    """A candidate, evaluated by the embedded engine beside `policy.decision`, for comparison alone. What is left out is
-    as in `policy`. An evaluation longer than `timeout` is ended, and counts as an error."""
+    """A candidate, evaluated by the embedded engine beside the policy, for comparison alone. What is left out is as in
+    `policy`. An evaluation longer than `timeout` is ended, and counts as an error."""
 
     paths: tuple[Path, ...] = ()
     decision: DecisionPath | None = None
+    # By the names in `policy.decisions`; others are compared where the policies of `paths` give them.
+    decisions: dict[DecisionName, DecisionPath] = Field(default_factory=dict)
     sample: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the decisions that are compared
     timeout: Annotated[Seconds, Field(gt=0)] = 5.0
     buffer: Buffer = Buffer(max_records=1_000, max_bytes=16 * 1024 * 1024)
@@ -252,19 +254,32 @@ class Policy(Settings):
     shadow: Shadow | None = None
 
     def candidate(self) -> "Policy | None":
-        """The settings of the shadow's engine."""
+        """The settings of the shadow's engine, but for its decisions."""
         if (shadow := self.shadow) is None:
             return None
         changes: dict[str, Any] = {
             "engine": "embedded",
             "paths": shadow.paths or self.paths,
             "bundles": (),
-            "decision": shadow.decision or self.decision,
             "decisions": {},
             "cache": None,
             "shadow": None,
         }
         return self.model_copy(update=changes)
+
+    def compared(self) -> dict[str, tuple[str, bool]]:
+        """By the path of a decision of this policy: the candidate's, and whether the candidate has to give it."""
+        if (shadow := self.shadow) is None:
+            return {}
+        found: dict[str, tuple[str, bool]] = {}
+        if shadow.paths or shadow.decision is not None:
+            found[self.decision] = (shadow.decision or self.decision, True)
+        for name, path in self.decisions.items():
+            if name in shadow.decisions:
+                found[path] = (shadow.decisions[name], True)
+            elif shadow.paths:
+                found.setdefault(path, (path, False))
+        return found
 
 
 class Redis(Settings):
@@ -692,18 +707,37 @@ def _of_bundles(policy: Policy, file: str) -> list[Problem]:
 
 
 def _of_shadow(policy: Policy, file: str) -> list[Problem]:
-    if (shadow := policy.shadow) is None or shadow.paths:
+    if (shadow := policy.shadow) is None:
         return []
+    problems = list(_of_shadow_decisions(policy, shadow, file))
+    if shadow.paths:
+        return problems
     if policy.bundles:
         own = "with policy.bundles, the candidate needs paths of its own"
-        return [Problem(file, "policy.shadow.paths", own)]
+        return [*problems, Problem(file, "policy.shadow.paths", own)]
     if not policy.paths:
         needed = "the embedded engine evaluates the candidate, also with engine: opa; it needs at least one .rego file"
-        return [Problem(file, "policy.shadow.paths", f"{needed} or folder")]
-    if shadow.decision in (None, policy.decision):
+        return [*problems, Problem(file, "policy.shadow.paths", f"{needed} or folder")]
+    if all(live == candidate for live, (candidate, _) in policy.compared().items()):
         same = "names neither paths nor a decision of its own; there is nothing to compare"
-        return [Problem(file, "policy.shadow", same)]
-    return []
+        problems.append(Problem(file, "policy.shadow", same))
+    return problems
+
+
+def _of_shadow_decisions(policy: Policy, shadow: Shadow, file: str) -> Iterator[Problem]:
+    taken = {policy.decision: "policy.decision"}
+    for name in shadow.decisions:
+        where = f"policy.shadow.decisions.{name}"
+        if (path := policy.decisions.get(name)) is None:
+            known = ", ".join(sorted(policy.decisions)) or "nothing, since it is empty"
+            yield Problem(file, where, f"a name in policy.decisions: {known}")
+        elif path in taken:
+            what = (
+                f"{path} is {taken[path]} too, and a decision is compared with one candidate; leave one out"
+            )
+            yield Problem(file, where, what)
+        else:
+            taken[path] = f"policy.decisions.{name}"
 
 
 def _anchored(config: Config, folder: Path) -> Config:

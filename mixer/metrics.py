@@ -93,22 +93,22 @@ class Metrics:
             "mixer_decision_log_waiting", "Decisions whose event is not made yet.", registry=registry
         )
 
-        # Decisions compared with the shadow policy's, by outcome. would_allow, would_deny: the candidate decides
-        # otherwise; the decision log shows both. error: it has no legal decision, or took longer than
+        # Decisions compared with the shadow policy's, by decision (its path) and outcome. would_allow, would_deny: the
+        # candidate decides otherwise; the decision log shows both. error: it has no legal decision, or took longer than
         # policy.shadow.timeout. When agree alone moves, it may become the policy.
         self.shadow_decisions = Counter(
             "mixer_shadow_decisions",
-            "Decisions compared with the shadow policy's, by outcome.",
-            ("outcome",),
+            "Decisions compared with the shadow policy's, by decision and outcome.",
+            ("decision", "outcome"),
             registry=registry,
         )
-        # Decisions not compared, by reason. sampled: as policy.shadow.sample says; overload: the candidate is slower
-        # than the traffic: give the machine a core more, or lower the sample; undecided: the live policy has no legal
-        # decision; unavailable: the candidate's process broke down, the log says why; shutdown.
+        # Decisions not compared, by decision and reason. sampled: as policy.shadow.sample says; overload: the candidate
+        # is slower than the traffic: give the machine a core more, or lower the sample; undecided: the live policy has
+        # no legal decision; unavailable: the candidate's process broke down, the log says why; shutdown.
         self.shadow_skipped = Counter(
             "mixer_shadow_skipped",
-            "Decisions not compared with the shadow policy's, by reason.",
-            ("reason",),
+            "Decisions not compared with the shadow policy's, by decision and reason.",
+            ("decision", "reason"),
             registry=registry,
         )
         # Decisions that wait to be compared; at policy.shadow.buffer.max_records, further ones are skipped.

@@ -7,7 +7,7 @@ import asyncio
 import platform
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
@@ -104,6 +104,27 @@ FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
     "native": _native,
     "grpcio": _grpcio,
 }
+
+
+async def candidate_of(
+    policy: config.Policy, compared: Mapping[str, tuple[str, bool]]
+) -> tuple[PolicyEngine, dict[str, PolicyEngine]]:
+    """The shadow's engine, started, and for each decision of the policy that is compared, the engine that makes the
+    candidate's. `policy`, `compared`: see `config.Policy`. Raises `PolicyError`."""
+    from mixer.policy.program import rules_of
+    from mixer.policy.regorus import sources_of
+
+    loaded = sources_of(policy)
+    there = [f"{rule}/" for rule in rules_of(loaded.modules)]
+    chosen = {
+        live: path
+        for live, (path, needed) in compared.items()
+        if needed or any(rule.startswith(f"{path}/") for rule in there)
+    }
+    decisions = {"decision": next(iter(chosen.values())), "decisions": chosen}
+    engine = _embedded(policy.model_copy(update=decisions), loaded)
+    await engine.start()
+    return engine, {live: engine.of(path) for live, path in chosen.items()}
 
 
 @dataclass
@@ -216,9 +237,13 @@ class Runtime:
         bodies = bodies_of(policy, exact=policy.engine == "opa")  # the embedded engine has doubles alone
 
         caches: list[DecisionCache] = []
-        observer = self.decision_log.observe if self.decision_log is not None and observed else None
+        observer: Observer | None = None
+        if observed and self.shadow is not None:
+            observer = self.shadow.observe
+        elif observed and self.decision_log is not None:
+            observer = self.decision_log.observe
 
-        def service(engine: PolicyEngine, observer: "Observer | None") -> CheckService:
+        def service(engine: PolicyEngine) -> CheckService:
             cache = None
             if policy.cache is not None:
                 cache = DecisionCache(policy.cache.max_entries, policy.cache.ttl, self.metrics)
@@ -230,21 +255,20 @@ class Runtime:
         self.metrics.policy.info(
             {"engine": engine.name, "decision": engine.decision, "revision": engine.revision}
         )
-        shadow = self.shadow if observed else None
-        default = service(engine, observer if shadow is None else shadow.observe)
-        named = {name: service(engine.of(decision), observer) for name, decision in policy.decisions.items()}
+        default = service(engine)
+        named = {name: service(engine.of(decision)) for name, decision in policy.decisions.items()}
         self.metrics.cache_entries.set_function(lambda: sum(map(len, caches)))
         return Routing(default, named, self.metrics) if named else default
 
     async def _start_shadow(self, policy: config.Policy) -> None:
-        """Its candidate is compared with whatever decides by default, also after that has been exchanged."""
+        """Its candidate is compared with whatever decides, also after that has been exchanged."""
         if policy.shadow is None or (candidate := policy.candidate()) is None:
             return
         from mixer.shadow.candidate import Candidate
         from mixer.shadow.shadow import Shadow
 
         observer = self.decision_log.observe if self.decision_log is not None else None
-        process = Candidate(candidate, self.settings.logging)
+        process = Candidate(candidate, policy.compared(), self.settings.logging)
         self.shadow = Shadow(policy.shadow, process, self.metrics, observer)
         await self.shadow.start()
 
@@ -369,9 +393,10 @@ async def validate(settings: config.Config) -> list[str]:
             rules = [f"system.log.{rule}" for rule in log_policy.rules] if log_policy is not None else []
             lines.append(f"decision log: {' and '.join(rules) or 'no rule of system.log'}")
         if (candidate := policy.candidate()) is not None:
-            engine = ENGINES["embedded"](candidate)
-            await engine.start()
-            lines += _told("policy.shadow", engine)[:1]  # a candidate has no cache
+            _, candidates = await candidate_of(candidate, policy.compared())
+            for live, engine in candidates.items():
+                what = "policy.shadow" if live == policy.decision else f"policy.shadow, beside {live}"
+                lines += _told(what, engine)[:1]  # a candidate has no cache
     if (rate_limits := settings.rate_limits) is not None:
         from mixer.ratelimit import limits as limits_files
 

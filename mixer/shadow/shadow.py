@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 import structlog
+from prometheus_client import Counter
 
 from mixer import config
 from mixer.authz.decided import Decided, Observer, Shadowed
@@ -13,6 +14,7 @@ from mixer.errors import LoadError, StartError
 from mixer.log import Throttle
 from mixer.metrics import Metrics
 from mixer.shadow.candidate import Candidate, GoneError, Verdict
+from mixer.shadow.frames import question
 
 AT_ONCE, AT_ONCE_BYTES = 128, 256 * 1024  # requests that are handed over together
 SLICE = 16  # verdicts between which answers have their turn: less than half a millisecond
@@ -26,7 +28,7 @@ log = structlog.get_logger()
 
 
 class Shadow:
-    """Compares each decision that it is told of with the candidate's, then tells `observer` of both.
+    """Compares each decision that it is told of with the candidate's, if that has one, then tells `observer` of both.
 
     `observe` only queues, and what it is told was decided before: no answer waits for the candidate, or can be changed
     by it. The queue is bounded; what does not fit is skipped. All that is skipped is counted by its reason, and told to
@@ -49,19 +51,30 @@ class Shadow:
         self._task: asyncio.Task[None] | None = None
         self._away: Skipped | None = "unavailable"
         self._throttle = Throttle()
-        self._outcomes = {outcome: metrics.shadow_decisions.labels(outcome) for outcome in get_args(Outcome)}
-        self._skipped = {reason: metrics.shadow_skipped.labels(reason) for reason in get_args(Skipped)}
+        self._metrics = metrics
+        self._outcomes: dict[tuple[str, Outcome], Counter] = {}
+        self._skipped: dict[tuple[str, Skipped], Counter] = {}
         metrics.shadow_waiting.set_function(lambda: len(self._queue) + len(self._judged))
 
     async def start(self) -> None:
         """Raises `PolicyError` for a candidate that cannot be used, `StartError` where its process does not start."""
-        await self._candidate.start()
-        self._away = None
+        await self._start_candidate()
         self._task = asyncio.create_task(self._run())
+
+    async def _start_candidate(self) -> None:
+        await self._candidate.start()
+        for live in self._candidate.decisions:
+            for outcome in get_args(Outcome):
+                self._outcomes[live, outcome] = self._metrics.shadow_decisions.labels(live, outcome)
+            for reason in get_args(Skipped):
+                self._skipped[live, reason] = self._metrics.shadow_skipped.labels(live, reason)
+        self._away = None
 
     def observe(self, decided: Decided) -> None:
         """See `mixer.authz.decided.Observer`."""
-        if decided.allowed is None or decided.document is None:
+        if decided.path not in self._candidate.decisions:
+            self._tell(decided)
+        elif decided.allowed is None or decided.document is None:
             self._skip("undecided", decided)
         elif not decided.drawn(self._sample):
             self._skip("sampled", decided)
@@ -113,24 +126,22 @@ class Shadow:
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
                 try:
-                    await self._candidate.start()
+                    await self._start_candidate()
                 except (LoadError, StartError) as error:
                     log.error("shadow_away", error=str(error))
-                else:
-                    self._away = None
 
     async def _judge(self) -> None:
         """Some of the queue. Raises `GoneError` or `TimeoutError`, with the culprit, if any, first in `_judged`."""
         self._candidate.check()
-        requests: list[bytes] = []
+        questions: list[bytes] = []
         taken = 0
-        while self._queue and len(requests) < AT_ONCE and taken < AT_ONCE_BYTES:
+        while self._queue and len(questions) < AT_ONCE and taken < AT_ONCE_BYTES:
             decided, size = self._queue.popleft()
             self._bytes -= size
             taken += size
             self._judged.append(decided)
-            requests.append(decided.request.SerializeToString())
-        self._candidate.send(requests)
+            questions.append(question(decided.path, decided.request.SerializeToString()))
+        self._candidate.send(questions)
         while self._judged:
             async with asyncio.timeout(self._timeout):
                 verdicts = await self._candidate.verdicts()
@@ -152,21 +163,23 @@ class Shadow:
             outcome = "agree"
         else:
             outcome = "would_allow" if verdict.allowed else "would_deny"
-        self._outcomes[outcome].inc()
+        self._outcomes[decided.path, outcome].inc()
         if outcome != "agree" and (held := self._throttle(outcome)) is not None:
             log.info(
                 "shadow_differs",
+                decision=decided.path,
                 decision_id=decided.decision_id,
                 outcome=outcome,
                 error=verdict.error,
                 held_back=held,
             )
         candidate = self._candidate
-        shadowed = Shadowed(candidate.decision, candidate.revision, outcome, verdict.result, verdict.error)
+        path = candidate.decisions[decided.path]
+        shadowed = Shadowed(path, candidate.revision, outcome, verdict.result, verdict.error)
         self._tell(replace(decided, shadow=shadowed))
 
     def _skip(self, reason: Skipped, decided: Decided) -> None:
-        self._skipped[reason].inc()
+        self._skipped[decided.path, reason].inc()
         self._tell(decided)
 
     def _give_up(self, reason: Skipped) -> None:
