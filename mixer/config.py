@@ -224,12 +224,24 @@ class Signing(Settings):
     exclude_files: tuple[str, ...] = ()  # patterns of files that need not be signed
 
 
+class ClientTls(Settings):
+    """PEM files: the authorities that a server is trusted by, instead of the system's, and an own certificate."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+
 class Bundle(Settings):
     """An OPA bundle on an HTTP server, asked for again every `poll`; `timeout` bounds one download."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
     url: Annotated[str, AfterValidator(_bundle_url)]
     token: SecretStr | None = None  # sent as a bearer token
+    token_file: Path | None = (
+        None  # instead of `token`; read again for each download, since it may be renewed
+    )
+    tls: ClientTls = ClientTls()
     poll: Annotated[Seconds, Field(gt=0)] = 30.0
     timeout: Annotated[Seconds, Field(gt=0)] = 30.0
     signing: Signing = Signing()
@@ -696,6 +708,12 @@ def _of_bundles(policy: Policy, file: str) -> list[Problem]:
         if bundle.name in names:
             problems.append(Problem(file, f"{where}.name", f'"{bundle.name}" is taken; give each its own'))
         names.add(bundle.name)
+        if bundle.token is not None and bundle.token_file is not None:
+            problems.append(Problem(file, f"{where}.token_file", "give either token or token_file"))
+        if bundle.tls != ClientTls() and not bundle.url.startswith("https:"):
+            problems.append(Problem(file, f"{where}.tls", "has no meaning for http; use https in url"))
+        if (bundle.tls.cert is None) != (bundle.tls.key is None):
+            problems.append(Problem(file, f"{where}.tls", "cert and key belong together; give both or none"))
         if bundle.signing != Signing() and not policy.keys:
             problems.append(Problem(file, f"{where}.signing", "needs the keys; give them in policy.keys"))
         elif bundle.signing.key_id is not None and bundle.signing.key_id not in seen:

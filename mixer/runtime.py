@@ -223,7 +223,7 @@ class Runtime:
             switch.current = self._checks(policy, engine)
             self.engine = engine
             if self.decision_log is not None:
-                self.decision_log.policy = log_policy
+                self.decision_log.policy, self.decision_log.bundles = log_policy, loaded.bundles
 
         self.bundles = Bundles(policy, self.metrics, activate)
         await self.bundles.start()
@@ -278,12 +278,14 @@ class Runtime:
         from mixer.decisions.log import DecisionLog
         from mixer.policy.engine import WHOLE_INPUT
 
+        log_policy, bundles = _log_policy(policy)
         return DecisionLog(
             settings,
             self._sinks(settings.sinks, DECISIONS, "decisions-"),
             {**settings.labels, "id": str(uuid.uuid4()), "version": version("mixer")},  # as OPA has them
             self.metrics,
-            policy=_log_policy(policy),
+            policy=log_policy,
+            bundles=bundles,
             build=InputBuilder(WHOLE_INPUT, bodies_of(policy)).build if settings.input == "all" else None,
         )
 
@@ -354,13 +356,16 @@ class Runtime:
             await self.engine.close()
 
 
-def _log_policy(policy: config.Policy) -> "LogPolicy | None":
-    """`system.log` of the policies on disk, which the embedded engine evaluates whatever decides. That of bundles
-    comes with them."""
+def _log_policy(policy: config.Policy) -> "tuple[LogPolicy | None, Mapping[str, str]]":
+    """`system.log` of the policies on disk, which the embedded engine evaluates whatever decides, and the bundles among
+    them if they decide. Those of `policy.bundles` come later."""
     from mixer.decisions.policy import LogPolicy
     from mixer.policy.regorus import sources_of
 
-    return LogPolicy(sources_of(policy)) if policy.paths and not policy.bundles else None
+    if policy.bundles or not policy.paths:
+        return None, {}
+    loaded = sources_of(policy)
+    return LogPolicy(loaded), loaded.bundles if policy.engine == "embedded" else {}
 
 
 async def validate(settings: config.Config) -> list[str]:
@@ -371,12 +376,7 @@ async def validate(settings: config.Config) -> list[str]:
         if policy.dry_run:
             lines.append("policy.dry_run: what the policy denies passes; it is counted and logged")
         if policy.bundles:
-            if policy.keys:
-                from mixer.policy.signatures import keys
-
-                keys(policy.keys)
-            names = ", ".join(each.name for each in policy.bundles)
-            lines.append(f"policy: {policy.decision}, from bundles that are not fetched here: {names}")
+            lines.append(_told_bundles(policy))
         elif policy.engine == "embedded":
             engine = ENGINES["embedded"](policy)
             await engine.start()
@@ -389,7 +389,7 @@ async def validate(settings: config.Config) -> list[str]:
             if policy.paths:
                 lines.append("policy.paths: not read with engine: opa; the server has its own policies")
         if settings.decision_log is not None and not policy.bundles:
-            log_policy = _log_policy(policy)
+            log_policy, _ = _log_policy(policy)
             rules = [f"system.log.{rule}" for rule in log_policy.rules] if log_policy is not None else []
             lines.append(f"decision log: {' and '.join(rules) or 'no rule of system.log'}")
         if (candidate := policy.candidate()) is not None:
@@ -416,6 +416,18 @@ def deps(policy: config.Policy) -> list[str]:
         )
         raise SettingsError([Problem("policy.paths", "", missing)])
     return list(told(policy, sources_of(policy).modules))
+
+
+def _told_bundles(policy: config.Policy) -> str:
+    """What there is to say of bundles that are not fetched here. Raises `PolicyError` for keys and certificates."""
+    from mixer.policy.download import trust
+    from mixer.policy.signatures import keys
+
+    for bundle in policy.bundles:
+        trust(bundle.tls)
+    keys(policy.keys)
+    names = ", ".join(each.name for each in policy.bundles)
+    return f"policy: {policy.decision}, from bundles that are not fetched here: {names}"
 
 
 def _told(what: str, engine: PolicyEngine) -> list[str]:

@@ -289,6 +289,18 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
             'policy.bundles[0].signing.key_id: expected one of k, got "b"',
         ),
         (
+            'policy: {bundles: [{name: a, url: "https://x/y", token: t, token_file: f}]}',
+            "policy.bundles[0].token_file: give either token or token_file",
+        ),
+        (
+            'policy: {bundles: [{name: a, url: "http://x/y", tls: {ca: f}}]}',
+            "policy.bundles[0].tls: has no meaning for http; use https in url",
+        ),
+        (
+            'policy: {bundles: [{name: a, url: "https://x/y", tls: {key: f}}]}',
+            "policy.bundles[0].tls: cert and key belong together; give both or none",
+        ),
+        (
             'policy: {bundles: [{name: a, url: "http://x/y"}], shadow: {decision: a/b}}',
             "policy.shadow.paths: with policy.bundles, the candidate needs paths of its own",
         ),

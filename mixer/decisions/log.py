@@ -30,6 +30,8 @@ LINGER = 0.01  # seconds that decisions wait: answers go out first, and events c
 # the front that brings the next calls would get Python's lock only every 5 ms.
 SLICE = PAUSE = 0.001
 
+NO_BUNDLES: Mapping[str, str] = {}
+
 Reason = Literal["sampled", "policy", "drop_failed", "mask_failed", "failed", "buffer_full", "shutdown"]
 
 
@@ -40,9 +42,9 @@ class DecisionLog:
     is not written, is counted by its reason in `mixer_decision_log_dropped`. An event whose drop or mask rule fails is
     not written, least of all unmasked.
 
-    `policy` is `system.log` of the policies in use (None: there is none), and may be exchanged with them: a decision is
-    masked as the policies were when it was told. `build` makes the whole input of a request;
-    None: events show what the decision was made from.
+    `policy` is `system.log` of the policies in use (None: there is none), `bundles` the revisions of the bundles that
+    these came in, by name. Both may be exchanged with the policies: an event is made by what they were at its decision.
+    `build` makes the whole input of a request; None: events show what the decision was made from.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class DecisionLog:
         *,
         policy: LogPolicy | None,
         build: Callable[[CheckRequest], Any] | None,
+        bundles: Mapping[str, str] = NO_BUNDLES,
     ) -> None:
         self.policy = policy
+        self.bundles = bundles
         self.sinks = tuple(sinks)
         self._labels = labels
         self._build = build
@@ -63,7 +67,7 @@ class DecisionLog:
         self._shares = {"allowed": settings.sample.allowed, "denied": settings.sample.denied, "error": 1.0}
         self._max_records = settings.buffer.max_records
         self._max_bytes = settings.buffer.max_bytes
-        self._queue: deque[tuple[Decided, LogPolicy | None, int]] = deque()
+        self._queue: deque[tuple[Decided, LogPolicy | None, Mapping[str, str], int]] = deque()
         self._bytes = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -91,7 +95,7 @@ class DecisionLog:
             self._lose("buffer_full")
             return
         self._bytes += size
-        self._queue.append((decided, self.policy, size))
+        self._queue.append((decided, self.policy, self.bundles, size))
         self._wake.set()
 
     async def close(self, timeout: float) -> None:
@@ -128,10 +132,10 @@ class DecisionLog:
         until = time.perf_counter() + SLICE
         records: list[DecisionRecord] = []
         while self._queue and time.perf_counter() < until:
-            decided, policy, size = self._queue.popleft()
+            decided, policy, bundles, size = self._queue.popleft()
             self._bytes -= size
             try:
-                if (record := self._record(decided, policy)) is not None:
+                if (record := self._record(decided, policy, bundles)) is not None:
                     records.append(record)
             except Exception as error:  # no event may end the log of those that follow
                 self._lose("failed", decided, type(error).__name__)
@@ -139,9 +143,11 @@ class DecisionLog:
             for sink in self.sinks:
                 sink.write(records)
 
-    def _record(self, decided: Decided, policy: LogPolicy | None) -> DecisionRecord | None:
+    def _record(
+        self, decided: Decided, policy: LogPolicy | None, bundles: Mapping[str, str]
+    ) -> DecisionRecord | None:
         """The masked event, or None where there is none to be written."""
-        event = event_of(decided, self._document(decided), self._labels, self._share(decided))
+        event = event_of(decided, self._document(decided), self._labels, self._share(decided), bundles)
         masks: list[Mask] = []
         if policy is not None and policy.rules:
             seen = orjson.dumps(event).decode()
