@@ -47,9 +47,9 @@ class Metrics:
         self.dry_run_passed = Counter(
             "mixer_dry_run_passed", "Requests not allowed that a dry run let pass.", registry=registry
         )
-        # Decisions that could not be made, by reason. undefined, illegal, evaluation, timeout, unavailable, overload: the
-        # log names the rule and line; Envoy's failure mode decided meanwhile. request_malformed: a path, query or body
-        # that cannot be parsed, answered 400; much of it is a client's mistake, or one who tries.
+        # Decisions that could not be made, by reason. undefined, illegal, evaluation, timeout, unavailable, overload:
+        # the log names the rule and line; Envoy's failure mode decided meanwhile. request_malformed: a path, query or
+        # body that cannot be parsed, answered 400; much of it is a client's mistake, or one who tries.
         self.engine_errors = Counter(
             "mixer_engine_errors", "Failed decisions, by reason.", ("engine", "reason"), registry=registry
         )
