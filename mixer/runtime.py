@@ -273,10 +273,9 @@ class Runtime:
         await self.shadow.start()
 
     def _decision_log(self, settings: config.DecisionLog, policy: config.Policy) -> "DecisionLog":
-        from mixer.authz.input import InputBuilder
+        from mixer.authz.input import WholeInput
         from mixer.decisions.event import DECISIONS
         from mixer.decisions.log import DecisionLog
-        from mixer.policy.engine import WHOLE_INPUT
 
         log_policy, bundles = _log_policy(policy)
         return DecisionLog(
@@ -286,7 +285,7 @@ class Runtime:
             self.metrics,
             policy=log_policy,
             bundles=bundles,
-            build=InputBuilder(WHOLE_INPUT, bodies_of(policy)).build if settings.input == "all" else None,
+            build=WholeInput(bodies_of(policy)).build if settings.input == "all" else None,
         )
 
     def _sinks(self, settings: Sequence[Any], kind: "Kind[Any]", prefix: str = "") -> "list[Sink[Any]]":

@@ -24,12 +24,22 @@ class Bodies:
     """Parses bodies; those of gRPC calls only with `messages`, without them they are None as in the plugin.
 
     `exact`: numbers of JSON are kept as they are written, whatever their size, for an engine that can take them so
-    (they are then `orjson.Fragment`). Else one beyond the range of doubles makes a bad request.
+    (they are then `orjson.Fragment`). Else one beyond the range of doubles makes a bad request. `bounded`: so does what
+    is nested too deeply for the engine.
     """
 
-    def __init__(self, messages: Messages | None = None, *, exact: bool = False) -> None:
+    def __init__(
+        self, messages: Messages | None = None, *, exact: bool = False, bounded: bool = True
+    ) -> None:
         self._messages = messages
-        self._json = _exact_json if exact else _json
+        self._parse = _exact_json if exact else _plain_json
+        self._bounded = bounded
+
+    def unshown(self) -> "Bodies":
+        """For a policy that does not read the parsed body, and so need not be spared what its engine cannot take."""
+        unshown = Bodies(self._messages, bounded=False)
+        unshown._parse = _any_json
+        return unshown
 
     def parse(self, headers: Mapping[str, str], body: str, raw_body: bytes, path: str) -> tuple[Any, bool]:
         """The parsed body (None where there is none, or none that is understood) and whether it was truncated.
@@ -45,7 +55,7 @@ class Bodies:
             if self._messages is None or not raw_body:
                 return None, False
             message, truncated = self._messages.parse(raw_body, parse_path(path))
-            return _bounded(message), truncated
+            return self._within(message), truncated
         text = body or raw_body.decode("utf-8", EACH_BYTE)
         if kind is None or not text:
             return None, False
@@ -57,6 +67,15 @@ class Bodies:
         if kind == _JSON:
             return self._json(text)
         return parse_query(text) if kind == _FORM else self._multipart(text, content_type)
+
+    def _json(self, text: str) -> Any:
+        value = self._parse(text)
+        return self._within(value) if text.count("[") + text.count("{") > _MOST_NESTED else value
+
+    def _within(self, value: Any) -> Any:
+        if self._bounded and _levels(value) > _MOST_NESTED:
+            raise BadRequestError(f"the body is nested more than {_MOST_NESTED} levels deep")
+        return value
 
     def _multipart(self, text: str, content_type: str) -> dict[str, list[Any]] | None:
         _, parameters = parse_media_type(content_type)
@@ -78,22 +97,21 @@ def _is_truncated(headers: Mapping[str, str], size: int) -> bool:
     return int(length) > size
 
 
-def _json(text: str) -> Any:
+def _plain_json(text: str) -> Any:
     try:
-        value = orjson.loads(text)
+        return orjson.loads(text)
     except orjson.JSONDecodeError:
         try:
-            value = orjson.loads(_without_halves(text))
+            return orjson.loads(_without_halves(text))
         except orjson.JSONDecodeError:
             raise BadRequestError("the body is not JSON") from None
-    return _bounded(value) if text.count("[") + text.count("{") > _MOST_NESTED else value
 
 
 def _exact_json(text: str) -> Any:
     if not _INEXACT.search(text):
-        return _json(text)
+        return _plain_json(text)
     try:
-        value = json.loads(
+        return json.loads(
             _without_halves(text),
             parse_int=orjson.Fragment,
             parse_float=orjson.Fragment,
@@ -101,7 +119,14 @@ def _exact_json(text: str) -> Any:
         )
     except (ValueError, RecursionError):
         raise BadRequestError("the body is not JSON") from None
-    return _bounded(value)
+
+
+def _any_json(text: str) -> Any:
+    """With whatever numbers, and quickly where they are usual."""
+    try:
+        return _plain_json(text)
+    except BadRequestError:
+        return _exact_json(text)
 
 
 def _refuse(name: str) -> None:
@@ -111,12 +136,6 @@ def _refuse(name: str) -> None:
 def _without_halves(text: str) -> str:
     """Halves of surrogate pairs that stand alone: Go takes each for U+FFFD."""
     return _ESCAPE.sub(lambda escape: r"\ufffd" if escape[1] else escape[0], text)
-
-
-def _bounded(value: Any) -> Any:
-    if _levels(value) > _MOST_NESTED:
-        raise BadRequestError(f"the body is nested more than {_MOST_NESTED} levels deep")
-    return value
 
 
 def _levels(value: Any) -> int:

@@ -13,7 +13,6 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
 from mixer import config
 from mixer.authz.decided import Decided
-from mixer.authz.url import BadRequestError
 from mixer.decisions.event import SCHEMA, DecisionRecord, event_of, outcome_of
 from mixer.decisions.mask import Event, Mask, MaskError
 from mixer.decisions.policy import LogPolicy
@@ -44,7 +43,7 @@ class DecisionLog:
 
     `policy` is `system.log` of the policies in use (None: there is none), `bundles` the revisions of the bundles that
     these came in, by name. Both may be exchanged with the policies: an event is made by what they were at its decision.
-    `build` makes the whole input of a request; None: events show what the decision was made from.
+    `build` makes the whole input of a request that was read before; None: events show what the decision was made from.
     """
 
     def __init__(
@@ -172,10 +171,12 @@ class DecisionLog:
     def _document(self, decided: Decided) -> Any:
         if decided.document is None:
             return None
+        if self._build is not None:
+            return self._build(decided.request)
         try:
-            return orjson.loads(decided.document) if self._build is None else self._build(decided.request)
-        except (orjson.JSONDecodeError, BadRequestError):
-            # The body holds a number that only the OPA server could take. As text it is there all the same.
+            return orjson.loads(decided.document)
+        except orjson.JSONDecodeError:
+            # A body with a number that only the OPA server could take. As text it is there all the same.
             document = json.loads(decided.document)
             document.pop("parsed_body", None)
             return document
