@@ -7,7 +7,7 @@ what was expected and what was got. `${NAME}` and `${NAME:-default}` are expande
 import difflib
 import os
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -203,19 +203,6 @@ class Buffer(Settings):
     max_bytes: PositiveInt = 128 * 1024 * 1024  # what they may take together, however large each is
 
 
-class Shadow(Settings):
-    """A candidate, evaluated by the embedded engine beside the policy, for comparison alone. What is left out is as in
-    `policy`. An evaluation longer than `timeout` is ended, and counts as an error."""
-
-    paths: tuple[Path, ...] = ()
-    decision: DecisionPath | None = None
-    # By the names in `policy.decisions`; others are compared where the policies of `paths` give them.
-    decisions: dict[DecisionName, DecisionPath] = Field(default_factory=dict)
-    sample: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the decisions that are compared
-    timeout: Annotated[Seconds, Field(gt=0)] = 5.0
-    buffer: Buffer = Buffer(max_records=1_000, max_bytes=16 * 1024 * 1024)
-
-
 class Signing(Settings):
     """Which signature a bundle must have. What is left out is the signature's own, or the key's."""
 
@@ -247,6 +234,25 @@ class Bundle(Settings):
     signing: Signing = Signing()
 
 
+class Shadow(Settings):
+    """A candidate, evaluated by the embedded engine beside the policy, for comparison alone. What is left out is as in
+    `policy`. An evaluation longer than `timeout` is ended, and counts as an error."""
+
+    paths: tuple[Path, ...] = ()
+    bundles: tuple[Bundle, ...] = ()
+    decision: DecisionPath | None = None
+    # By the names in `policy.decisions`; others are compared where the candidate's own policies give them.
+    decisions: dict[DecisionName, DecisionPath] = Field(default_factory=dict)
+    sample: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the decisions that are compared
+    timeout: Annotated[Seconds, Field(gt=0)] = 5.0
+    buffer: Buffer = Buffer(max_records=1_000, max_bytes=16 * 1024 * 1024)
+
+    @property
+    def own(self) -> bool:
+        """Whether it has policies of its own."""
+        return bool(self.paths or self.bundles)
+
+
 class Policy(Settings):
     engine: Literal["embedded", "opa"] = "embedded"
     opa: Opa = Opa()
@@ -271,8 +277,8 @@ class Policy(Settings):
             return None
         changes: dict[str, Any] = {
             "engine": "embedded",
-            "paths": shadow.paths or self.paths,
-            "bundles": (),
+            "paths": shadow.paths if shadow.own else self.paths,
+            "bundles": shadow.bundles,
             "decisions": {},
             "cache": None,
             "shadow": None,
@@ -284,12 +290,12 @@ class Policy(Settings):
         if (shadow := self.shadow) is None:
             return {}
         found: dict[str, tuple[str, bool]] = {}
-        if shadow.paths or shadow.decision is not None:
+        if shadow.own or shadow.decision is not None:
             found[self.decision] = (shadow.decision or self.decision, True)
         for name, path in self.decisions.items():
             if name in shadow.decisions:
                 found[path] = (shadow.decisions[name], True)
-            elif shadow.paths:
+            elif shadow.own:
                 found.setdefault(path, (path, False))
         return found
 
@@ -702,36 +708,41 @@ def _of_bundles(policy: Policy, file: str) -> list[Problem]:
         if key.id in seen:
             problems.append(Problem(file, f"{where}.id", f'"{key.id}" is taken; give each key its own'))
         seen.add(key.id)
+    places = [(f"policy.bundles[{index}]", bundle) for index, bundle in enumerate(policy.bundles)]
+    if policy.shadow is not None:
+        own = enumerate(policy.shadow.bundles)
+        places += [(f"policy.shadow.bundles[{index}]", bundle) for index, bundle in own]
     names: set[str] = set()
-    for index, bundle in enumerate(policy.bundles):
-        where = f"policy.bundles[{index}]"
+    for where, bundle in places:
         if bundle.name in names:
             problems.append(Problem(file, f"{where}.name", f'"{bundle.name}" is taken; give each its own'))
         names.add(bundle.name)
-        if bundle.token is not None and bundle.token_file is not None:
-            problems.append(Problem(file, f"{where}.token_file", "give either token or token_file"))
-        if bundle.tls != ClientTls() and not bundle.url.startswith("https:"):
-            problems.append(Problem(file, f"{where}.tls", "has no meaning for http; use https in url"))
-        if (bundle.tls.cert is None) != (bundle.tls.key is None):
-            problems.append(Problem(file, f"{where}.tls", "cert and key belong together; give both or none"))
-        if bundle.signing != Signing() and not policy.keys:
-            problems.append(Problem(file, f"{where}.signing", "needs the keys; give them in policy.keys"))
-        elif bundle.signing.key_id is not None and bundle.signing.key_id not in seen:
-            known = ", ".join(sorted(seen))
-            problems.append(
-                Problem(file, f"{where}.signing.key_id", f"one of {known}", f'"{bundle.signing.key_id}"')
-            )
+        problems += _of_bundle(bundle, seen, where, file)
     return problems
+
+
+def _of_bundle(bundle: Bundle, keys: Collection[str], where: str, file: str) -> Iterator[Problem]:
+    if bundle.token is not None and bundle.token_file is not None:
+        yield Problem(file, f"{where}.token_file", "give either token or token_file")
+    if bundle.tls != ClientTls() and not bundle.url.startswith("https:"):
+        yield Problem(file, f"{where}.tls", "has no meaning for http; use https in url")
+    if (bundle.tls.cert is None) != (bundle.tls.key is None):
+        yield Problem(file, f"{where}.tls", "cert and key belong together; give both or none")
+    if bundle.signing != Signing() and not keys:
+        yield Problem(file, f"{where}.signing", "needs the keys; give them in policy.keys")
+    elif bundle.signing.key_id is not None and bundle.signing.key_id not in keys:
+        known = ", ".join(sorted(keys))
+        yield Problem(file, f"{where}.signing.key_id", f"one of {known}", f'"{bundle.signing.key_id}"')
 
 
 def _of_shadow(policy: Policy, file: str) -> list[Problem]:
     if (shadow := policy.shadow) is None:
         return []
     problems = list(_of_shadow_decisions(policy, shadow, file))
-    if shadow.paths:
+    if shadow.own:
         return problems
     if policy.bundles:
-        own = "with policy.bundles, the candidate needs paths of its own"
+        own = "with policy.bundles, the candidate needs paths or bundles of its own"
         return [*problems, Problem(file, "policy.shadow.paths", own)]
     if not policy.paths:
         needed = "the embedded engine evaluates the candidate, also with engine: opa; it needs at least one .rego file"

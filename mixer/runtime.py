@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from mixer import config
-from mixer.errors import Problem, SettingsError
+from mixer.errors import PolicyError, Problem, SettingsError, StartError
 from mixer.metrics import Metrics
 from mixer.policy.cache import DecisionCache
 from mixer.policy.engine import PolicyEngine
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mixer.policy.sources import Sources
     from mixer.ratelimit.counters import Counters
     from mixer.shadow.shadow import Shadow
+    from mixer.shadow.tarball import Tarball
     from mixer.telemetry.sink import Kind, Sink
 
 Role = Literal["all", "check", "report"]
@@ -107,14 +108,17 @@ FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
 
 
 async def candidate_of(
-    policy: config.Policy, compared: Mapping[str, tuple[str, bool]]
+    policy: config.Policy, compared: Mapping[str, tuple[str, bool]], tarballs: Sequence[bytes] = ()
 ) -> tuple[PolicyEngine, dict[str, PolicyEngine]]:
     """The shadow's engine, started, and for each decision of the policy that is compared, the engine that makes the
-    candidate's. `policy`, `compared`: see `config.Policy`. Raises `PolicyError`."""
+    candidate's. `policy`, `compared`: see `config.Policy`; `tarballs`: of `policy.bundles`. Raises `PolicyError`."""
+    from mixer.policy.polling import reader
     from mixer.policy.program import rules_of
     from mixer.policy.regorus import sources_of
 
-    loaded = sources_of(policy)
+    read = reader(policy)
+    bundles = [read(each, raw) for each, raw in zip(policy.bundles, tarballs, strict=True)]
+    loaded = sources_of(policy, bundles)
     there = [f"{rule}/" for rule in rules_of(loaded.modules)]
     chosen = {
         live: path
@@ -137,7 +141,8 @@ class Runtime:
     metrics: Metrics
     engine: PolicyEngine | None = None
     shadow: "Shadow | None" = None
-    bundles: "Bundles | None" = None
+    shadow_bundles: "Bundles[Tarball] | None" = None
+    bundles: "Bundles[Bundle] | None" = None
     counters: "Counters | None" = None
     sinks: "list[Sink[Any]]" = field(default_factory=list)
     decision_log: "DecisionLog | None" = None
@@ -206,7 +211,7 @@ class Runtime:
         """Check by the policy of the latest bundles."""
         from mixer.authz.switch import Switch
         from mixer.decisions.policy import LogPolicy
-        from mixer.policy.polling import Bundles
+        from mixer.policy.polling import Bundles, reader
         from mixer.policy.regorus import sources_of
         from mixer.policy.waiting import WaitingEngine
 
@@ -225,7 +230,7 @@ class Runtime:
             if self.decision_log is not None:
                 self.decision_log.policy, self.decision_log.bundles = log_policy, loaded.bundles
 
-        self.bundles = Bundles(policy, self.metrics, activate)
+        self.bundles = Bundles(policy, self.metrics, reader(policy), activate)
         await self.bundles.start()
         return switch
 
@@ -267,10 +272,29 @@ class Runtime:
         from mixer.shadow.candidate import Candidate
         from mixer.shadow.shadow import Shadow
 
+        compared, logging = policy.compared(), self.settings.logging
         observer = self.decision_log.observe if self.decision_log is not None else None
-        process = Candidate(candidate, policy.compared(), self.settings.logging)
-        self.shadow = Shadow(policy.shadow, process, self.metrics, observer)
-        await self.shadow.start()
+        first = None if candidate.bundles else Candidate(candidate, compared, logging)
+        shadow = self.shadow = Shadow(policy.shadow, first, self.metrics, observer)
+        await shadow.start()
+        if not candidate.bundles:
+            return
+        from mixer.policy.polling import Bundles
+        from mixer.shadow.tarball import Tarball
+
+        async def activate(tarballs: "Sequence[Tarball]") -> None:
+            fresh = Candidate(candidate, compared, logging, [tarball.raw for tarball in tarballs])
+            try:
+                await fresh.start()
+            except StartError as error:
+                raise PolicyError([Problem("policy.shadow.bundles", "", str(error))]) from None
+            for tarball in tarballs:
+                tarball.revision = fresh.revision
+            await shadow.exchange(fresh)
+
+        # Its process reads them: that takes time, which is not to be taken from the answers.
+        self.shadow_bundles = Bundles(candidate, self.metrics, Tarball.of, activate)
+        await self.shadow_bundles.start()
 
     def _decision_log(self, settings: config.DecisionLog, policy: config.Policy) -> "DecisionLog":
         from mixer.authz.input import WholeInput
@@ -327,6 +351,8 @@ class Runtime:
         reasons = [f"{sink.name}: {status}" for sink in sinks if (status := sink.status()) != "ok"]
         if self.shadow is not None and (status := self.shadow.status()) != "ok":
             reasons.append(f"shadow: {status}")
+        if self.shadow_bundles is not None:
+            reasons += [f"shadow: {problem}" for problem in self.shadow_bundles.problems()]
         return reasons + (self.bundles.problems() if self.bundles is not None else [])
 
     def serving(self) -> list[str]:
@@ -340,6 +366,8 @@ class Runtime:
         end = time.monotonic() + timeout
         for front in self.fronts.values():
             await front.drain(max(0.1, (end - time.monotonic()) / 2))
+        if self.shadow_bundles is not None:
+            await self.shadow_bundles.close()
         if self.shadow is not None:
             await self.shadow.close()
         # All at the same time: one that is away would take the others' time.
@@ -375,7 +403,7 @@ async def validate(settings: config.Config) -> list[str]:
         if policy.dry_run:
             lines.append("policy.dry_run: what the policy denies passes; it is counted and logged")
         if policy.bundles:
-            lines.append(_told_bundles(policy))
+            lines.append(f"policy: {policy.decision}, {_told_bundles(policy)}")
         elif policy.engine == "embedded":
             engine = ENGINES["embedded"](policy)
             await engine.start()
@@ -392,10 +420,7 @@ async def validate(settings: config.Config) -> list[str]:
             rules = [f"system.log.{rule}" for rule in log_policy.rules] if log_policy is not None else []
             lines.append(f"decision log: {' and '.join(rules) or 'no rule of system.log'}")
         if (candidate := policy.candidate()) is not None:
-            _, candidates = await candidate_of(candidate, policy.compared())
-            for live, engine in candidates.items():
-                what = "policy.shadow" if live == policy.decision else f"policy.shadow, beside {live}"
-                lines += _told(what, engine)[:1]  # a candidate has no cache
+            lines += await _told_shadow(policy, candidate)
     if (rate_limits := settings.rate_limits) is not None:
         from mixer.ratelimit import limits as limits_files
 
@@ -426,7 +451,18 @@ def _told_bundles(policy: config.Policy) -> str:
         trust(bundle.tls)
     keys(policy.keys)
     names = ", ".join(each.name for each in policy.bundles)
-    return f"policy: {policy.decision}, from bundles that are not fetched here: {names}"
+    return f"from bundles that are not fetched here: {names}"
+
+
+async def _told_shadow(policy: config.Policy, candidate: config.Policy) -> list[str]:
+    if candidate.bundles:
+        return [f"policy.shadow: {_told_bundles(candidate)}"]
+    _, engines = await candidate_of(candidate, policy.compared())
+    # The first line of each: a candidate has no cache.
+    return [
+        _told("policy.shadow" if live == policy.decision else f"policy.shadow, beside {live}", engine)[0]
+        for live, engine in engines.items()
+    ]
 
 
 def _told(what: str, engine: PolicyEngine) -> list[str]:

@@ -302,7 +302,7 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
         ),
         (
             'policy: {bundles: [{name: a, url: "http://x/y"}], shadow: {decision: a/b}}',
-            "policy.shadow.paths: with policy.bundles, the candidate needs paths of its own",
+            "policy.shadow.paths: with policy.bundles, the candidate needs paths or bundles of its own",
         ),
         (
             'policy: {engine: opa, bundles: [{name: a, url: "http://x/y"}]}',
@@ -421,6 +421,14 @@ def test_mistake_says_where_what_was_expected_and_what_was_got(
         (
             "policy: {paths: [a], shadow: {}}",
             "policy.shadow: names neither paths nor a decision of its own; there is nothing to compare",
+        ),
+        (
+            'policy: {bundles: [{name: a, url: "http://x/y"}], shadow: {bundles: [{name: a, url: "http://x/z"}]}}',
+            'policy.shadow.bundles[0].name: "a" is taken; give each its own',
+        ),
+        (
+            'policy: {paths: [a], shadow: {bundles: [{name: a, url: "http://x/z", tls: {ca: f}}]}}',
+            "policy.shadow.bundles[0].tls: has no meaning for http; use https in url",
         ),
         (
             "policy: {paths: [a], decisions: {x: p/x}, shadow: {decisions: {x: p/x}}}",

@@ -40,10 +40,10 @@ def main() -> None:
     settings = read(requests)
     if settings is None:
         return
-    policy, compared, logging = pickle.loads(settings)  # noqa: S301 (of the parent, which started this)
+    policy, compared, logging, tarballs = pickle.loads(settings)  # noqa: S301 (of the parent, which started this)
     log.setup(logging)
     try:
-        revision, judges = asyncio.run(_judges(policy, compared))
+        revision, judges = asyncio.run(_judges(policy, compared, tarballs))
     except LoadError as error:
         problems = [(problem.file, problem.path, problem.expected, problem.got) for problem in error.problems]
         answers.write(frame(orjson.dumps({"problems": problems})))
@@ -56,9 +56,9 @@ def main() -> None:
 
 
 async def _judges(
-    policy: config.Policy, compared: dict[str, tuple[str, bool]]
+    policy: config.Policy, compared: dict[str, tuple[str, bool]], tarballs: tuple[bytes, ...]
 ) -> tuple[str, dict[str, Judge]]:
-    engine, candidates = await candidate_of(policy, compared)
+    engine, candidates = await candidate_of(policy, compared, tarballs)
     bodies = bodies_of(policy)
     return engine.revision, {live: Judge(each, bodies) for live, each in candidates.items()}
 

@@ -36,17 +36,21 @@ class Candidate:
 
     In a process, since nothing less keeps the answers of Check from harm: an evaluation may take any time and memory,
     a thread of this process cannot be ended, and its Python shares the interpreter with the event loop. `policy`: the
-    settings of the candidate's engine; `compared`: see `config.Policy`.
+    settings of the candidate's engine; `compared`: see `config.Policy`; `tarballs`: of its bundles.
 
     `decisions`, once started: the candidate's decision for each of the live policy's, both as paths.
     """
 
     def __init__(
-        self, policy: config.Policy, compared: Mapping[str, tuple[str, bool]], logging: config.Logging
+        self,
+        policy: config.Policy,
+        compared: Mapping[str, tuple[str, bool]],
+        logging: config.Logging,
+        tarballs: Sequence[bytes] = (),
     ) -> None:
         self.decisions: dict[str, str] = {}
         self.revision = ""
-        self._settings = pickle.dumps((policy, dict(compared), logging))
+        self._settings = pickle.dumps((policy, dict(compared), logging, tuple(tarballs)))
         self._process: asyncio.subprocess.Process | None = None
         self._received = bytearray()
 

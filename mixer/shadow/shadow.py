@@ -32,11 +32,15 @@ class Shadow:
 
     `observe` only queues, and what it is told was decided before: no answer waits for the candidate, or can be changed
     by it. The queue is bounded; what does not fit is skipped. All that is skipped is counted by its reason, and told to
-    `observer` at once, without the candidate's part.
+    `observer` at once, without the candidate's part. `candidate` is None where its policies have yet to come.
     """
 
     def __init__(
-        self, settings: config.Shadow, candidate: Candidate, metrics: Metrics, observer: Observer | None
+        self,
+        settings: config.Shadow,
+        candidate: Candidate | None,
+        metrics: Metrics,
+        observer: Observer | None,
     ) -> None:
         self._candidate = candidate
         self._observer = observer
@@ -58,12 +62,41 @@ class Shadow:
 
     async def start(self) -> None:
         """Raises `PolicyError` for a candidate that cannot be used, `StartError` where its process does not start."""
-        await self._start_candidate()
-        self._task = asyncio.create_task(self._run())
+        if self._candidate is not None:
+            await self._candidate.start()
+            self._begin(self._candidate)
 
-    async def _start_candidate(self) -> None:
-        await self._candidate.start()
-        for live in self._candidate.decisions:
+    async def exchange(self, candidate: Candidate) -> None:
+        """Go on with another candidate, which is started; it judges what waits."""
+        try:
+            await self._stop()
+        except BaseException:
+            await candidate.close()
+            raise
+        before, self._candidate = self._candidate, candidate
+        for decided in reversed(self._judged):
+            self._queue.appendleft((decided, decided.size))
+            self._bytes += decided.size
+        self._judged.clear()
+        waiting = [*self._queue]
+        self._queue.clear()
+        for decided, size in waiting:
+            if decided.path in candidate.decisions:
+                self._queue.append((decided, size))
+            else:
+                self._bytes -= size
+                self._skip("unavailable", decided)
+        self._begin(candidate)
+        if before is not None:
+            await before.close()
+
+    def _begin(self, candidate: Candidate) -> None:
+        self._started(candidate)
+        self._wake.set()
+        self._task = asyncio.create_task(self._run(candidate))
+
+    def _started(self, candidate: Candidate) -> None:
+        for live in candidate.decisions:
             for outcome in get_args(Outcome):
                 self._outcomes[live, outcome] = self._metrics.shadow_decisions.labels(live, outcome)
             for reason in get_args(Skipped):
@@ -72,7 +105,7 @@ class Shadow:
 
     def observe(self, decided: Decided) -> None:
         """See `mixer.authz.decided.Observer`."""
-        if decided.path not in self._candidate.decisions:
+        if self._candidate is None or decided.path not in self._candidate.decisions:
             self._tell(decided)
         elif decided.allowed is None or decided.document is None:
             self._skip("undecided", decided)
@@ -93,17 +126,23 @@ class Shadow:
 
     def status(self) -> str:
         """ "ok", or why there are no comparisons now."""
+        if self._candidate is None:
+            return "the candidate has no policies yet"
         return "ok" if self._away is None else "the candidate broke down and is started again"
 
     async def close(self) -> None:
         """Skip what waits and end the candidate."""
+        await self._stop()
+        self._give_up("shutdown")
+        if self._candidate is not None:
+            await self._candidate.close()
+
+    async def _stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-        self._give_up("shutdown")
-        await self._candidate.close()
 
-    async def _run(self) -> None:
+    async def _run(self, candidate: Candidate) -> None:
         wait = FIRST_WAIT
         while True:
             try:
@@ -112,27 +151,29 @@ class Shadow:
                     self._wake.clear()
                     await asyncio.sleep(LINGER)
                     while self._queue:
-                        await self._judge()
+                        await self._judge(candidate)
                         wait = FIRST_WAIT
             except TimeoutError:
-                self._blame(f"the evaluation took longer than {self._timeout:g} s, and was ended")
+                self._blame(candidate, f"the evaluation took longer than {self._timeout:g} s, and was ended")
             except GoneError as error:
-                self._blame(str(error))
+                self._blame(candidate, str(error))
             except Exception as error:  # whatever it is, it must not end the comparisons
                 log.error("shadow_failed", exc_info=error)
             self._give_up("unavailable")
-            await self._candidate.close()
+            await candidate.close()
             while self._away is not None:
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
                 try:
-                    await self._start_candidate()
+                    await candidate.start()
                 except (LoadError, StartError) as error:
                     log.error("shadow_away", error=str(error))
+                else:
+                    self._started(candidate)
 
-    async def _judge(self) -> None:
+    async def _judge(self, candidate: Candidate) -> None:
         """Some of the queue. Raises `GoneError` or `TimeoutError`, with the culprit, if any, first in `_judged`."""
-        self._candidate.check()
+        candidate.check()
         questions: list[bytes] = []
         taken = 0
         while self._queue and len(questions) < AT_ONCE and taken < AT_ONCE_BYTES:
@@ -141,21 +182,21 @@ class Shadow:
             taken += size
             self._judged.append(decided)
             questions.append(question(decided.path, decided.request.SerializeToString()))
-        self._candidate.send(questions)
+        candidate.send(questions)
         while self._judged:
             async with asyncio.timeout(self._timeout):
-                verdicts = await self._candidate.verdicts()
+                verdicts = await candidate.verdicts()
             for number, verdict in enumerate(verdicts, 1):
-                self._settle(self._judged.popleft(), verdict)
+                self._settle(candidate, self._judged.popleft(), verdict)
                 if number % SLICE == 0:
                     await asyncio.sleep(0)
             await asyncio.sleep(LINGER)
 
-    def _blame(self, error: str) -> None:
+    def _blame(self, candidate: Candidate, error: str) -> None:
         if self._judged:
-            self._settle(self._judged.popleft(), Verdict(None, None, error))
+            self._settle(candidate, self._judged.popleft(), Verdict(None, None, error))
 
-    def _settle(self, decided: Decided, verdict: Verdict) -> None:
+    def _settle(self, candidate: Candidate, decided: Decided, verdict: Verdict) -> None:
         outcome: Outcome
         if verdict.allowed is None:
             outcome = "error"
@@ -173,7 +214,6 @@ class Shadow:
                 error=verdict.error,
                 held_back=held,
             )
-        candidate = self._candidate
         path = candidate.decisions[decided.path]
         shadowed = Shadowed(path, candidate.revision, outcome, verdict.result, verdict.error)
         self._tell(replace(decided, shadow=shadowed))
