@@ -7,7 +7,7 @@ what was expected and what was got. `${NAME}` and `${NAME:-default}` are expande
 import difflib
 import os
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -203,17 +203,6 @@ class Buffer(Settings):
     max_bytes: PositiveInt = 128 * 1024 * 1024  # what they may take together, however large each is
 
 
-class Shadow(Settings):
-    """A candidate, evaluated by the embedded engine beside `policy.decision`, for comparison alone. What is left out is
-    as in `policy`. An evaluation longer than `timeout` is ended, and counts as an error."""
-
-    paths: tuple[Path, ...] = ()
-    decision: DecisionPath | None = None
-    sample: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the decisions that are compared
-    timeout: Annotated[Seconds, Field(gt=0)] = 5.0
-    buffer: Buffer = Buffer(max_records=1_000, max_bytes=16 * 1024 * 1024)
-
-
 class Signing(Settings):
     """Which signature a bundle must have. What is left out is the signature's own, or the key's."""
 
@@ -222,15 +211,46 @@ class Signing(Settings):
     exclude_files: tuple[str, ...] = ()  # patterns of files that need not be signed
 
 
+class ClientTls(Settings):
+    """PEM files: the authorities that a server is trusted by, instead of the system's, and an own certificate."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+
 class Bundle(Settings):
     """An OPA bundle on an HTTP server, asked for again every `poll`; `timeout` bounds one download."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
     url: Annotated[str, AfterValidator(_bundle_url)]
     token: SecretStr | None = None  # sent as a bearer token
+    token_file: Path | None = (
+        None  # instead of `token`; read again for each download, since it may be renewed
+    )
+    tls: ClientTls = ClientTls()
     poll: Annotated[Seconds, Field(gt=0)] = 30.0
     timeout: Annotated[Seconds, Field(gt=0)] = 30.0
     signing: Signing = Signing()
+
+
+class Shadow(Settings):
+    """A candidate, evaluated by the embedded engine beside the policy, for comparison alone. What is left out is as in
+    `policy`. An evaluation longer than `timeout` is ended, and counts as an error."""
+
+    paths: tuple[Path, ...] = ()
+    bundles: tuple[Bundle, ...] = ()
+    decision: DecisionPath | None = None
+    # By the names in `policy.decisions`; others are compared where the candidate's own policies give them.
+    decisions: dict[DecisionName, DecisionPath] = Field(default_factory=dict)
+    sample: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the decisions that are compared
+    timeout: Annotated[Seconds, Field(gt=0)] = 5.0
+    buffer: Buffer = Buffer(max_records=1_000, max_bytes=16 * 1024 * 1024)
+
+    @property
+    def own(self) -> bool:
+        """Whether it has policies of its own."""
+        return bool(self.paths or self.bundles)
 
 
 class Policy(Settings):
@@ -252,19 +272,32 @@ class Policy(Settings):
     shadow: Shadow | None = None
 
     def candidate(self) -> "Policy | None":
-        """The settings of the shadow's engine."""
+        """The settings of the shadow's engine, but for its decisions."""
         if (shadow := self.shadow) is None:
             return None
         changes: dict[str, Any] = {
             "engine": "embedded",
-            "paths": shadow.paths or self.paths,
-            "bundles": (),
-            "decision": shadow.decision or self.decision,
+            "paths": shadow.paths if shadow.own else self.paths,
+            "bundles": shadow.bundles,
             "decisions": {},
             "cache": None,
             "shadow": None,
         }
         return self.model_copy(update=changes)
+
+    def compared(self) -> dict[str, tuple[str, bool]]:
+        """By the path of a decision of this policy: the candidate's, and whether the candidate has to give it."""
+        if (shadow := self.shadow) is None:
+            return {}
+        found: dict[str, tuple[str, bool]] = {}
+        if shadow.own or shadow.decision is not None:
+            found[self.decision] = (shadow.decision or self.decision, True)
+        for name, path in self.decisions.items():
+            if name in shadow.decisions:
+                found[path] = (shadow.decisions[name], True)
+            elif shadow.own:
+                found.setdefault(path, (path, False))
+        return found
 
 
 class Redis(Settings):
@@ -675,35 +708,65 @@ def _of_bundles(policy: Policy, file: str) -> list[Problem]:
         if key.id in seen:
             problems.append(Problem(file, f"{where}.id", f'"{key.id}" is taken; give each key its own'))
         seen.add(key.id)
+    places = [(f"policy.bundles[{index}]", bundle) for index, bundle in enumerate(policy.bundles)]
+    if policy.shadow is not None:
+        own = enumerate(policy.shadow.bundles)
+        places += [(f"policy.shadow.bundles[{index}]", bundle) for index, bundle in own]
     names: set[str] = set()
-    for index, bundle in enumerate(policy.bundles):
-        where = f"policy.bundles[{index}]"
+    for where, bundle in places:
         if bundle.name in names:
             problems.append(Problem(file, f"{where}.name", f'"{bundle.name}" is taken; give each its own'))
         names.add(bundle.name)
-        if bundle.signing != Signing() and not policy.keys:
-            problems.append(Problem(file, f"{where}.signing", "needs the keys; give them in policy.keys"))
-        elif bundle.signing.key_id is not None and bundle.signing.key_id not in seen:
-            known = ", ".join(sorted(seen))
-            problems.append(
-                Problem(file, f"{where}.signing.key_id", f"one of {known}", f'"{bundle.signing.key_id}"')
-            )
+        problems += _of_bundle(bundle, seen, where, file)
     return problems
 
 
+def _of_bundle(bundle: Bundle, keys: Collection[str], where: str, file: str) -> Iterator[Problem]:
+    if bundle.token is not None and bundle.token_file is not None:
+        yield Problem(file, f"{where}.token_file", "give either token or token_file")
+    if bundle.tls != ClientTls() and not bundle.url.startswith("https:"):
+        yield Problem(file, f"{where}.tls", "has no meaning for http; use https in url")
+    if (bundle.tls.cert is None) != (bundle.tls.key is None):
+        yield Problem(file, f"{where}.tls", "cert and key belong together; give both or none")
+    if bundle.signing != Signing() and not keys:
+        yield Problem(file, f"{where}.signing", "needs the keys; give them in policy.keys")
+    elif bundle.signing.key_id is not None and bundle.signing.key_id not in keys:
+        known = ", ".join(sorted(keys))
+        yield Problem(file, f"{where}.signing.key_id", f"one of {known}", f'"{bundle.signing.key_id}"')
+
+
 def _of_shadow(policy: Policy, file: str) -> list[Problem]:
-    if (shadow := policy.shadow) is None or shadow.paths:
+    if (shadow := policy.shadow) is None:
         return []
+    problems = list(_of_shadow_decisions(policy, shadow, file))
+    if shadow.own:
+        return problems
     if policy.bundles:
-        own = "with policy.bundles, the candidate needs paths of its own"
-        return [Problem(file, "policy.shadow.paths", own)]
+        own = "with policy.bundles, the candidate needs paths or bundles of its own"
+        return [*problems, Problem(file, "policy.shadow.paths", own)]
     if not policy.paths:
         needed = "the embedded engine evaluates the candidate, also with engine: opa; it needs at least one .rego file"
-        return [Problem(file, "policy.shadow.paths", f"{needed} or folder")]
-    if shadow.decision in (None, policy.decision):
+        return [*problems, Problem(file, "policy.shadow.paths", f"{needed} or folder")]
+    if all(live == candidate for live, (candidate, _) in policy.compared().items()):
         same = "names neither paths nor a decision of its own; there is nothing to compare"
-        return [Problem(file, "policy.shadow", same)]
-    return []
+        problems.append(Problem(file, "policy.shadow", same))
+    return problems
+
+
+def _of_shadow_decisions(policy: Policy, shadow: Shadow, file: str) -> Iterator[Problem]:
+    taken = {policy.decision: "policy.decision"}
+    for name in shadow.decisions:
+        where = f"policy.shadow.decisions.{name}"
+        if (path := policy.decisions.get(name)) is None:
+            known = ", ".join(sorted(policy.decisions)) or "nothing, since it is empty"
+            yield Problem(file, where, f"a name in policy.decisions: {known}")
+        elif path in taken:
+            what = (
+                f"{path} is {taken[path]} too, and a decision is compared with one candidate; leave one out"
+            )
+            yield Problem(file, where, what)
+        else:
+            taken[path] = f"policy.decisions.{name}"
 
 
 def _anchored(config: Config, folder: Path) -> Config:

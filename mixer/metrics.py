@@ -47,9 +47,9 @@ class Metrics:
         self.dry_run_passed = Counter(
             "mixer_dry_run_passed", "Requests not allowed that a dry run let pass.", registry=registry
         )
-        # Decisions that could not be made, by reason (undefined, illegal, evaluation, timeout, unavailable,
-        # overload).
-        # The log names the rule and line; Envoy's failure mode decided meanwhile.
+        # Decisions that could not be made, by reason. undefined, illegal, evaluation, timeout, unavailable, overload:
+        # the log names the rule and line; Envoy's failure mode decided meanwhile. request_malformed: a path, query or
+        # body that cannot be parsed, answered 400; much of it is a client's mistake, or one who tries.
         self.engine_errors = Counter(
             "mixer_engine_errors", "Failed decisions, by reason.", ("engine", "reason"), registry=registry
         )
@@ -93,22 +93,22 @@ class Metrics:
             "mixer_decision_log_waiting", "Decisions whose event is not made yet.", registry=registry
         )
 
-        # Decisions compared with the shadow policy's, by outcome. would_allow, would_deny: the candidate decides
-        # otherwise; the decision log shows both. error: it has no legal decision, or took longer than
+        # Decisions compared with the shadow policy's, by decision (its path) and outcome. would_allow, would_deny: the
+        # candidate decides otherwise; the decision log shows both. error: it has no legal decision, or took longer than
         # policy.shadow.timeout. When agree alone moves, it may become the policy.
         self.shadow_decisions = Counter(
             "mixer_shadow_decisions",
-            "Decisions compared with the shadow policy's, by outcome.",
-            ("outcome",),
+            "Decisions compared with the shadow policy's, by decision and outcome.",
+            ("decision", "outcome"),
             registry=registry,
         )
-        # Decisions not compared, by reason. sampled: as policy.shadow.sample says; overload: the candidate is slower
-        # than the traffic: give the machine a core more, or lower the sample; undecided: the live policy has no legal
-        # decision; unavailable: the candidate's process broke down, the log says why; shutdown.
+        # Decisions not compared, by decision and reason. sampled: as policy.shadow.sample says; overload: the candidate
+        # is slower than the traffic: give the machine a core more, or lower the sample; undecided: the live policy has
+        # no legal decision; unavailable: the candidate's process broke down, the log says why; shutdown.
         self.shadow_skipped = Counter(
             "mixer_shadow_skipped",
-            "Decisions not compared with the shadow policy's, by reason.",
-            ("reason",),
+            "Decisions not compared with the shadow policy's, by decision and reason.",
+            ("decision", "reason"),
             registry=registry,
         )
         # Decisions that wait to be compared; at policy.shadow.buffer.max_records, further ones are skipped.

@@ -7,7 +7,7 @@ import asyncio
 import platform
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from mixer import config
-from mixer.errors import Problem, SettingsError
+from mixer.errors import PolicyError, Problem, SettingsError, StartError
 from mixer.metrics import Metrics
 from mixer.policy.cache import DecisionCache
 from mixer.policy.engine import PolicyEngine
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mixer.policy.sources import Sources
     from mixer.ratelimit.counters import Counters
     from mixer.shadow.shadow import Shadow
+    from mixer.shadow.tarball import Tarball
     from mixer.telemetry.sink import Kind, Sink
 
 Role = Literal["all", "check", "report"]
@@ -86,15 +87,15 @@ def _grpcio(settings: config.Listener, methods: Methods, metrics: Metrics) -> Fr
     return GrpcioFront(settings, methods, metrics)
 
 
-def bodies_of(settings: config.Policy) -> "Bodies | None":
-    """How bodies are parsed; None: not at all. Raises `LoadError`."""
+def bodies_of(settings: config.Policy, *, exact: bool = False) -> "Bodies | None":
+    """How bodies are parsed; None: not at all. `exact`: see `Bodies`. Raises `LoadError`."""
     from mixer.authz.body import Bodies
     from mixer.authz.messages import Messages
 
     if settings.skip_request_body_parse:
         return None
     path = settings.proto_descriptor
-    return Bodies(None if path is None else Messages.load(path))
+    return Bodies(None if path is None else Messages.load(path), exact=exact)
 
 
 ENGINES: dict[str, Callable[[config.Policy], PolicyEngine]] = {"embedded": _embedded, "opa": _opa}
@@ -104,6 +105,30 @@ FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
     "native": _native,
     "grpcio": _grpcio,
 }
+
+
+async def candidate_of(
+    policy: config.Policy, compared: Mapping[str, tuple[str, bool]], tarballs: Sequence[bytes] = ()
+) -> tuple[PolicyEngine, dict[str, PolicyEngine]]:
+    """The shadow's engine, started, and for each decision of the policy that is compared, the engine that makes the
+    candidate's. `policy`, `compared`: see `config.Policy`; `tarballs`: of `policy.bundles`. Raises `PolicyError`."""
+    from mixer.policy.polling import reader
+    from mixer.policy.program import rules_of
+    from mixer.policy.regorus import sources_of
+
+    read = reader(policy)
+    bundles = [read(each, raw) for each, raw in zip(policy.bundles, tarballs, strict=True)]
+    loaded = sources_of(policy, bundles)
+    there = [f"{rule}/" for rule in rules_of(loaded.modules)]
+    chosen = {
+        live: path
+        for live, (path, needed) in compared.items()
+        if needed or any(rule.startswith(f"{path}/") for rule in there)
+    }
+    decisions = {"decision": next(iter(chosen.values())), "decisions": chosen}
+    engine = _embedded(policy.model_copy(update=decisions), loaded)
+    await engine.start()
+    return engine, {live: engine.of(path) for live, path in chosen.items()}
 
 
 @dataclass
@@ -116,7 +141,8 @@ class Runtime:
     metrics: Metrics
     engine: PolicyEngine | None = None
     shadow: "Shadow | None" = None
-    bundles: "Bundles | None" = None
+    shadow_bundles: "Bundles[Tarball] | None" = None
+    bundles: "Bundles[Bundle] | None" = None
     counters: "Counters | None" = None
     sinks: "list[Sink[Any]]" = field(default_factory=list)
     decision_log: "DecisionLog | None" = None
@@ -185,7 +211,7 @@ class Runtime:
         """Check by the policy of the latest bundles."""
         from mixer.authz.switch import Switch
         from mixer.decisions.policy import LogPolicy
-        from mixer.policy.polling import Bundles
+        from mixer.policy.polling import Bundles, reader
         from mixer.policy.regorus import sources_of
         from mixer.policy.waiting import WaitingEngine
 
@@ -202,9 +228,9 @@ class Runtime:
             switch.current = self._checks(policy, engine)
             self.engine = engine
             if self.decision_log is not None:
-                self.decision_log.policy = log_policy
+                self.decision_log.policy, self.decision_log.bundles = log_policy, loaded.bundles
 
-        self.bundles = Bundles(policy, self.metrics, activate)
+        self.bundles = Bundles(policy, self.metrics, reader(policy), activate)
         await self.bundles.start()
         return switch
 
@@ -213,12 +239,16 @@ class Runtime:
         from mixer.authz.routing import Routing
         from mixer.authz.service import CheckService
 
-        bodies = bodies_of(policy)
+        bodies = bodies_of(policy, exact=policy.engine == "opa")  # the embedded engine has doubles alone
 
         caches: list[DecisionCache] = []
-        observer = self.decision_log.observe if self.decision_log is not None and observed else None
+        observer: Observer | None = None
+        if observed and self.shadow is not None:
+            observer = self.shadow.observe
+        elif observed and self.decision_log is not None:
+            observer = self.decision_log.observe
 
-        def service(engine: PolicyEngine, observer: "Observer | None") -> CheckService:
+        def service(engine: PolicyEngine) -> CheckService:
             cache = None
             if policy.cache is not None:
                 cache = DecisionCache(policy.cache.max_entries, policy.cache.ttl, self.metrics)
@@ -230,37 +260,56 @@ class Runtime:
         self.metrics.policy.info(
             {"engine": engine.name, "decision": engine.decision, "revision": engine.revision}
         )
-        shadow = self.shadow if observed else None
-        default = service(engine, observer if shadow is None else shadow.observe)
-        named = {name: service(engine.of(decision), observer) for name, decision in policy.decisions.items()}
+        default = service(engine)
+        named = {name: service(engine.of(decision)) for name, decision in policy.decisions.items()}
         self.metrics.cache_entries.set_function(lambda: sum(map(len, caches)))
         return Routing(default, named, self.metrics) if named else default
 
     async def _start_shadow(self, policy: config.Policy) -> None:
-        """Its candidate is compared with whatever decides by default, also after that has been exchanged."""
+        """Its candidate is compared with whatever decides, also after that has been exchanged."""
         if policy.shadow is None or (candidate := policy.candidate()) is None:
             return
         from mixer.shadow.candidate import Candidate
         from mixer.shadow.shadow import Shadow
 
+        compared, logging = policy.compared(), self.settings.logging
         observer = self.decision_log.observe if self.decision_log is not None else None
-        process = Candidate(candidate, self.settings.logging)
-        self.shadow = Shadow(policy.shadow, process, self.metrics, observer)
-        await self.shadow.start()
+        first = None if candidate.bundles else Candidate(candidate, compared, logging)
+        shadow = self.shadow = Shadow(policy.shadow, first, self.metrics, observer)
+        await shadow.start()
+        if not candidate.bundles:
+            return
+        from mixer.policy.polling import Bundles
+        from mixer.shadow.tarball import Tarball
+
+        async def activate(tarballs: "Sequence[Tarball]") -> None:
+            fresh = Candidate(candidate, compared, logging, [tarball.raw for tarball in tarballs])
+            try:
+                await fresh.start()
+            except StartError as error:
+                raise PolicyError([Problem("policy.shadow.bundles", "", str(error))]) from None
+            for tarball in tarballs:
+                tarball.revision = fresh.revision
+            await shadow.exchange(fresh)
+
+        # Its process reads them: that takes time, which is not to be taken from the answers.
+        self.shadow_bundles = Bundles(candidate, self.metrics, Tarball.of, activate)
+        await self.shadow_bundles.start()
 
     def _decision_log(self, settings: config.DecisionLog, policy: config.Policy) -> "DecisionLog":
-        from mixer.authz.input import InputBuilder
+        from mixer.authz.input import WholeInput
         from mixer.decisions.event import DECISIONS
         from mixer.decisions.log import DecisionLog
-        from mixer.policy.engine import WHOLE_INPUT
 
+        log_policy, bundles = _log_policy(policy)
         return DecisionLog(
             settings,
             self._sinks(settings.sinks, DECISIONS, "decisions-"),
             {**settings.labels, "id": str(uuid.uuid4()), "version": version("mixer")},  # as OPA has them
             self.metrics,
-            policy=_log_policy(policy),
-            build=InputBuilder(WHOLE_INPUT, bodies_of(policy)).build if settings.input == "all" else None,
+            policy=log_policy,
+            bundles=bundles,
+            build=WholeInput(bodies_of(policy)).build if settings.input == "all" else None,
         )
 
     def _sinks(self, settings: Sequence[Any], kind: "Kind[Any]", prefix: str = "") -> "list[Sink[Any]]":
@@ -302,6 +351,8 @@ class Runtime:
         reasons = [f"{sink.name}: {status}" for sink in sinks if (status := sink.status()) != "ok"]
         if self.shadow is not None and (status := self.shadow.status()) != "ok":
             reasons.append(f"shadow: {status}")
+        if self.shadow_bundles is not None:
+            reasons += [f"shadow: {problem}" for problem in self.shadow_bundles.problems()]
         return reasons + (self.bundles.problems() if self.bundles is not None else [])
 
     def serving(self) -> list[str]:
@@ -315,6 +366,8 @@ class Runtime:
         end = time.monotonic() + timeout
         for front in self.fronts.values():
             await front.drain(max(0.1, (end - time.monotonic()) / 2))
+        if self.shadow_bundles is not None:
+            await self.shadow_bundles.close()
         if self.shadow is not None:
             await self.shadow.close()
         # All at the same time: one that is away would take the others' time.
@@ -330,13 +383,16 @@ class Runtime:
             await self.engine.close()
 
 
-def _log_policy(policy: config.Policy) -> "LogPolicy | None":
-    """`system.log` of the policies on disk, which the embedded engine evaluates whatever decides. That of bundles
-    comes with them."""
+def _log_policy(policy: config.Policy) -> "tuple[LogPolicy | None, Mapping[str, str]]":
+    """`system.log` of the policies on disk, which the embedded engine evaluates whatever decides, and the bundles among
+    them if they decide. Those of `policy.bundles` come later."""
     from mixer.decisions.policy import LogPolicy
     from mixer.policy.regorus import sources_of
 
-    return LogPolicy(sources_of(policy)) if policy.paths and not policy.bundles else None
+    if policy.bundles or not policy.paths:
+        return None, {}
+    loaded = sources_of(policy)
+    return LogPolicy(loaded), loaded.bundles if policy.engine == "embedded" else {}
 
 
 async def validate(settings: config.Config) -> list[str]:
@@ -347,12 +403,7 @@ async def validate(settings: config.Config) -> list[str]:
         if policy.dry_run:
             lines.append("policy.dry_run: what the policy denies passes; it is counted and logged")
         if policy.bundles:
-            if policy.keys:
-                from mixer.policy.signatures import keys
-
-                keys(policy.keys)
-            names = ", ".join(each.name for each in policy.bundles)
-            lines.append(f"policy: {policy.decision}, from bundles that are not fetched here: {names}")
+            lines.append(f"policy: {policy.decision}, {_told_bundles(policy)}")
         elif policy.engine == "embedded":
             engine = ENGINES["embedded"](policy)
             await engine.start()
@@ -365,13 +416,11 @@ async def validate(settings: config.Config) -> list[str]:
             if policy.paths:
                 lines.append("policy.paths: not read with engine: opa; the server has its own policies")
         if settings.decision_log is not None and not policy.bundles:
-            log_policy = _log_policy(policy)
+            log_policy, _ = _log_policy(policy)
             rules = [f"system.log.{rule}" for rule in log_policy.rules] if log_policy is not None else []
             lines.append(f"decision log: {' and '.join(rules) or 'no rule of system.log'}")
         if (candidate := policy.candidate()) is not None:
-            engine = ENGINES["embedded"](candidate)
-            await engine.start()
-            lines += _told("policy.shadow", engine)[:1]  # a candidate has no cache
+            lines += await _told_shadow(policy, candidate)
     if (rate_limits := settings.rate_limits) is not None:
         from mixer.ratelimit import limits as limits_files
 
@@ -391,6 +440,29 @@ def deps(policy: config.Policy) -> list[str]:
         )
         raise SettingsError([Problem("policy.paths", "", missing)])
     return list(told(policy, sources_of(policy).modules))
+
+
+def _told_bundles(policy: config.Policy) -> str:
+    """What there is to say of bundles that are not fetched here. Raises `PolicyError` for keys and certificates."""
+    from mixer.policy.download import trust
+    from mixer.policy.signatures import keys
+
+    for bundle in policy.bundles:
+        trust(bundle.tls)
+    keys(policy.keys)
+    names = ", ".join(each.name for each in policy.bundles)
+    return f"from bundles that are not fetched here: {names}"
+
+
+async def _told_shadow(policy: config.Policy, candidate: config.Policy) -> list[str]:
+    if candidate.bundles:
+        return [f"policy.shadow: {_told_bundles(candidate)}"]
+    _, engines = await candidate_of(candidate, policy.compared())
+    # The first line of each: a candidate has no cache.
+    return [
+        _told("policy.shadow" if live == policy.decision else f"policy.shadow, beside {live}", engine)[0]
+        for live, engine in engines.items()
+    ]
 
 
 def _told(what: str, engine: PolicyEngine) -> list[str]:

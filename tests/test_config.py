@@ -103,12 +103,37 @@ def test_candidate_of_the_shadow_is_as_the_policy_where_nothing_else_is_said(tmp
     assert settings.policy is not None
     candidate = settings.policy.candidate()
     assert candidate is not None
-    assert (candidate.paths, candidate.decision) == ((tmp_path / "a",), "p/new")
+    assert candidate.paths == (tmp_path / "a",)
+    assert settings.policy.compared() == {"p/old": ("p/new", True)}
     settings = load(tmp_path, "policy: {engine: opa, decision: p/old, shadow: {paths: [b]}}")
     assert settings.policy is not None
     candidate = settings.policy.candidate()
     assert candidate is not None
-    assert (candidate.engine, candidate.paths, candidate.decision) == ("embedded", (tmp_path / "b",), "p/old")
+    assert (candidate.engine, candidate.paths) == ("embedded", (tmp_path / "b",))
+    assert settings.policy.compared() == {"p/old": ("p/old", True)}
+
+
+@pytest.mark.parametrize(
+    ("shadow", "compared"),
+    [
+        ("{paths: [b]}", {"p/allow": ("p/allow", True), "p/a": ("p/a", False), "p/b": ("p/b", False)}),
+        ("{decision: p/new}", {"p/allow": ("p/new", True)}),
+        ("{decisions: {b: p/new}}", {"p/b": ("p/new", True)}),
+        (
+            "{paths: [b], decision: p/new, decisions: {b: p/b2}}",
+            {"p/allow": ("p/new", True), "p/a": ("p/a", False), "p/b": ("p/b2", True)},
+        ),
+    ],
+)
+def test_shadow_compares_each_decision_that_it_names_or_that_its_own_policies_may_give(
+    tmp_path: Path, shadow: str, compared: dict[str, tuple[str, bool]]
+) -> None:
+    decisions = "{a: p/a, again: p/a, b: p/b, same: p/allow}"
+    settings = load(
+        tmp_path, f"policy: {{paths: [a], decision: p/allow, decisions: {decisions}, shadow: {shadow}}}"
+    )
+    assert settings.policy is not None
+    assert settings.policy.compared() == compared
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("250ms", 0.25), ("1.5s", 1.5), ("2m", 120), ("1h", 3600)])
@@ -264,8 +289,20 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
             'policy.bundles[0].signing.key_id: expected one of k, got "b"',
         ),
         (
+            'policy: {bundles: [{name: a, url: "https://x/y", token: t, token_file: f}]}',
+            "policy.bundles[0].token_file: give either token or token_file",
+        ),
+        (
+            'policy: {bundles: [{name: a, url: "http://x/y", tls: {ca: f}}]}',
+            "policy.bundles[0].tls: has no meaning for http; use https in url",
+        ),
+        (
+            'policy: {bundles: [{name: a, url: "https://x/y", tls: {key: f}}]}',
+            "policy.bundles[0].tls: cert and key belong together; give both or none",
+        ),
+        (
             'policy: {bundles: [{name: a, url: "http://x/y"}], shadow: {decision: a/b}}',
-            "policy.shadow.paths: with policy.bundles, the candidate needs paths of its own",
+            "policy.shadow.paths: with policy.bundles, the candidate needs paths or bundles of its own",
         ),
         (
             'policy: {engine: opa, bundles: [{name: a, url: "http://x/y"}]}',
@@ -384,6 +421,32 @@ def test_mistake_says_where_what_was_expected_and_what_was_got(
         (
             "policy: {paths: [a], shadow: {}}",
             "policy.shadow: names neither paths nor a decision of its own; there is nothing to compare",
+        ),
+        (
+            'policy: {bundles: [{name: a, url: "http://x/y"}], shadow: {bundles: [{name: a, url: "http://x/z"}]}}',
+            'policy.shadow.bundles[0].name: "a" is taken; give each its own',
+        ),
+        (
+            'policy: {paths: [a], shadow: {bundles: [{name: a, url: "http://x/z", tls: {ca: f}}]}}',
+            "policy.shadow.bundles[0].tls: has no meaning for http; use https in url",
+        ),
+        (
+            "policy: {paths: [a], decisions: {x: p/x}, shadow: {decisions: {x: p/x}}}",
+            "policy.shadow: names neither paths nor a decision of its own; there is nothing to compare",
+        ),
+        (
+            "policy: {paths: [a], decisions: {x: p/x}, shadow: {paths: [b], decisions: {y: p/y}}}",
+            "policy.shadow.decisions.y: a name in policy.decisions: x",
+        ),
+        (
+            "policy: {paths: [a], decisions: {x: p/x, y: p/x}, shadow: {paths: [b], decisions: {x: p/y, y: p/z}}}",
+            "policy.shadow.decisions.y: p/x is policy.decisions.x too, and a decision is compared with one candidate; "
+            "leave one out",
+        ),
+        (
+            "policy: {paths: [a], decision: p/x, decisions: {x: p/x}, shadow: {paths: [b], decisions: {x: p/y}}}",
+            "policy.shadow.decisions.x: p/x is policy.decision too, and a decision is compared with one candidate; "
+            "leave one out",
         ),
         (
             "policy: {engine: opa, shadow: {decision: a/b}}",

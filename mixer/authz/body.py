@@ -1,5 +1,6 @@
 """`parsed_body` and `truncated_body`, as OPA's Envoy plugin gives them (`envoyauth/request.go`, getParsedBody)."""
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,16 +13,33 @@ from mixer.authz.url import EACH_BYTE, BadRequestError, parse_path, parse_query
 
 _INTEGER = re.compile(r"[+-]?0*[0-9]{1,19}")
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
+# Numbers of which a double, or the text that it is written as, may not be what was sent: 1e400, 2.50, 2^64 + 1.
+_INEXACT = re.compile(r"[0-9](?:[.eE]|[0-9]{15})|-0")
 _LARGEST_INTEGER = 2**63 - 1
 # Levels of JSON; regorus takes up to 127, and what the engine cannot read must not be its error.
 _MOST_NESTED = 100
 
 
 class Bodies:
-    """Parses bodies; those of gRPC calls only with `messages`, without them they are None as in the plugin."""
+    """Parses bodies; those of gRPC calls only with `messages`, without them they are None as in the plugin.
 
-    def __init__(self, messages: Messages | None = None) -> None:
+    `exact`: numbers of JSON are kept as they are written, whatever their size, for an engine that can take them so
+    (they are then `orjson.Fragment`). Else one beyond the range of doubles makes a bad request. `bounded`: so does what
+    is nested too deeply for the engine.
+    """
+
+    def __init__(
+        self, messages: Messages | None = None, *, exact: bool = False, bounded: bool = True
+    ) -> None:
         self._messages = messages
+        self._parse = _exact_json if exact else _plain_json
+        self._bounded = bounded
+
+    def unshown(self) -> "Bodies":
+        """For a policy that does not read the parsed body, and so need not be spared what its engine cannot take."""
+        unshown = Bodies(self._messages, bounded=False)
+        unshown._parse = _any_json
+        return unshown
 
     def parse(self, headers: Mapping[str, str], body: str, raw_body: bytes, path: str) -> tuple[Any, bool]:
         """The parsed body (None where there is none, or none that is understood) and whether it was truncated.
@@ -37,13 +55,37 @@ class Bodies:
             if self._messages is None or not raw_body:
                 return None, False
             message, truncated = self._messages.parse(raw_body, parse_path(path))
-            return _bounded(message), truncated
+            return self._within(message), truncated
         text = body or raw_body.decode("utf-8", EACH_BYTE)
-        if kind not in _PARSERS or not text:
+        if kind is None or not text:
             return None, False
         if _is_truncated(headers, len(body.encode()) if body else len(raw_body)):
             return None, True
-        return _PARSERS[kind](text, content_type), False
+        return self._parsed(kind, text, content_type), False
+
+    def _parsed(self, kind: str, text: str, content_type: str) -> Any:
+        if kind == _JSON:
+            return self._json(text)
+        return parse_query(text) if kind == _FORM else self._multipart(text, content_type)
+
+    def _json(self, text: str) -> Any:
+        value = self._parse(text)
+        return self._within(value) if text.count("[") + text.count("{") > _MOST_NESTED else value
+
+    def _within(self, value: Any) -> Any:
+        if self._bounded and _levels(value) > _MOST_NESTED:
+            raise BadRequestError(f"the body is nested more than {_MOST_NESTED} levels deep")
+        return value
+
+    def _multipart(self, text: str, content_type: str) -> dict[str, list[Any]] | None:
+        _, parameters = parse_media_type(content_type)
+        if "boundary" not in parameters:
+            return None
+        values: dict[str, list[Any]] = {}
+        for name, part_type, content in form_parts(text.encode(), parameters["boundary"]):
+            part = content.decode("utf-8", EACH_BYTE)
+            values.setdefault(name, []).append(self._json(part) if _JSON in part_type else part)
+        return values
 
 
 def _is_truncated(headers: Mapping[str, str], size: int) -> bool:
@@ -55,26 +97,45 @@ def _is_truncated(headers: Mapping[str, str], size: int) -> bool:
     return int(length) > size
 
 
-def _json(text: str, _: str = "") -> Any:
+def _plain_json(text: str) -> Any:
     try:
-        value = orjson.loads(text)
+        return orjson.loads(text)
     except orjson.JSONDecodeError:
-        value = _json_of_halves(text)
-    return _bounded(value) if text.count("[") + text.count("{") > _MOST_NESTED else value
+        try:
+            return orjson.loads(_without_halves(text))
+        except orjson.JSONDecodeError:
+            raise BadRequestError("the body is not JSON") from None
 
 
-def _json_of_halves(text: str) -> Any:
-    """JSON in which halves of surrogate pairs stand alone: Go takes each for U+FFFD."""
+def _exact_json(text: str) -> Any:
+    if not _INEXACT.search(text):
+        return _plain_json(text)
     try:
-        return orjson.loads(_ESCAPE.sub(lambda escape: r"\ufffd" if escape[1] else escape[0], text))
-    except orjson.JSONDecodeError:
+        return json.loads(
+            _without_halves(text),
+            parse_int=orjson.Fragment,
+            parse_float=orjson.Fragment,
+            parse_constant=_refuse,
+        )
+    except (ValueError, RecursionError):
         raise BadRequestError("the body is not JSON") from None
 
 
-def _bounded(value: Any) -> Any:
-    if _levels(value) > _MOST_NESTED:
-        raise BadRequestError(f"the body is nested more than {_MOST_NESTED} levels deep")
-    return value
+def _any_json(text: str) -> Any:
+    """With whatever numbers, and quickly where they are usual."""
+    try:
+        return _plain_json(text)
+    except BadRequestError:
+        return _exact_json(text)
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _without_halves(text: str) -> str:
+    """Halves of surrogate pairs that stand alone: Go takes each for U+FFFD."""
+    return _ESCAPE.sub(lambda escape: r"\ufffd" if escape[1] else escape[0], text)
 
 
 def _levels(value: Any) -> int:
@@ -85,26 +146,7 @@ def _levels(value: Any) -> int:
     return levels
 
 
-def _form(text: str, _: str) -> dict[str, list[str]]:
-    return parse_query(text)
-
-
-def _multipart(text: str, content_type: str) -> dict[str, list[Any]] | None:
-    _, parameters = parse_media_type(content_type)
-    if "boundary" not in parameters:
-        return None
-    values: dict[str, list[Any]] = {}
-    for name, part_type, content in form_parts(text.encode(), parameters["boundary"]):
-        part = content.decode("utf-8", EACH_BYTE)
-        values.setdefault(name, []).append(_json(part) if "application/json" in part_type else part)
-    return values
-
-
-_GRPC = "application/grpc"
+_JSON, _GRPC = "application/json", "application/grpc"
+_FORM, _MULTIPART = "application/x-www-form-urlencoded", "multipart/form-data"
 # In the order in which they are looked for.
-_KINDS = ("application/json", _GRPC, "application/x-www-form-urlencoded", "multipart/form-data")
-_PARSERS = {
-    "application/json": _json,
-    "application/x-www-form-urlencoded": _form,
-    "multipart/form-data": _multipart,
-}
+_KINDS = (_JSON, _GRPC, _FORM, _MULTIPART)

@@ -15,8 +15,8 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
 from mixer.authz.body import Bodies
-from mixer.authz.url import parse_path, parse_query
-from mixer.policy.engine import Path
+from mixer.authz.url import BadRequestError, parse_path, parse_query
+from mixer.policy.engine import WHOLE_INPUT, Path
 
 BODIES = Bodies()
 VERSION = {"ext_authz": "v3", "encoding": "protojson"}
@@ -29,7 +29,6 @@ class InputBuilder:
     """Builds the part of the input that `paths` name; without `bodies`, no body is looked at."""
 
     def __init__(self, paths: Iterable[Path], bodies: Bodies | None = BODIES) -> None:
-        self._bodies = bodies
         paths = tuple(paths)
         tree = _tree(paths)
         self._whole = () in paths
@@ -48,6 +47,7 @@ class InputBuilder:
             "source_principal",
         ):
             setattr(self, f"_{name}", self._wants(tree, name))
+        self._bodies = bodies if bodies is None or self._parsed_body else bodies.unshown()
 
     _version: bool
     _parsed_path: bool
@@ -96,6 +96,21 @@ class InputBuilder:
         if self._source_principal and attributes.source.principal:
             document["source_principal"] = attributes.source.principal
         return document
+
+
+class WholeInput:
+    """Builds the whole input of requests that were decided before, by whatever an engine read of them."""
+
+    def __init__(self, bodies: Bodies | None = BODIES) -> None:
+        self._whole = InputBuilder(WHOLE_INPUT, bodies)
+        self._bodiless = InputBuilder(WHOLE_INPUT, None)
+
+    def build(self, request: CheckRequest) -> dict[str, Any]:
+        """The input document. Without `parsed_body` where that cannot be shown here; as text the body is in it."""
+        try:
+            return self._whole.build(request)
+        except BadRequestError:
+            return self._bodiless.build(request)
 
 
 def _tree(paths: Iterable[Path]) -> Tree:

@@ -3,6 +3,7 @@
 Such a set is the file that `protoc --include_imports --descriptor_set_out=…` or `buf build -o ….binpb` writes.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
-from google.protobuf.unknown_fields import UnknownFieldSet
 
+from mixer.authz.enums import NONE, opened
 from mixer.authz.url import BadRequestError
 from mixer.errors import LoadError, Problem
 
@@ -26,11 +27,8 @@ class Messages:
 
     def __init__(self, descriptors: FileDescriptorSet) -> None:
         """Raises `ValueError` for a set that is not complete in itself."""
-        self._pool = DescriptorPool()
-        files = {file.name: file for file in descriptors.file}
-        added: set[str] = set()
-        for file in files.values():
-            self._add(file, files, added, ())
+        files = {file.name: _without_extensions(file) for file in descriptors.file}
+        self._pool = _pool(opened(files, _pool(files)))
         self._request = lru_cache(_MOST_METHODS)(self._find)
 
     @classmethod
@@ -47,34 +45,6 @@ class Messages:
         except ValueError as error:
             problem = f"is not a complete descriptor set: {error}"
         raise LoadError([Problem(str(path), "", problem)])
-
-    def _add(
-        self,
-        file: FileDescriptorProto,
-        files: dict[str, FileDescriptorProto],
-        added: set[str],
-        importing: tuple[str, ...],
-    ) -> None:
-        """Imports go first, in whatever order the set has them."""
-        if file.name in added:
-            return
-        if file.name in importing:
-            raise ValueError(f"{file.name} imports itself")
-        for name in file.dependency:
-            if name not in files:
-                raise ValueError(
-                    f"{file.name} imports {name}, which is not in it; use protoc --include_imports"
-                )
-            self._add(files[name], files, added, (*importing, file.name))
-        plain = FileDescriptorProto()
-        plain.CopyFrom(file)
-        _without_extensions(plain)
-        try:
-            self._pool.Add(plain)
-            self._pool.FindFileByName(file.name)
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"{file.name}: {error}") from error
-        added.add(file.name)
 
     def parse(self, frames: bytes, path: list[str]) -> tuple[Any, bool]:
         """The first message as JSON, and whether it was cut off. The message is None where its method is unknown or a
@@ -99,7 +69,7 @@ class Messages:
         if not message.IsInitialized():
             raise BadRequestError("the gRPC message lacks a required field")
         _refuse_what_go_does(message)
-        return _in_range(shown), False
+        return _as_numbers(shown), False
 
     def _find(self, service: str, method: str) -> type[Message] | None:
         try:
@@ -111,26 +81,55 @@ class Messages:
         return message_factory.GetMessageClass(found.input_type)
 
 
-def _without_extensions(file: FileDescriptorProto) -> None:
+def _pool(files: Mapping[str, FileDescriptorProto]) -> DescriptorPool:
+    pool = DescriptorPool()
+    added: set[str] = set()
+    for file in files.values():
+        _add(pool, file, files, added, ())
+    return pool
+
+
+def _add(
+    pool: DescriptorPool,
+    file: FileDescriptorProto,
+    files: Mapping[str, FileDescriptorProto],
+    added: set[str],
+    importing: tuple[str, ...],
+) -> None:
+    """Imports go first, in whatever order the set has them."""
+    if file.name in added:
+        return
+    if file.name in importing:
+        raise ValueError(f"{file.name} imports itself")
+    for name in file.dependency:
+        if name not in files:
+            raise ValueError(f"{file.name} imports {name}, which is not in it; use protoc --include_imports")
+        _add(pool, files[name], files, added, (*importing, file.name))
+    try:
+        pool.Add(file)
+        pool.FindFileByName(file.name)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{file.name}: {error}") from error
+    added.add(file.name)
+
+
+def _without_extensions(file: FileDescriptorProto) -> FileDescriptorProto:
     """The plugin does not know the set's extensions, so fields of theirs are not shown."""
-    del file.extension[:]
-    waiting = list(file.message_type)
+    plain = FileDescriptorProto()
+    plain.CopyFrom(file)
+    del plain.extension[:]
+    waiting = list(plain.message_type)
     while waiting:
         message = waiting.pop()
         del message.extension[:]
         waiting += message.nested_type
+    return plain
 
 
 def _refuse_what_go_does(message: Message) -> None:
-    """Values of no kind and text that is no UTF-8, which Go's protojson does not write and Python's does. And unknown
-    values of a closed enum: Go shows their number, here they would be missing without a word."""
+    """Values of no kind and text that is no UTF-8, which Go's protojson does not write and Python's does."""
     if message.DESCRIPTOR.full_name == "google.protobuf.Value" and message.WhichOneof("kind") is None:
         raise BadRequestError("the gRPC message has a Value of no kind")
-    closed = {
-        f.number for f in message.DESCRIPTOR.fields if f.enum_type is not None and f.enum_type.is_closed
-    }
-    if closed and any(field.field_number in closed for field in UnknownFieldSet(message)):  # type: ignore[attr-defined]
-        raise BadRequestError("the gRPC message has an unknown value of an enum")
     for field, value in message.ListFields():
         entry = (
             field.message_type if field.message_type and field.message_type.GetOptions().map_entry else None
@@ -149,12 +148,13 @@ def _refuse_what_go_does(message: Message) -> None:
             raise BadRequestError("the gRPC message has text that is no UTF-8")
 
 
-def _in_range(value: Any) -> Any:
-    """Numbers that are whole but too large for an integer as the floating-point numbers that they were."""
+def _as_numbers(value: Any) -> Any:
+    """Numbers that are whole but too large for an integer as the floating-point numbers that they were; 0 of an enum
+    that has no name for it as 0."""
     if isinstance(value, dict):
-        return {key: _in_range(item) for key, item in value.items()}
+        return {key: _as_numbers(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_in_range(item) for item in value]
+        return [_as_numbers(item) for item in value]
     if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
         return float(value)
-    return value
+    return 0 if value == NONE else value

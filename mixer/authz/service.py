@@ -214,6 +214,8 @@ class CheckService:
             return self._failed(call)
         if self._observer is not None:
             self._observer(self._told(call))
+        if call.reason is not None:
+            self._errors.labels(self._engine.name, call.reason).inc()
         self._outcomes[answer.allowed].inc()
         if self._dry_run and not answer.allowed and call.error is None:
             self._let_pass(call)

@@ -16,7 +16,7 @@ from mixer.telemetry.sink import Kind
 SCHEMA = "openpolicyagent.org/decision_logs"
 
 _FIELDS = frozenset((
-    "custom", "decision_id", "error", "input", "labels", "metrics", "path", "result", "revision",
+    "bundles", "custom", "decision_id", "error", "input", "labels", "metrics", "path", "result", "revision",
     "timestamp", "type",
 ))  # fmt: skip
 
@@ -58,14 +58,18 @@ DECISIONS = Kind(
 )
 
 
-def event_of(decided: Decided, document: Any, labels: Mapping[str, str], share: float) -> Event:
+def event_of(
+    decided: Decided, document: Any, labels: Mapping[str, str], share: float, bundles: Mapping[str, str]
+) -> Event:
     """The event of a decision over `document` (None: there is no input), as the policy `system.log` reads it.
 
-    `share`: of the decisions with this outcome that are logged.
+    `share`: of the decisions with this outcome that are logged. `bundles`: revisions of those that decided, by name.
     """
     event: Event = {"labels": dict(labels), "decision_id": decided.decision_id}
     if decided.revision:
         event["revision"] = decided.revision
+    if bundles:
+        event["bundles"] = {name: {"revision": revision} for name, revision in bundles.items()}
     event["path"] = decided.path
     if document is not None:
         event["input"] = document

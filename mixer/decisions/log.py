@@ -1,6 +1,7 @@
 """The decision log: an observer of Check that makes, masks and hands on an event for each decision, afterwards."""
 
 import asyncio
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,6 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
 from mixer import config
 from mixer.authz.decided import Decided
-from mixer.authz.url import BadRequestError
 from mixer.decisions.event import SCHEMA, DecisionRecord, event_of, outcome_of
 from mixer.decisions.mask import Event, Mask, MaskError
 from mixer.decisions.policy import LogPolicy
@@ -29,6 +29,8 @@ LINGER = 0.01  # seconds that decisions wait: answers go out first, and events c
 # the front that brings the next calls would get Python's lock only every 5 ms.
 SLICE = PAUSE = 0.001
 
+NO_BUNDLES: Mapping[str, str] = {}
+
 Reason = Literal["sampled", "policy", "drop_failed", "mask_failed", "failed", "buffer_full", "shutdown"]
 
 
@@ -39,9 +41,9 @@ class DecisionLog:
     is not written, is counted by its reason in `mixer_decision_log_dropped`. An event whose drop or mask rule fails is
     not written, least of all unmasked.
 
-    `policy` is `system.log` of the policies in use (None: there is none), and may be exchanged with them: a decision is
-    masked as the policies were when it was told. `build` makes the whole input of a request;
-    None: events show what the decision was made from.
+    `policy` is `system.log` of the policies in use (None: there is none), `bundles` the revisions of the bundles that
+    these came in, by name. Both may be exchanged with the policies: an event is made by what they were at its decision.
+    `build` makes the whole input of a request that was read before; None: events show what the decision was made from.
     """
 
     def __init__(
@@ -53,8 +55,10 @@ class DecisionLog:
         *,
         policy: LogPolicy | None,
         build: Callable[[CheckRequest], Any] | None,
+        bundles: Mapping[str, str] = NO_BUNDLES,
     ) -> None:
         self.policy = policy
+        self.bundles = bundles
         self.sinks = tuple(sinks)
         self._labels = labels
         self._build = build
@@ -62,7 +66,7 @@ class DecisionLog:
         self._shares = {"allowed": settings.sample.allowed, "denied": settings.sample.denied, "error": 1.0}
         self._max_records = settings.buffer.max_records
         self._max_bytes = settings.buffer.max_bytes
-        self._queue: deque[tuple[Decided, LogPolicy | None, int]] = deque()
+        self._queue: deque[tuple[Decided, LogPolicy | None, Mapping[str, str], int]] = deque()
         self._bytes = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -90,7 +94,7 @@ class DecisionLog:
             self._lose("buffer_full")
             return
         self._bytes += size
-        self._queue.append((decided, self.policy, size))
+        self._queue.append((decided, self.policy, self.bundles, size))
         self._wake.set()
 
     async def close(self, timeout: float) -> None:
@@ -127,10 +131,10 @@ class DecisionLog:
         until = time.perf_counter() + SLICE
         records: list[DecisionRecord] = []
         while self._queue and time.perf_counter() < until:
-            decided, policy, size = self._queue.popleft()
+            decided, policy, bundles, size = self._queue.popleft()
             self._bytes -= size
             try:
-                if (record := self._record(decided, policy)) is not None:
+                if (record := self._record(decided, policy, bundles)) is not None:
                     records.append(record)
             except Exception as error:  # no event may end the log of those that follow
                 self._lose("failed", decided, type(error).__name__)
@@ -138,9 +142,11 @@ class DecisionLog:
             for sink in self.sinks:
                 sink.write(records)
 
-    def _record(self, decided: Decided, policy: LogPolicy | None) -> DecisionRecord | None:
+    def _record(
+        self, decided: Decided, policy: LogPolicy | None, bundles: Mapping[str, str]
+    ) -> DecisionRecord | None:
         """The masked event, or None where there is none to be written."""
-        event = event_of(decided, self._document(decided), self._labels, self._share(decided))
+        event = event_of(decided, self._document(decided), self._labels, self._share(decided), bundles)
         masks: list[Mask] = []
         if policy is not None and policy.rules:
             seen = orjson.dumps(event).decode()
@@ -165,12 +171,15 @@ class DecisionLog:
     def _document(self, decided: Decided) -> Any:
         if decided.document is None:
             return None
-        if self._build is None:
-            return orjson.loads(decided.document)
-        try:
+        if self._build is not None:
             return self._build(decided.request)
-        except BadRequestError:
-            return None
+        try:
+            return orjson.loads(decided.document)
+        except orjson.JSONDecodeError:
+            # A body with a number that only the OPA server could take. As text it is there all the same.
+            document = json.loads(decided.document)
+            document.pop("parsed_body", None)
+            return document
 
     def _mask(self, event: Event, masks: Sequence[Mask]) -> None:
         erased: list[str] = []

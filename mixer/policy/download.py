@@ -1,11 +1,13 @@
 """A bundle on an HTTP server: fetched again and again, with its ETag."""
 
 import hashlib
+import ssl
+from pathlib import Path
 
 import aiohttp
 
 from mixer import config
-from mixer.errors import BundleError
+from mixer.errors import BundleError, PolicyError, Problem
 
 _CHUNK = 1 << 16
 
@@ -14,7 +16,9 @@ class Download:
     """One bundle's resource. `limit`: bytes that it may have."""
 
     def __init__(self, settings: config.Bundle, limit: int) -> None:
+        """Raises `PolicyError` for certificates that cannot be used."""
         self._settings = settings
+        self._trust = trust(settings.tls) if settings.url.startswith("https:") else True
         self._limit = limit
         self._etag = ""
         self._digest = b""
@@ -24,13 +28,13 @@ class Download:
         headers = {"Accept-Encoding": "identity", "Prefer": "modes=snapshot", "User-Agent": "mixer"}
         if self._etag:
             headers["If-None-Match"] = self._etag
-        if self._settings.token is not None:
-            headers["Authorization"] = f"Bearer {self._settings.token.get_secret_value()}"
+        if (token := self._token()) is not None:
+            headers["Authorization"] = f"Bearer {token}"
         timeout = aiohttp.ClientTimeout(total=self._settings.timeout)
         try:
             # No redirects: one could lead from https to http, or to where the token is not meant for.
             async with session.get(
-                self._settings.url, headers=headers, timeout=timeout, allow_redirects=False
+                self._settings.url, headers=headers, timeout=timeout, allow_redirects=False, ssl=self._trust
             ) as answer:
                 if answer.status == 304 and self._etag:
                     return None
@@ -40,6 +44,10 @@ class Download:
                 etag = answer.headers.get("ETag", "")
         except TimeoutError:
             raise self._failed(f"no answer within {self._settings.timeout:g} s") from None
+        except aiohttp.ClientConnectorCertificateError as error:
+            why = getattr(error.certificate_error, "verify_message", error.certificate_error)
+            whom = self._settings.tls.ca or "the system's authorities"
+            raise self._failed(f"its certificate is not trusted by {whom}: {why}") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._failed(f"{type(error).__name__}: {error}") from None
         digest = hashlib.sha256(raw).digest()
@@ -50,6 +58,18 @@ class Download:
         """Fetch it whole the next time: what came may have been damaged on its way."""
         self._etag = ""
         self._digest = b""
+
+    def _token(self) -> str | None:
+        if (file := self._settings.token_file) is not None:
+            try:
+                token = file.read_text("ascii").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "is not ASCII"
+                raise self._failed(f"the token in {file} cannot be read: {reason}") from None
+            if not token or not token.isprintable():
+                raise self._failed(f"there is no token in {file}")
+            return token
+        return None if self._settings.token is None else self._settings.token.get_secret_value()
 
     async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
         parts, room = [], self._limit
@@ -62,3 +82,24 @@ class Download:
 
     def _failed(self, message: str) -> BundleError:
         return BundleError("download", self._settings.name, "", f"{self._settings.url}: {message}")
+
+
+def trust(tls: config.ClientTls) -> ssl.SSLContext:
+    """Whom a client trusts and what it shows. Raises `PolicyError` that names the file which cannot be used."""
+
+    def unusable(file: Path, expected: str, error: OSError) -> PolicyError:
+        got = error.reason or "something else" if isinstance(error, ssl.SSLError) else error.strerror
+        return PolicyError([Problem(str(file), "", expected, str(got).replace("_", " ").lower())])
+
+    try:
+        context = ssl.create_default_context(cafile=tls.ca)
+    except OSError as error:
+        raise unusable(tls.ca or Path(), "PEM certificates of authorities", error) from None
+    if tls.cert is not None and tls.key is not None:
+        try:
+            context.load_cert_chain(tls.cert, tls.key, password="")
+        except OSError as error:
+            raise unusable(
+                tls.cert, f"a PEM certificate, with its key without a password in {tls.key}", error
+            ) from None
+    return context

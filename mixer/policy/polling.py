@@ -6,7 +6,7 @@ import gc
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
 import aiohttp
 import structlog
@@ -18,15 +18,38 @@ from mixer.policy import bundle
 from mixer.policy.bundle import Bundle
 from mixer.policy.download import Download
 
-if TYPE_CHECKING:
-    from mixer.policy.signatures import Verifier
-
 log = structlog.get_logger()
 
 _FIRST_RETRY = 0.5  # seconds after a first failed download; doubled up to the poll interval
 _JITTER = 0.1  # share of the poll interval, so that a fleet does not ask at one moment
 
-Activate = Callable[[Sequence[Bundle]], Awaitable[None]]
+
+class Revised(Protocol):
+    """What a tarball was made into; its revision may be known only once it is activated."""
+
+    @property
+    def revision(self) -> str: ...
+
+
+Made = TypeVar("Made", bound=Revised)
+Read = Callable[[config.Bundle, bytes], Made]
+Activate = Callable[[Sequence[Made]], Awaitable[None]]
+
+
+def reader(settings: config.Policy) -> Read[Bundle]:
+    """Reads and verifies tarballs of `settings.bundles`; it may do so in a thread, and raises `PolicyError`. Raises it
+    now for keys that cannot be used."""
+    limit = settings.bundle_size_limit
+    if not settings.keys:
+        return lambda each, raw: bundle.read(each.name, raw, limit, None)
+    from mixer.policy.signatures import Verifier, keys
+
+    known = keys(settings.keys)
+    verifiers = {
+        each.name: Verifier(known, each.signing.key_id, each.signing.scope, each.signing.exclude_files)
+        for each in settings.bundles
+    }
+    return lambda each, raw: bundle.read(each.name, raw, limit, verifiers[each.name])
 
 
 @dataclass(slots=True)
@@ -35,7 +58,6 @@ class _Source:
 
     settings: config.Bundle
     download: Download
-    verifier: "Verifier | None"
     latest: bytes | None = None
     active: bytes | None = None
     revision: str = ""
@@ -49,26 +71,29 @@ class _Source:
         return self.trouble or self.refusal
 
 
-class Bundles:
+class Bundles(Generic[Made]):
     """Polls the bundles of the settings.
 
-    `activate` makes a policy of all of them and of `policy.paths`, and puts it in the place of the one before;
-    it raises `LoadError` where it cannot, and then nothing has changed. One activation runs at a time.
+    `read` makes something of a tarball, in a thread, or raises `PolicyError`. `activate` makes a policy of all of them
+    and of `policy.paths`, and puts it in the place of the one before; it raises `LoadError` where it cannot, and then
+    nothing has changed. One activation runs at a time.
 
     Reading is done in a thread, yet parsing one JSON document holds the interpreter: 0.1 s for 100,000 users (8.8 MB).
     All else that is long is done in slices of some 20 ms.
     """
 
-    def __init__(self, settings: config.Policy, metrics: Metrics, activate: Activate) -> None:
-        """Raises `PolicyError` for keys that cannot be used."""
-        self._limit = settings.bundle_size_limit
+    def __init__(
+        self, settings: config.Policy, metrics: Metrics, read: Read[Made], activate: Activate[Made]
+    ) -> None:
+        """Raises `PolicyError` for certificates that cannot be used."""
         self._polls = metrics.bundle_polls
+        self._make = read
         self._activate = activate
         self._lock = asyncio.Lock()
         self._arriving = 0  # bundles that are being read and activated
         self._tasks: list[asyncio.Task[None]] = []
         self._sources = [
-            _Source(each, Download(each, self._limit), _verifier(settings, each)) for each in settings.bundles
+            _Source(each, Download(each, settings.bundle_size_limit)) for each in settings.bundles
         ]
 
     async def start(self) -> None:
@@ -169,10 +194,10 @@ class Bundles:
                 source.refusal = "; ".join(map(str, error.problems))
                 self._refused(source, "activation")
 
-    async def _read(self, source: _Source, raw: bytes) -> Bundle:
-        return await asyncio.to_thread(bundle.read, source.settings.name, raw, self._limit, source.verifier)
+    async def _read(self, source: _Source, raw: bytes) -> Made:
+        return await asyncio.to_thread(self._make, source.settings, raw)
 
-    async def _take(self, source: _Source, fresh: Bundle) -> None:
+    async def _take(self, source: _Source, fresh: Made) -> None:
         """Activate with the latest of all others; where that fails, with those that are served."""
         latest = [each.latest for each in self._sources]
         active = [each.latest if each is source else each.active for each in self._sources]
@@ -186,7 +211,7 @@ class Bundles:
                 raise
             await self._together(active, source, fresh)
 
-    async def _together(self, chosen: Sequence[bytes | None], source: _Source, fresh: Bundle) -> None:
+    async def _together(self, chosen: Sequence[bytes | None], source: _Source, fresh: Made) -> None:
         bundles = []
         for each, raw in zip(self._sources, chosen, strict=True):
             bundles.append(fresh if each is source else await self._read(each, raw or b""))
@@ -206,12 +231,3 @@ class Bundles:
             log.warning(
                 "bundle_refused", bundle=name, reason=reason, error=source.problem, serving=source.revision
             )
-
-
-def _verifier(settings: config.Policy, source: config.Bundle) -> "Verifier | None":
-    if not settings.keys:
-        return None
-    from mixer.policy.signatures import Verifier, keys
-
-    signing = source.signing
-    return Verifier(keys(settings.keys), signing.key_id, signing.scope, signing.exclude_files)

@@ -6,8 +6,8 @@ are tests and are left out. A `.tar.gz`, and a folder with a `.manifest`, is a b
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +25,12 @@ __all__ = ["Module", "Sources", "load"]
 @dataclass(frozen=True, slots=True)
 class Sources:
     """`revision`: of each bundle its own, and of other files the first 12 hex digits of a SHA-256 over all
-    modules and data, joined by "+"."""
+    modules and data, joined by "+". `bundles`: the revision of each bundle by its name."""
 
     modules: tuple[Module, ...]
     data: dict[str, Any]
     revision: str
+    bundles: Mapping[str, str] = field(default_factory=dict)
 
 
 def load(
@@ -74,7 +75,8 @@ def load(
     revisions = [each.revision for each in found]
     if files.any or not found:
         revisions.append(files.digest.hexdigest()[:12])
-    return Sources(tuple(modules), documents.data, "+".join(revisions))
+    by_name = {each.name: each.revision for each in found}
+    return Sources(tuple(modules), documents.data, "+".join(revisions), by_name)
 
 
 class _Files:

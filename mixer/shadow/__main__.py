@@ -17,8 +17,8 @@ import orjson
 
 from mixer import config, log
 from mixer.errors import LoadError
-from mixer.runtime import ENGINES, bodies_of
-from mixer.shadow.frames import frame, read
+from mixer.runtime import bodies_of, candidate_of
+from mixer.shadow.frames import asked, frame, read
 from mixer.shadow.judge import Judge
 
 _PR_SET_PDEATHSIG = 1
@@ -40,23 +40,27 @@ def main() -> None:
     settings = read(requests)
     if settings is None:
         return
-    policy, logging = pickle.loads(settings)  # noqa: S301 (of the parent, which started this)
+    policy, compared, logging, tarballs = pickle.loads(settings)  # noqa: S301 (of the parent, which started this)
     log.setup(logging)
     try:
-        judge = asyncio.run(_judge(policy))
+        revision, judges = asyncio.run(_judges(policy, compared, tarballs))
     except LoadError as error:
         problems = [(problem.file, problem.path, problem.expected, problem.got) for problem in error.problems]
         answers.write(frame(orjson.dumps({"problems": problems})))
         return
-    answers.write(frame(orjson.dumps({"revision": judge.revision})))
+    decisions = {live: judge.decision for live, judge in judges.items()}
+    answers.write(frame(orjson.dumps({"revision": revision, "decisions": decisions})))
     while (request := read(requests)) is not None:
-        answers.write(frame(orjson.dumps(judge(request))))
+        live, message = asked(request)
+        answers.write(frame(orjson.dumps(judges[live](message))))
 
 
-async def _judge(policy: config.Policy) -> Judge:
-    engine = ENGINES[policy.engine](policy)
-    await engine.start()
-    return Judge(engine, bodies_of(policy))
+async def _judges(
+    policy: config.Policy, compared: dict[str, tuple[str, bool]], tarballs: tuple[bytes, ...]
+) -> tuple[str, dict[str, Judge]]:
+    engine, candidates = await candidate_of(policy, compared, tarballs)
+    bodies = bodies_of(policy)
+    return engine.revision, {live: Judge(each, bodies) for live, each in candidates.items()}
 
 
 if __name__ == "__main__":

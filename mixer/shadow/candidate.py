@@ -4,7 +4,7 @@ import asyncio
 import os
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,13 +36,21 @@ class Candidate:
 
     In a process, since nothing less keeps the answers of Check from harm: an evaluation may take any time and memory,
     a thread of this process cannot be ended, and its Python shares the interpreter with the event loop. `policy`: the
-    settings of the candidate's engine.
+    settings of the candidate's engine; `compared`: see `config.Policy`; `tarballs`: of its bundles.
+
+    `decisions`, once started: the candidate's decision for each of the live policy's, both as paths.
     """
 
-    def __init__(self, policy: config.Policy, logging: config.Logging) -> None:
-        self.decision = policy.decision
+    def __init__(
+        self,
+        policy: config.Policy,
+        compared: Mapping[str, tuple[str, bool]],
+        logging: config.Logging,
+        tarballs: Sequence[bytes] = (),
+    ) -> None:
+        self.decisions: dict[str, str] = {}
         self.revision = ""
-        self._settings = pickle.dumps((policy, logging))
+        self._settings = pickle.dumps((policy, dict(compared), logging, tuple(tarballs)))
         self._process: asyncio.subprocess.Process | None = None
         self._received = bytearray()
 
@@ -69,16 +77,16 @@ class Candidate:
         if "problems" in told:
             await self.close()
             raise PolicyError([Problem(*problem) for problem in told["problems"]])
-        self.revision = told["revision"]
+        self.revision, self.decisions = told["revision"], told["decisions"]
 
     def check(self) -> None:
         """Raises `GoneError` where the process has ended."""
         if self._process is None or self._process.returncode is not None:
             raise GoneError("the process of the shadow policy has ended")
 
-    def send(self, requests: Sequence[bytes]) -> None:
-        """Hand over serialised CheckRequests; a verdict comes for each, in order."""
-        self._write(requests)
+    def send(self, questions: Sequence[bytes]) -> None:
+        """Hand over questions (see `frames`); a verdict comes for each, in order."""
+        self._write(questions)
 
     async def verdicts(self) -> list[Verdict]:
         """The next verdicts, waited for until there is one. Raises `GoneError` where none will come."""

@@ -9,6 +9,17 @@ def frame(data: bytes) -> bytes:
     return len(data).to_bytes(_HEAD, "big") + data
 
 
+def question(live: str, request: bytes) -> bytes:
+    """What to send to have the candidate of a decision judge a serialised CheckRequest. `live`: the decision's path."""
+    return live.encode() + b"\0" + request
+
+
+def asked(question: bytes) -> tuple[str, bytes]:
+    """The decision's path and the request of a question."""
+    live, _, request = question.partition(b"\0")
+    return live.decode(), request
+
+
 def read(pipe: BinaryIO) -> bytes | None:
     """The next frame, waited for; None where the other side has ended."""
     head = pipe.read(_HEAD)

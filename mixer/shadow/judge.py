@@ -20,7 +20,7 @@ class Judge:
         self._engine = engine
         self._input = InputBuilder(engine.references.paths, bodies)
         self._answers = Answers(engine.decision, engine.revision)
-        self.revision = engine.revision
+        self.decision = engine.decision
 
     def __call__(self, request: bytes) -> dict[str, Any]:
         """`allowed`, None where there is no legal decision, and then `error`; `result`: the decision as JSON text."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 import structlog
+from prometheus_client import Counter
 
 from mixer import config
 from mixer.authz.decided import Decided, Observer, Shadowed
@@ -13,6 +14,7 @@ from mixer.errors import LoadError, StartError
 from mixer.log import Throttle
 from mixer.metrics import Metrics
 from mixer.shadow.candidate import Candidate, GoneError, Verdict
+from mixer.shadow.frames import question
 
 AT_ONCE, AT_ONCE_BYTES = 128, 256 * 1024  # requests that are handed over together
 SLICE = 16  # verdicts between which answers have their turn: less than half a millisecond
@@ -26,15 +28,19 @@ log = structlog.get_logger()
 
 
 class Shadow:
-    """Compares each decision that it is told of with the candidate's, then tells `observer` of both.
+    """Compares each decision that it is told of with the candidate's, if that has one, then tells `observer` of both.
 
     `observe` only queues, and what it is told was decided before: no answer waits for the candidate, or can be changed
     by it. The queue is bounded; what does not fit is skipped. All that is skipped is counted by its reason, and told to
-    `observer` at once, without the candidate's part.
+    `observer` at once, without the candidate's part. `candidate` is None where its policies have yet to come.
     """
 
     def __init__(
-        self, settings: config.Shadow, candidate: Candidate, metrics: Metrics, observer: Observer | None
+        self,
+        settings: config.Shadow,
+        candidate: Candidate | None,
+        metrics: Metrics,
+        observer: Observer | None,
     ) -> None:
         self._candidate = candidate
         self._observer = observer
@@ -49,19 +55,59 @@ class Shadow:
         self._task: asyncio.Task[None] | None = None
         self._away: Skipped | None = "unavailable"
         self._throttle = Throttle()
-        self._outcomes = {outcome: metrics.shadow_decisions.labels(outcome) for outcome in get_args(Outcome)}
-        self._skipped = {reason: metrics.shadow_skipped.labels(reason) for reason in get_args(Skipped)}
+        self._metrics = metrics
+        self._outcomes: dict[tuple[str, Outcome], Counter] = {}
+        self._skipped: dict[tuple[str, Skipped], Counter] = {}
         metrics.shadow_waiting.set_function(lambda: len(self._queue) + len(self._judged))
 
     async def start(self) -> None:
         """Raises `PolicyError` for a candidate that cannot be used, `StartError` where its process does not start."""
-        await self._candidate.start()
+        if self._candidate is not None:
+            await self._candidate.start()
+            self._begin(self._candidate)
+
+    async def exchange(self, candidate: Candidate) -> None:
+        """Go on with another candidate, which is started; it judges what waits."""
+        try:
+            await self._stop()
+        except BaseException:
+            await candidate.close()
+            raise
+        before, self._candidate = self._candidate, candidate
+        for decided in reversed(self._judged):
+            self._queue.appendleft((decided, decided.size))
+            self._bytes += decided.size
+        self._judged.clear()
+        waiting = [*self._queue]
+        self._queue.clear()
+        for decided, size in waiting:
+            if decided.path in candidate.decisions:
+                self._queue.append((decided, size))
+            else:
+                self._bytes -= size
+                self._skip("unavailable", decided)
+        self._begin(candidate)
+        if before is not None:
+            await before.close()
+
+    def _begin(self, candidate: Candidate) -> None:
+        self._started(candidate)
+        self._wake.set()
+        self._task = asyncio.create_task(self._run(candidate))
+
+    def _started(self, candidate: Candidate) -> None:
+        for live in candidate.decisions:
+            for outcome in get_args(Outcome):
+                self._outcomes[live, outcome] = self._metrics.shadow_decisions.labels(live, outcome)
+            for reason in get_args(Skipped):
+                self._skipped[live, reason] = self._metrics.shadow_skipped.labels(live, reason)
         self._away = None
-        self._task = asyncio.create_task(self._run())
 
     def observe(self, decided: Decided) -> None:
         """See `mixer.authz.decided.Observer`."""
-        if decided.allowed is None or decided.document is None:
+        if self._candidate is None or decided.path not in self._candidate.decisions:
+            self._tell(decided)
+        elif decided.allowed is None or decided.document is None:
             self._skip("undecided", decided)
         elif not decided.drawn(self._sample):
             self._skip("sampled", decided)
@@ -80,17 +126,23 @@ class Shadow:
 
     def status(self) -> str:
         """ "ok", or why there are no comparisons now."""
+        if self._candidate is None:
+            return "the candidate has no policies yet"
         return "ok" if self._away is None else "the candidate broke down and is started again"
 
     async def close(self) -> None:
         """Skip what waits and end the candidate."""
+        await self._stop()
+        self._give_up("shutdown")
+        if self._candidate is not None:
+            await self._candidate.close()
+
+    async def _stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-        self._give_up("shutdown")
-        await self._candidate.close()
 
-    async def _run(self) -> None:
+    async def _run(self, candidate: Candidate) -> None:
         wait = FIRST_WAIT
         while True:
             try:
@@ -99,52 +151,52 @@ class Shadow:
                     self._wake.clear()
                     await asyncio.sleep(LINGER)
                     while self._queue:
-                        await self._judge()
+                        await self._judge(candidate)
                         wait = FIRST_WAIT
             except TimeoutError:
-                self._blame(f"the evaluation took longer than {self._timeout:g} s, and was ended")
+                self._blame(candidate, f"the evaluation took longer than {self._timeout:g} s, and was ended")
             except GoneError as error:
-                self._blame(str(error))
+                self._blame(candidate, str(error))
             except Exception as error:  # whatever it is, it must not end the comparisons
                 log.error("shadow_failed", exc_info=error)
             self._give_up("unavailable")
-            await self._candidate.close()
+            await candidate.close()
             while self._away is not None:
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
                 try:
-                    await self._candidate.start()
+                    await candidate.start()
                 except (LoadError, StartError) as error:
                     log.error("shadow_away", error=str(error))
                 else:
-                    self._away = None
+                    self._started(candidate)
 
-    async def _judge(self) -> None:
+    async def _judge(self, candidate: Candidate) -> None:
         """Some of the queue. Raises `GoneError` or `TimeoutError`, with the culprit, if any, first in `_judged`."""
-        self._candidate.check()
-        requests: list[bytes] = []
+        candidate.check()
+        questions: list[bytes] = []
         taken = 0
-        while self._queue and len(requests) < AT_ONCE and taken < AT_ONCE_BYTES:
+        while self._queue and len(questions) < AT_ONCE and taken < AT_ONCE_BYTES:
             decided, size = self._queue.popleft()
             self._bytes -= size
             taken += size
             self._judged.append(decided)
-            requests.append(decided.request.SerializeToString())
-        self._candidate.send(requests)
+            questions.append(question(decided.path, decided.request.SerializeToString()))
+        candidate.send(questions)
         while self._judged:
             async with asyncio.timeout(self._timeout):
-                verdicts = await self._candidate.verdicts()
+                verdicts = await candidate.verdicts()
             for number, verdict in enumerate(verdicts, 1):
-                self._settle(self._judged.popleft(), verdict)
+                self._settle(candidate, self._judged.popleft(), verdict)
                 if number % SLICE == 0:
                     await asyncio.sleep(0)
             await asyncio.sleep(LINGER)
 
-    def _blame(self, error: str) -> None:
+    def _blame(self, candidate: Candidate, error: str) -> None:
         if self._judged:
-            self._settle(self._judged.popleft(), Verdict(None, None, error))
+            self._settle(candidate, self._judged.popleft(), Verdict(None, None, error))
 
-    def _settle(self, decided: Decided, verdict: Verdict) -> None:
+    def _settle(self, candidate: Candidate, decided: Decided, verdict: Verdict) -> None:
         outcome: Outcome
         if verdict.allowed is None:
             outcome = "error"
@@ -152,21 +204,22 @@ class Shadow:
             outcome = "agree"
         else:
             outcome = "would_allow" if verdict.allowed else "would_deny"
-        self._outcomes[outcome].inc()
+        self._outcomes[decided.path, outcome].inc()
         if outcome != "agree" and (held := self._throttle(outcome)) is not None:
             log.info(
                 "shadow_differs",
+                decision=decided.path,
                 decision_id=decided.decision_id,
                 outcome=outcome,
                 error=verdict.error,
                 held_back=held,
             )
-        candidate = self._candidate
-        shadowed = Shadowed(candidate.decision, candidate.revision, outcome, verdict.result, verdict.error)
+        path = candidate.decisions[decided.path]
+        shadowed = Shadowed(path, candidate.revision, outcome, verdict.result, verdict.error)
         self._tell(replace(decided, shadow=shadowed))
 
     def _skip(self, reason: Skipped, decided: Decided) -> None:
-        self._skipped[reason].inc()
+        self._skipped[decided.path, reason].inc()
         self._tell(decided)
 
     def _give_up(self, reason: Skipped) -> None:

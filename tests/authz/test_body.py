@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import orjson
 import pytest
 
 from mixer.authz.body import Bodies
@@ -150,9 +151,28 @@ def test_half_of_a_surrogate_pair_is_the_replacement_character(text: str, parsed
     "text", [r'"\ud83"', r'["\ud800", 1', r'"\ud8zz\udc00"', r'"\ud800\udc0g"', r'"\x\ud800"', "1e400"]
 )
 def test_half_of_a_surrogate_pair_excuses_no_other_mistake(text: str) -> None:
-    """1e400 is no mistake for the plugin; here it is more than a number can be."""
+    """1e400 is no mistake for the plugin; for the embedded engine it is more than a number can be."""
     with pytest.raises(BadRequestError):
         parse_body({"content-type": "application/json"}, text, b"")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1E400", "-0", "2.50", "18446744073709551617", '{"a":[1e-400,1.0],"b":"\ufffd"}', "[1,2]"],
+)
+def test_exact_bodies_keep_numbers_as_they_are_written(text: str) -> None:
+    headers = {"content-type": "application/json"}
+    sent = text.replace("\ufffd", r"\ud800")
+    parsed, _ = Bodies(exact=True).parse(headers, sent, b"", "/")
+    assert orjson.dumps(parsed).decode() == text
+
+
+@pytest.mark.parametrize(
+    "text", ["NaN", "-Infinity", "1.", "[1.5", "01.5", '"\x011.5"', "[" * 101 + "1.5" + "]" * 101]
+)
+def test_exact_bodies_excuse_no_mistake(text: str) -> None:
+    with pytest.raises(BadRequestError):
+        Bodies(exact=True).parse({"content-type": "application/json"}, text, b"", "/")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixer.authz.input import InputBuilder
+from mixer.authz.input import InputBuilder, WholeInput
 from mixer.authz.url import BadRequestError
 from mixer.policy.engine import WHOLE_INPUT
 
@@ -251,6 +251,23 @@ def test_parsed_query(query: str, parsed: dict[str, list[str]]) -> None:
 def test_path_or_query_that_cannot_be_parsed_is_a_bad_request(path: str, builder: InputBuilder) -> None:
     with pytest.raises(BadRequestError):
         builder.build(http(path))
+
+
+@pytest.mark.parametrize("body", ['{"a": 1E400}', "[" * 500 + "]" * 500])
+def test_body_that_the_engine_could_not_take_matters_only_to_a_policy_that_reads_it(body: str) -> None:
+    message = http(body=body, content_type="application/json")
+    assert InputBuilder([("parsed_path",)]).build(message) == {"parsed_path": [""]}
+    with pytest.raises(BadRequestError):
+        InputBuilder([("parsed_body", "a")]).build(message)
+    document = WholeInput().build(message)
+    assert document["attributes"]["request"]["http"]["body"] == body
+    assert (document["parsed_path"], "parsed_body" in document) == ([""], False)
+
+
+@pytest.mark.parametrize("body", ["1E", "[" * 500, "NaN"])
+def test_body_that_is_no_json_is_a_bad_request_whoever_reads_it(body: str) -> None:
+    with pytest.raises(BadRequestError):
+        InputBuilder([("parsed_path",)]).build(http(body=body, content_type="application/json"))
 
 
 MULTIPART = (

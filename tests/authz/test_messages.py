@@ -54,10 +54,23 @@ service {
 OLD = """
 name: "old.proto" package: "old" syntax: "proto2"
 enum_type { name: "Kind" value { name: "A" number: 5 } }
+enum_type { name: "Way" value { name: "DOWN" number: 0 } value { name: "UP" number: 1 } value { name: "OVER" number: 1 }
+            options { allow_alias: true } }
+enum_type { name: "Turn" value { name: "LEFT" number: 1 } value { name: "NONE" number: 0 } }
 message_type {
   name: "Order" extension_range { start: 100 end: 200 }
   field { name: "must" json_name: "must" number: 1 type: TYPE_STRING label: LABEL_REQUIRED }
-  field { name: "kind" json_name: "kind" number: 2 type: TYPE_ENUM type_name: ".old.Kind" label: LABEL_OPTIONAL }
+  field { name: "kind" json_name: "kind" number: 2 type: TYPE_ENUM type_name: ".old.Kind" label: LABEL_OPTIONAL
+          default_value: "A" }
+  field { name: "kinds" json_name: "kinds" number: 3 type: TYPE_ENUM type_name: "Kind" label: LABEL_REPEATED }
+  field { name: "ways" json_name: "ways" number: 4 type: TYPE_MESSAGE type_name: ".old.Order.WaysEntry"
+          label: LABEL_REPEATED }
+  field { name: "turn" json_name: "turn" number: 5 type: TYPE_ENUM type_name: ".old.Turn" label: LABEL_OPTIONAL }
+  nested_type {
+    name: "WaysEntry" options { map_entry: true }
+    field { name: "key" json_name: "key" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL }
+    field { name: "value" json_name: "value" number: 2 type: TYPE_ENUM type_name: ".old.Way" label: LABEL_OPTIONAL }
+  }
 }
 extension { name: "extra" number: 100 type: TYPE_STRING label: LABEL_OPTIONAL extendee: ".old.Order" }
 """
@@ -122,6 +135,29 @@ def test_extensions_are_not_shown() -> None:
 
 
 @pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (b"", {}),
+        (b"\x10\x05", {"kind": "A"}),
+        (b"\x10\x63", {"kind": 99}),
+        (b"\x10\x63\x10\x05", {"kind": "A"}),
+        (b"\x10\x05\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", {"kind": -1}),
+        (b"\x10\x00", {"kind": 0}),
+        (b"\x18\x05\x18\x63\x18\x05\x18\x00", {"kinds": ["A", 99, "A", 0]}),
+        (b"\x1a\x02\x05\x63", {"kinds": ["A", 99]}),
+        (b"\x22\x05\x0a\x01a\x10\x07\x22\x05\x0a\x01b\x10\x00", {"ways": {"a": 7, "b": "DOWN"}}),
+        (b"\x22\x05\x0a\x01a\x10\x01", {"ways": {"a": "UP"}}),
+        (b"\x28\x00", {"turn": "NONE"}),
+        (b"\x28\x02", {"turn": 2}),
+    ],
+)  # fmt: skip
+def test_value_that_a_closed_enum_does_not_know_is_shown_as_its_number(
+    message: bytes, expected: dict[str, object]
+) -> None:
+    assert shown(b"\x0a\x01x" + message, "Old") == {"must": "x", **expected}
+
+
+@pytest.mark.parametrize(
     ("message", "method"),
     [
         (b"\xff\xff", "Put"),
@@ -132,7 +168,6 @@ def test_extensions_are_not_shown() -> None:
         (b"\x0a\x05\x0a\x01a\x12\x00", "Free"),
         (b"\x42\x0a\x08\x80\xa3\x8a\xd3\xda\xca\x01\x10\x00", "Put"),  # a time after the year 9999
         (b"\x5a\x04\x0a\x02/x", "Put"),  # an Any of an unknown type
-        (b"\x0a\x01x\x10\x63", "Old"),  # where the plugin shows the number of an enum's unknown value
         (b"\x52\x09\x11" + bytes.fromhex("000000000000f07f"), "Put"),  # infinity in a Value
     ],
 )  # fmt: skip

@@ -159,6 +159,7 @@ def test_request_that_cannot_be_read_is_denied_without_the_policy(tmp_path: Path
     assert answer.status.code == 7
     assert answer.denied_response.status.code == 400
     assert metadata(answer)["reason"] == "request_malformed"
+    assert checks.count("engine_errors_total", engine="embedded", reason="request_malformed") == 1
     assert checks.count("decisions_total", outcome="denied") == 1
     assert checks.count("evaluation_duration_seconds_count", engine="embedded") == 0
 

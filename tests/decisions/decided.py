@@ -11,13 +11,12 @@ from prometheus_client import CollectorRegistry
 
 from mixer import config
 from mixer.authz.decided import Decided, Shadowed
-from mixer.authz.input import InputBuilder
+from mixer.authz.input import WholeInput
 from mixer.decisions.event import DecisionRecord
 from mixer.decisions.log import DecisionLog
 from mixer.decisions.policy import LogPolicy
 from mixer.metrics import Metrics
 from mixer.policy import sources
-from mixer.policy.engine import WHOLE_INPUT
 
 NONE = object()  # no decision, where None is the decision null
 
@@ -93,7 +92,7 @@ class Log:
             {**self.settings.labels, "id": "one", "version": "0"},
             Metrics(self.registry),
             policy=self.policy,
-            build=InputBuilder(WHOLE_INPUT).build if self.whole else None,
+            build=WholeInput().build if self.whole else None,
         )
 
     def __call__(self, *decisions: Decided) -> list[dict[str, Any]]:

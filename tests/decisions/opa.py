@@ -40,6 +40,6 @@ class Logging:
 
 
 @contextlib.contextmanager
-def logging_opa(*policies: Path) -> Iterator[Logging]:
+def logging_opa(*policies: str | Path) -> Iterator[Logging]:
     with processes.opa(*policies, "--set", "decision_logs.console=true", "--set", "labels.a=b") as server:
         yield Logging(server)

@@ -4,13 +4,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import grpc
 import orjson
 import pytest
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
 from mixer.authz.decided import Shadowed
 from mixer.decisions.event import DecisionRecord, accessor, rfc3339
+from tests.components import processes
+from tests.components.processes import wait_until
 from tests.decisions.decided import NONE, Log, decided
 from tests.decisions.opa import logging_opa
+from tests.policy.bundles import built
 
 POLICY = """package p
 
@@ -61,6 +66,28 @@ def test_event_has_the_shape_of_opas(policies: Path) -> None:
     assert ours["metrics"] == {"timer_rego_query_eval_ns": 12500}
     assert kinds(ours["metrics"]).items() <= kinds(opas["metrics"]).items()
     assert ours["custom"] == {"outcome": "allowed", "cache": "miss"}
+
+
+def test_bundles_are_named_as_opa_names_them(tmp_path: Path) -> None:
+    file = built(tmp_path, {"p.rego": POLICY, ".manifest": '{"revision": "v7"}'})
+    with logging_opa("-b", file) as opa:
+        opas = opa.event({"ok": True})
+    assert opas is not None
+    log = tmp_path / "log"
+    listeners = {name: {"address": "127.0.0.1:0"} for name in ("check", "report", "admin")}
+    settings = {
+        "listeners": listeners,
+        "policy": {"paths": [file], "decision": "p/allow"},
+        "decision_log": {"sinks": [{"type": "file", "path": log}]},
+    }
+    with processes.mixer(settings) as mixer, grpc.insecure_channel(mixer.check) as channel:
+        call = channel.unary_unary("/envoy.service.auth.v3.Authorization/Check")
+        with pytest.raises(grpc.RpcError):
+            call(CheckRequest().SerializeToString(), timeout=30)  # undefined, and logged
+        wait_until(lambda: log.exists() and log.read_text().endswith("\n"))
+    [event] = map(orjson.loads, log.read_text().splitlines())
+    assert event["bundles"] == opas["bundles"] == {str(file): {"revision": "v7"}}
+    assert event["revision"] == "v7"
 
 
 def test_failed_decision_has_an_error_and_no_result(policies: Path) -> None:

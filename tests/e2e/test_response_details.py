@@ -4,11 +4,12 @@ import contextlib
 import http.client
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -24,12 +25,14 @@ ACTIONS = ("APPEND_IF_EXISTS_OR_ADD", "ADD_IF_ABSENT", "OVERWRITE_IF_EXISTS_OR_A
 
 
 class Mirror(BaseHTTPRequestHandler):
-    """Answers with the headers it got, each one of its own lines, and with a header `x-there: upstream`."""
+    """Answers with the headers it got, each one of its own lines, and the path as if it were one (`:path`); with a
+    header `x-there: upstream`."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        body = json.dumps([[name.lower(), value] for name, value in self.headers.items()]).encode()
+        lines = [(":path", self.path), *((name.lower(), value) for name, value in self.headers.items())]
+        body = json.dumps(lines).encode()
         self.send_response(200)
         self.send_header("x-there", "upstream")
         self.send_header("content-length", str(len(body)))
@@ -55,17 +58,19 @@ class Seen:
         return [value for key, value in json.loads(self.body) if key == name]
 
 
-def ask(running: Fleet, decision: object, **headers: str) -> Seen:
+def ask(running: Fleet, decision: object, path: str = "/", **headers: str) -> Seen:
     connection = http.client.HTTPConnection(running.http, timeout=30)
     with contextlib.closing(connection):
-        connection.request("GET", "/", headers={"x-decision": json.dumps(decision), **headers})
+        connection.request("GET", path, headers={"x-decision": json.dumps(decision), **headers})
         response = connection.getresponse()
         received = [(name.lower(), value) for name, value in response.getheaders()]
         return Seen(response.status, received, response.read().decode())
 
 
 @contextlib.contextmanager
-def told(*edits: Edit, policy: str = POLICY, **settings: Any) -> Iterator[Fleet]:
+def told(
+    *edits: Edit, policy: str = POLICY, decision_log: Mapping[str, Any] | None = None, **settings: Any
+) -> Iterator[Fleet]:
     """A fleet whose policy does as the request says, with these settings of the section `policy`."""
 
     def prepare(policies: Path) -> None:
@@ -75,7 +80,8 @@ def told(*edits: Edit, policy: str = POLICY, **settings: Any) -> Iterator[Fleet]
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         try:
             upstream = f"127.0.0.1:{server.server_address[1]}"
-            with fleet(prepare=prepare, edits=edits, upstream=upstream, policy=settings) as it:
+            sections = {"policy": settings} | ({} if decision_log is None else {"decision_log": decision_log})
+            with fleet(prepare=prepare, edits=edits, upstream=upstream, **sections) as it:
                 yield it
         finally:
             server.shutdown()
@@ -135,6 +141,72 @@ def test_empty_values_are_kept_by_envoy_whether_asked_to_or_not(running: Fleet, 
     allowed = ask(running, {"allowed": True, "headers": empty, "response_headers_to_add": empty})
     assert (allowed.upstream("x-new"), allowed.of("x-new")) == ([""], [""])
     assert ask(running, {"allowed": False, "headers": empty}).of("x-new") == [""]
+
+
+def test_several_values_all_reach_a_client_and_the_last_the_upstream(running: Fleet) -> None:
+    two = {"x-new": ["1", "2"]}
+    seen = ask(
+        running, {"allowed": True, "headers": two, "response_headers_to_add": two}, **{"x-new": "client"}
+    )
+    assert (seen.upstream("x-new"), seen.of("x-new")) == (["2"], ["1", "2"])
+    assert ask(running, {"allowed": False, "headers": two}).of("x-new") == ["1", "2"]
+
+
+def test_headers_of_the_request_are_removed_but_not_those_that_it_stands_on(running: Fleet) -> None:
+    decision = {"allowed": True, "request_headers_to_remove": ["x-there", "X-Upper", ":path", "host"]}
+    seen = ask(running, decision, **{"x-there": "1", "x-upper": "2", "x-stays": "3"})
+    shown = [seen.upstream(name) for name in ("x-there", "x-upper", "x-stays", ":path")]
+    assert shown == [[], [], ["3"], ["/"]]
+    assert len(seen.upstream("host")) == 1
+
+
+def test_query_parameters_are_set_and_removed(running: Fleet) -> None:
+    decision = {
+        "allowed": True,
+        "query_parameters_to_set": {"b": "9", "d": ["x", "y"]},
+        "query_parameters_to_remove": ["c", "absent"],
+    }
+    seen = ask(running, decision, "/p?a=1&b=2&c=3&b=4")
+    [path] = seen.upstream(":path")
+    plain, _, query = path.partition("?")
+    assert (plain, parse_qs(query)) == ("/p", {"a": ["1"], "b": ["9"], "d": ["y"]})
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [
+        {"allowed": True, "headers": {"x-bad": "a\nb"}},
+        {"allowed": True, "headers": {"bad name": "a"}},
+        {"allowed": True, "response_headers_to_add": {"x-bad": "a\r\nb"}},
+        {"allowed": True, "query_parameters_to_set": {"a": "b&c=d"}},
+        {"allowed": False, "headers": {"x-bad": "a\r\nb"}},
+    ],
+)
+def test_what_http_does_not_allow_fails_the_request(running: Fleet, decision: dict[str, Any]) -> None:
+    """By `validate_mutations`: what a client may have written is no header or parameter of its own."""
+    before = running.stat("http.http.ext_authz.mixer.invalid")
+    assert ask(running, decision).status == 500
+    assert running.stat("http.http.ext_authz.mixer.invalid") == before + 1
+
+
+@pytest.mark.parametrize("status", [302, 401, 404, 429, 500, 511])
+def test_denial_has_the_status_and_the_headers_of_the_policy(running: Fleet, status: int) -> None:
+    decision = {"allowed": False, "http_status": status, "headers": {"location": "/login"}, "body": "b"}
+    seen = ask(running, decision)
+    assert (seen.status, seen.of("location"), seen.body) == (status, ["/login"], "b")
+
+
+@pytest.mark.parametrize("status", [451, 401.5, "401", None])
+def test_status_that_envoy_does_not_know_is_an_error_and_no_denial(running: Fleet, status: object) -> None:
+    before = running.stat("http.http.ext_authz.mixer.error")
+    assert ask(running, {"allowed": False, "http_status": status}).status == 503  # status_on_error
+    assert running.stat("http.http.ext_authz.mixer.error") == before + 1
+
+
+def test_boolean_is_a_decision(running: Fleet) -> None:
+    assert ask(running, True).status == 200
+    denied = ask(running, False)
+    assert (denied.status, denied.body) == (403, "")
 
 
 def test_body_of_a_denial_that_is_no_text_goes_out_as_json(running: Fleet) -> None:

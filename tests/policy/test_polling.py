@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +18,11 @@ from google.protobuf.json_format import MessageToDict
 from structlog.testing import capture_logs
 
 from mixer import config
+from mixer.errors import PolicyError
 from mixer.runtime import Runtime
 from tests.loop import on_loop
 from tests.policy.bundles import signed, tarball
+from tests.server.certificates import Authority, write
 
 POLL = "50ms"
 
@@ -41,6 +44,9 @@ class Shelf:
     status: int = 200
     etags: bool = True
     slow: float = 0.0  # seconds before an answer
+    drips: float = 0.0  # seconds between the bytes of an answer
+    location: str = ""  # where an answer sends on to
+    tls: ssl.SSLContext | None = None
     asked: list[tuple[str, dict[str, str], int]] = field(default_factory=list)
     url: str = ""
 
@@ -50,9 +56,18 @@ class Shelf:
         raw = self.files.get(request.path, b"")
         etag = f'"{hash(raw):x}"'
         headers = {"ETag": etag} if self.etags else {}
+        if self.location:
+            headers["Location"] = self.location
         if status == 200 and request.headers.get("If-None-Match") == etag:
             status = 304
         self.asked.append((request.path, dict(request.headers), status))
+        if self.drips:
+            answer = web.StreamResponse(status=status)
+            await answer.prepare(request)
+            for byte in raw:
+                await answer.write(bytes([byte]))
+                await asyncio.sleep(self.drips)
+            return answer
         return web.Response(status=status, body=raw if status == 200 else None, headers=headers)
 
     @contextlib.asynccontextmanager
@@ -61,8 +76,9 @@ class Shelf:
         app.router.add_get("/{path:.*}", self._answer)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        await web.TCPSite(runner, "127.0.0.1", port, ssl_context=self.tls).start()
+        scheme = "http" if self.tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{runner.addresses[0][1]}"
         try:
             yield self
         finally:
@@ -227,7 +243,7 @@ async def test_unsigned_bundle_never_replaces_a_signed_one() -> None:
         assert (await service.check())["told"] == "signed"
 
 
-@pytest.mark.parametrize("status", [204, 302, 403, 500])
+@pytest.mark.parametrize("status", [204, 302, 401, 403, 500])
 @on_loop
 async def test_server_in_trouble_is_told_and_the_old_bundle_serves(status: int) -> None:
     with capture_logs() as logs:
@@ -280,6 +296,116 @@ async def test_server_that_hangs_is_left_after_the_timeout() -> None:
         Service(**shelf.settings("b", timeout="100ms")) as service,
     ):
         assert service.runtime.degraded()[0].endswith(": no answer within 0.1 s")
+
+
+@on_loop
+async def test_server_that_drips_is_left_after_the_timeout() -> None:
+    async with (
+        Shelf({"/b": policy("v1")}, drips=0.02).open() as shelf,
+        Service(**shelf.settings("b", timeout="200ms")) as service,
+    ):
+        assert service.runtime.degraded()[0].endswith(": no answer within 0.2 s")
+
+
+@on_loop
+async def test_redirect_is_not_followed_and_the_token_stays() -> None:
+    async with Shelf({"/b": policy("v1")}).open() as other:
+        async with (
+            Shelf(status=302, location=f"{other.url}/b").open() as shelf,
+            Service(**shelf.settings("b", token="sesame")) as service,
+        ):
+            assert service.runtime.degraded()[0].endswith(": HTTP 302, expected 200")
+        assert other.asked == []
+
+
+@on_loop
+async def test_token_in_a_file_may_be_renewed(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("one\n")
+    async with (
+        Shelf({"/b": policy("v1")}).open() as shelf,
+        Service(**shelf.settings("b", token_file=file)) as service,
+    ):
+        assert shelf.asked[0][1]["Authorization"] == "Bearer one"
+        file.write_text("two\n")
+        await until(lambda: shelf.asked[-1][1]["Authorization"] == "Bearer two", "the new token")
+        file.write_bytes(b"\xff")
+        await until(lambda: service.polls("download") >= 1, "the failure")
+        told = f"b: {shelf.url}/b: the token in {file} cannot be read: is not ASCII"
+        assert service.runtime.degraded() == [f"bundle b: serving revision v1: {told}"]
+
+
+class Certificates:
+    """A server's, its authority's and a client's, as files and as settings."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = Authority()
+        self.ca = folder / "ca.pem"
+        self.ca.write_bytes(self.authority.cert)
+        for name in ("server", "client"):
+            (folder / name).mkdir()
+        self._server = write(folder / "server", self.authority.issue("bundles"))
+        self.client = write(folder / "client", self.authority.issue("mixer"))
+
+    def server(self, *, asks: bool = False) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.ca)
+        context.load_cert_chain(self._server["cert"], self._server["key"])
+        context.verify_mode = ssl.CERT_REQUIRED if asks else ssl.CERT_NONE
+        return context
+
+
+@on_loop
+async def test_bundle_comes_over_https_from_an_authority_of_the_operators(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    async with Shelf({"/b": policy("v1")}, tls=certificates.server()).open() as shelf:
+        async with Service(**shelf.settings("b", tls={"ca": certificates.ca}, token="sesame")) as service:
+            assert (await service.check())["told"] == "v1"
+            await until(lambda: service.polls("unchanged") >= 1, "a poll")
+        assert shelf.asked[0][1]["Authorization"] == "Bearer sesame"
+
+
+@pytest.mark.parametrize("own", [True, False])
+@on_loop
+async def test_server_of_an_unknown_authority_is_not_asked(tmp_path: Path, own: bool) -> None:
+    server = Certificates(tmp_path).server()
+    stranger = tmp_path / "stranger.pem"
+    stranger.write_bytes(Authority().cert)
+    async with (
+        Shelf({"/b": policy("v1")}, tls=server).open() as shelf,
+        Service(**shelf.settings("b", tls={"ca": stranger} if own else {}, token="sesame")) as service,
+    ):
+        [problem] = service.runtime.degraded()
+        whom = stranger if own else "the system's authorities"
+        assert problem.startswith(f"bundle b: b: {shelf.url}/b: its certificate is not trusted by {whom}: ")
+        assert shelf.asked == []
+
+
+@on_loop
+async def test_server_that_asks_for_a_certificate_gets_it(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    async with Shelf({"/b": policy("v1")}, tls=certificates.server(asks=True)).open() as shelf:
+        async with Service(
+            **shelf.settings("b", tls={"ca": certificates.ca, **certificates.client})
+        ) as service:
+            assert (await service.check())["told"] == "v1"
+        async with Service(**shelf.settings("b", tls={"ca": certificates.ca})) as service:
+            assert service.polls("download") == 1
+
+
+@pytest.mark.parametrize("wrong", ["ca", "cert", "absent"])
+@on_loop
+async def test_certificate_that_cannot_be_used_is_named_at_start(tmp_path: Path, wrong: str) -> None:
+    certificates = Certificates(tmp_path)
+    tls = {"ca": str(certificates.ca), **certificates.client}
+    if wrong == "absent":
+        tls["ca"] = str(tmp_path / "nowhere.pem")
+    else:
+        Path(tls[wrong]).write_text("no certificate")
+    with pytest.raises(PolicyError) as caught:
+        async with Service(bundles=[{"name": "b", "url": "https://127.0.0.1:1/b", "tls": tls}]):
+            pass
+    [told] = str(caught.value).splitlines()
+    assert told.startswith(tls["cert" if wrong == "cert" else "ca"] + ": expected ")
 
 
 @on_loop
@@ -414,4 +540,7 @@ async def test_decision_log_is_masked_by_the_rules_of_the_latest_bundle(tmp_path
         await service.check()
     events = [json.loads(line) for line in file.read_text().splitlines()]
     assert [event["revision"] for event in events] == ["v1", "v2", "v2"]
+    assert [event["bundles"] for event in events] == [
+        {"b": {"revision": name}} for name in ("v1", "v2", "v2")
+    ]
     assert [event["erased"] for event in events] == [[f"{http}/path"], [f"{http}/method"], [f"{http}/method"]]

@@ -35,10 +35,15 @@ class Authority:
         )
         self.cert = certificate.public_bytes(serialization.Encoding.PEM)
 
-    def issue(self, name: str) -> Pair:
-        """A certificate for this name and 127.0.0.1."""
+    def issue(self, name: str, uri: str | None = None) -> Pair:
+        """A certificate for this name and 127.0.0.1, and for the URI."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names: list[x509.GeneralName] = [
+            x509.DNSName(name),
+            x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+        ]
+        if uri is not None:
+            names.append(x509.UniformResourceIdentifier(uri))
         certificate = (
             _certificate(_name(name), self._name, key.public_key())
             .add_extension(x509.SubjectAlternativeName(names), critical=False)

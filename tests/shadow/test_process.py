@@ -14,8 +14,23 @@ from mixer.demo.findings import Series
 from tests.components import processes
 from tests.components.processes import Mixer, Opa, wait_until
 
-LIVE = 'package p\n\nallow := input.attributes.request.http.method == "GET"\n'
+LIVE = """package p
+
+allow := input.attributes.request.http.method == "GET"
+
+admin := false
+
+plain := true
+
+alone := true
+"""
 CANDIDATE = """package p
+
+strict if input.attributes.request.http.method == "DELETE"
+
+default strict := false
+
+plain if input.attributes.request.http.method == "GET"
 
 allow := input.attributes.request.http.path != "/forever"
 
@@ -35,7 +50,13 @@ def mixer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mixer]:
         (tmp_path / name / "p.rego").write_text(text)
     policy: dict[str, Any] = {
         "decision": "p/allow",
-        "shadow": {"paths": [tmp_path / "next"], "timeout": "60s"},
+        "decisions": {"admin": "p/admin", "plain": "p/plain", "alone": "p/alone"},
+        "shadow": {
+            "paths": [tmp_path / "next"],
+            "decisions": {"admin": "p/strict"},
+            "timeout": "60s",
+            "buffer": {"max_records": 50},
+        },
     }
     if request.param == "embedded":
         policy["paths"] = [tmp_path / "live"]
@@ -58,8 +79,10 @@ def check(mixer: Mixer) -> Iterator[Check]:
             CheckResponse.FromString,
         )
 
-        def check(method: str, path: str) -> int:
+        def check(method: str, path: str, decision: str | None = None) -> int:
             request = CheckRequest()
+            if decision is not None:
+                request.attributes.context_extensions["mixer_decision"] = decision
             request.attributes.request.http.method = method
             request.attributes.request.http.path = path
             return call(request, timeout=30).status.code
@@ -67,8 +90,16 @@ def check(mixer: Mixer) -> Iterator[Check]:
         yield check
 
 
-def outcome(mixer: Mixer, name: str) -> float:
-    return Series(mixer.call("/metrics")[1]).total("mixer_shadow_decisions_total", outcome=name)
+def outcome(mixer: Mixer, name: str, decision: str = "p/allow") -> float:
+    series = Series(mixer.call("/metrics")[1])
+    return series.total("mixer_shadow_decisions_total", outcome=name, decision=decision)
+
+
+def skipped(mixer: Mixer) -> dict[str, float]:
+    series = Series(mixer.call("/metrics")[1])
+    reasons = ("sampled", "overload", "undecided", "unavailable", "shutdown")
+    counts = {reason: series.total("mixer_shadow_skipped_total", reason=reason) for reason in reasons}
+    return {reason: count for reason, count in counts.items() if count}
 
 
 def children(pid: int) -> list[int]:
@@ -90,6 +121,42 @@ def test_decision_log_has_both_results(mixer: Mixer, check: Check, tmp_path: Pat
     assert (event["path"], event["result"]) == ("p/allow", False)
     assert (shadow["path"], shadow["outcome"], shadow["result"]) == ("p/allow", "would_allow", True)
     assert len(shadow["revision"]) == 12
+
+
+def test_each_decision_is_compared_with_its_own_candidate(mixer: Mixer, check: Check, tmp_path: Path) -> None:
+    assert [check("DELETE", "/", "admin"), check("GET", "/", "admin")] == [7, 7]
+    assert [check("GET", "/", "plain"), check("PUT", "/", "plain")] == [0, 0]  # undefined there
+    assert [check("GET", "/", "alone"), check("GET", "/")] == [0, 0]  # the candidate has no such decision
+    log = tmp_path / "decisions.jsonl"
+    wait_until(lambda: log.exists() and log.read_text().count("\n") == 6)
+    for name, decision in (
+        ("would_allow", "p/admin"), ("agree", "p/admin"), ("agree", "p/plain"), ("error", "p/plain"),
+        ("agree", "p/allow"),
+    ):  # fmt: skip
+        assert outcome(mixer, name, decision) == 1, (name, decision)
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    shadows = sorted(
+        (event["path"], event["custom"].get("shadow", {}).get("path", ""), event["custom"]["outcome"])
+        for event in events
+    )
+    assert shadows == [
+        ("p/admin", "p/strict", "denied"), ("p/admin", "p/strict", "denied"), ("p/allow", "p/allow", "allowed"),
+        ("p/alone", "", "allowed"), ("p/plain", "p/plain", "allowed"), ("p/plain", "p/plain", "allowed"),
+    ]  # fmt: skip
+    assert skipped(mixer) == {}
+    assert 'decision="p/alone"' not in mixer.call("/metrics")[1]
+
+
+def test_overload_changes_delays_and_fails_no_answer_and_is_counted(mixer: Mixer, check: Check) -> None:
+    """The candidate is stuck with its first request, and far more come than may wait for it."""
+    assert check("GET", "/forever") == 0
+    answers = [
+        check(method, "/", name) for _ in range(100) for method, name in (("GET", None), ("PUT", "admin"))
+    ]
+    assert answers == [0, 7] * 100
+    assert outcome(mixer, "agree") == outcome(mixer, "agree", "p/admin") == 0, "it is stuck still"
+    assert skipped(mixer) == {"overload": 1 + 200 - 50}
+    assert mixer.call("/readyz") == (200, "ready\n")
 
 
 def test_candidate_gives_way_to_the_answers_and_never_outlives_them(mixer: Mixer, check: Check) -> None:

@@ -76,7 +76,7 @@ class Shadowed:
         self._cache = DecisionCache(100, 60.0, self._metrics) if cache else None
         of_candidate = policy.candidate()
         assert of_candidate is not None
-        self.candidate = Candidate(of_candidate, config.Logging())
+        self.candidate = Candidate(of_candidate, policy.compared(), config.Logging())
         self.shadow = Shadow(chosen, self.candidate, self._metrics, self.told.append)
 
     async def start(self) -> None:
@@ -104,7 +104,9 @@ class Shadowed:
         return self._counts("skipped", "reason", reasons)
 
     def _counts(self, name: str, label: str, values: tuple[str, ...]) -> dict[str, float]:
-        counts = {value: self.count(f"{name}_total", **{label: value}) for value in values}
+        counts = {
+            value: self.count(f"{name}_total", **{"decision": "p/allow", label: value}) for value in values
+        }
         return {value: count for value, count in counts.items() if count}
 
     @property
