@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
+import hypothesis
 import pytest
 
 from tests.components import processes
@@ -17,6 +18,9 @@ from tests.components.processes import Envoy, Kafka, Mixer, Opa, Redis, ServerT
 
 # With it, regorus walks the stack at each error that it makes: evaluations that fail take many times as long.
 os.environ.pop("RUST_BACKTRACE", None)
+# How long an example takes is the machine's business.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 
 @contextlib.contextmanager

@@ -315,7 +315,7 @@ class Embedded:
 EXPIRES = {"method": "GET", "path": "/", "x_token": TOKENS[0]}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @example(
     policy("true", f"{VERIFIED}[0]", f"{VERIFIED}[2]", "1", "1", False, None),
     [(EXPIRES, 0.0, None), (EXPIRES, 9.0, None), (EXPIRES, 2.0, None)],

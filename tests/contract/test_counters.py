@@ -163,7 +163,7 @@ def test_eight_clients_at_once_are_admitted_exactly_as_often_as_the_limit(store:
     assert run(scenario()) == limit
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     calls=st.lists(
         st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from((0, 1)), st.integers(0, 5)), max_size=5),

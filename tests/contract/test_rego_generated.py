@@ -128,7 +128,7 @@ def by_embedded(module: str, document: Any) -> Any:
     return {} if answer is None else json.loads(answer)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(bodies=st.lists(BODIES, min_size=1, max_size=2), document=INPUTS)
 def test_generated_rules_have_opas_answer(server: Opa, bodies: list[str], document: dict[str, Any]) -> None:
     rules = [f'x["{index}"] contains v if {{ {body} }}' for index, body in enumerate(bodies)]

@@ -155,7 +155,7 @@ MASKS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(document=DOCUMENTS, decision=DOCUMENTS, mask=MASKS)
 def test_generated_masks_as_opa_masks(
     policies: Path, peer: Logging, document: object, decision: object, mask: object

@@ -123,7 +123,7 @@ documents = st.dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(documents)
 def test_any_data_signed_by_opa_verifies(tmp_path_factory: pytest.TempPathFactory, document: object) -> None:
     files = {"a.rego": MODULE, "x/data.json": json.dumps(document, indent=1)}
@@ -387,7 +387,7 @@ def test_bytes_that_are_no_bundle_are_refused(raw: bytes, mistake: str) -> None:
         assert read(raw).modules == ()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_damaged_bundle_raises_nothing_but_our_errors(data: st.DataObject) -> None:
     whole = bytearray(gzip.decompress(tarball(signed({"a.rego": MODULE, "x/data.json": USERS}))))

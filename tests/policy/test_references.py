@@ -200,7 +200,7 @@ def only(document: Any, wanted: set[tuple[str, ...]]) -> Any:
     }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(policies, st.dictionaries(st.sampled_from(NAMES), documents, max_size=3))
 def test_input_of_the_read_paths_alone_gives_the_same_decision(
     tmp_path_factory: pytest.TempPathFactory, policy: str, document: dict[str, Any]

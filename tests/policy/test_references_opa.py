@@ -75,7 +75,7 @@ def test_covers_what_opa_deps_names_over_opas_own_cases(tmp_path: Path) -> None:
     assert sum(1 for named in answers if named) > 30, "the sample says something"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(policies)
 def test_covers_what_opa_deps_names_over_generated_policies(
     tmp_path_factory: pytest.TempPathFactory, policy: str
