@@ -225,9 +225,7 @@ class Bundle(Settings):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
     url: Annotated[str, AfterValidator(_bundle_url)]
     token: SecretStr | None = None  # sent as a bearer token
-    token_file: Path | None = (
-        None  # instead of `token`; read again for each download, since it may be renewed
-    )
+    token_file: Path | None = None  # instead of `token`; read for each download, since it may be renewed
     tls: ClientTls = ClientTls()
     poll: Annotated[Seconds, Field(gt=0)] = 30.0
     timeout: Annotated[Seconds, Field(gt=0)] = 30.0

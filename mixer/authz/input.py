@@ -65,10 +65,7 @@ class InputBuilder:
         document: dict[str, Any] = {}
         attributes = request.attributes
         http = attributes.request.http
-        headers: Mapping[str, str] = http.headers
-        raw = http.HasField("header_map")
-        if raw:
-            headers = _from_header_map(http)
+        headers, raw = headers_of(http), http.HasField("header_map")
         if self._attributes is not None and request.HasField("attributes"):
             document["attributes"] = converted = self._attributes(attributes)
             if raw and self._header_names is not None:
@@ -134,6 +131,11 @@ def _header_names(tree: Tree) -> tuple[str, ...] | None:
         if not at:
             return ()
     return tuple(at)
+
+
+def headers_of(http: AttributeContext.HttpRequest) -> Mapping[str, str]:
+    """The request's headers, raw ones as text."""
+    return _from_header_map(http) if http.HasField("header_map") else http.headers
 
 
 def _from_header_map(http: AttributeContext.HttpRequest) -> dict[str, str]:

@@ -3,6 +3,7 @@
 What OPA has no field for stands under `custom`, where OPA's own extensions put theirs.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,14 +11,18 @@ from typing import Any
 import orjson
 
 from mixer.authz.decided import Decided, Shadowed
+from mixer.authz.input import headers_of
 from mixer.decisions.mask import Event
 from mixer.telemetry.sink import Kind
 
 SCHEMA = "openpolicyagent.org/decision_logs"
 
+# W3C Trace Context, version 00; ids of zeros are none.
+_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
+
 _FIELDS = frozenset((
     "bundles", "custom", "decision_id", "error", "input", "labels", "metrics", "path", "result", "revision",
-    "timestamp", "type",
+    "span_id", "timestamp", "trace_id", "type",
 ))  # fmt: skip
 
 
@@ -66,6 +71,11 @@ def event_of(
     `share`: of the decisions with this outcome that are logged. `bundles`: revisions of those that decided, by name.
     """
     event: Event = {"labels": dict(labels), "decision_id": decided.decision_id}
+    traced = _TRACEPARENT.fullmatch(
+        headers_of(decided.request.attributes.request.http).get("traceparent", "")
+    )
+    if traced is not None:
+        event["trace_id"], event["span_id"] = traced.groups()
     if decided.revision:
         event["revision"] = decided.revision
     if bundles:

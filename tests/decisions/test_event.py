@@ -105,6 +105,34 @@ def test_failed_decision_has_an_error_and_no_result(policies: Path) -> None:
     assert ours["custom"]["outcome"] == "error"
 
 
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        (f"00-{TRACE}-{SPAN}-01", (TRACE, SPAN)),
+        (f"00-{'0' * 32}-{SPAN}-01", (None, None)),
+        (f"00-{TRACE}-{'0' * 16}-01", (None, None)),
+        (f"00-{TRACE}-{SPAN}-01\n", (None, None)),
+        (f"00-{TRACE.upper()}-{SPAN}-01", (None, None)),
+        ("", (None, None)),
+    ],
+)
+def test_event_names_the_trace_of_the_request(
+    sent: str, shown: tuple[str | None, str | None], raw: bool
+) -> None:
+    request = CheckRequest()
+    http = request.attributes.request.http
+    if raw:
+        http.header_map.headers.add(key="traceparent", raw_value=sent.encode())
+    else:
+        http.headers["traceparent"] = sent
+    [event] = Log()(decided({}, request=request))
+    assert (event.get("trace_id"), event.get("span_id")) == shown
+
+
 def test_request_that_could_not_be_read_has_no_input() -> None:
     [event] = Log()(decided(None, NONE, error="bad path", reason="request_malformed", allowed=False))
     assert "input" not in event

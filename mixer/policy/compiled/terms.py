@@ -14,7 +14,7 @@ from mixer.policy.builtins import BuiltinError, UnsupportedError
 from mixer.policy.builtins.catalog import ARITY
 from mixer.policy.compiled.names import Module, Scope, UnsupportedRuleError
 from mixer.policy.compiled.operators import ARITHMETIC, COMPARISONS, contains, has_entry
-from mixer.policy.compiled.steps import Frame, Run, Steps, each
+from mixer.policy.compiled.steps import Check, Frame, Run, Steps, bind, each
 from mixer.policy.compiled.values import UNDEFINED, Set, UnsureError, entries, lookup, same
 from mixer.policy.engine import Path
 from mixer.policy.syntax import STRINGS, Node, extent, flatten, kind_of
@@ -110,7 +110,7 @@ class Terms:
         if term.is_constant or term.place >= 0:
             return term
         place = self.scope.places.new()
-        self.steps.check(_bound(place, term.run))
+        self.steps.check(bind(place, term.run))
         return local(place)
 
     def reference(
@@ -314,16 +314,10 @@ def _part(index: Node) -> Part:
     return text["value"] if text else index
 
 
-def _bound(place: int, run: Run) -> Callable[[Frame], bool]:
-    def check(frame: Frame) -> bool:
-        frame[place] = value = run(frame)
-        return value is not UNDEFINED
+def _over(known: list[tuple[Any, Any]], key: int, value: int) -> Callable[[Check], Check]:
+    """A loop over entries that are always the same."""
 
-    return check
-
-
-def _over(known: list[tuple[Any, Any]], key: int, value: int) -> Callable[[Callable[[Frame], bool]], Any]:
-    def loop(following: Callable[[Frame], bool]) -> Callable[[Frame], bool]:
+    def loop(following: Check) -> Check:
         def run(frame: Frame) -> bool:
             for name, item in known:
                 if key >= 0:
