@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mixer.policy.compiled.closures import put
 from mixer.policy.compiled.functions import function
 from mixer.policy.compiled.names import Module, Places, Scope, UnsupportedRuleError
 from mixer.policy.compiled.queries import Query
 from mixer.policy.compiled.steps import Check, Frame, Run, Steps
-from mixer.policy.compiled.terms import Part, Term, constant, local, put
+from mixer.policy.compiled.terms import Part, Term, constant, local
 from mixer.policy.compiled.values import UNDEFINED, Set, UnsureError, lookup, same
 from mixer.policy.engine import Path
 from mixer.policy.syntax import Node, pattern, rule_head
@@ -128,7 +129,8 @@ class RuleSet:
                 run = self._partial(group)
             else:
                 alternatives = [self._alternative(module, rule) for module, rule in group.rules]
-                run = _complete(alternatives, self._default(group))
+                decide = _decided(alternatives, self._default(group), "a complete rule with two values")
+                run = lambda _: decide()  # noqa: E731 (a rule has no operands)
             self._values[path] = self._once(run)
         return self._values[path]
 
@@ -191,24 +193,7 @@ class RuleSet:
 
     def _function(self, group: _Group) -> Callable[..., Any]:
         alternatives = [self._alternative(module, rule) for module, rule in group.rules]
-        default = self._default(group)
-        stop = _all_alike(alternatives)
-
-        def call(*operands: Any) -> Any:
-            result = UNDEFINED
-            for alternative in alternatives:
-                value = alternative.value(operands)
-                if value is UNDEFINED:
-                    continue
-                if stop:
-                    return value
-                if result is UNDEFINED:
-                    result = value
-                elif not same(result, value):
-                    raise UnsureError("a function with two results")
-            return default if result is UNDEFINED else result
-
-        return call
+        return _decided(alternatives, self._default(group), "a function with two results")
 
     def _partial(self, group: _Group) -> Run:
         if group.default is not None:
@@ -272,7 +257,7 @@ class _Alternative:
     bodies: tuple[Check, ...]
     values: list[Any]
 
-    def value(self, operands: Sequence[Any] = ()) -> Any:
+    def value(self, operands: Sequence[Any]) -> Any:
         frame = [UNDEFINED] * self.places.count
         if self.matches is not None:
             frame[1 : 1 + len(operands)] = operands
@@ -295,13 +280,14 @@ def _all_alike(alternatives: Sequence[_Alternative]) -> bool:
     return all(constant(value).is_constant and same(value, values[0]) for value in values)
 
 
-def _complete(alternatives: Sequence[_Alternative], default: Any) -> Run:
+def _decided(alternatives: Sequence[_Alternative], default: Any, two: str) -> Callable[..., Any]:
+    """The one value of what is defined several times; `two`: what it is called where it has two."""
     stop = _all_alike(alternatives)
 
-    def run(_: Frame) -> Any:
+    def decide(*operands: Any) -> Any:
         result = UNDEFINED
         for alternative in alternatives:
-            value = alternative.value()
+            value = alternative.value(operands)
             if value is UNDEFINED:
                 continue
             if stop:
@@ -309,10 +295,10 @@ def _complete(alternatives: Sequence[_Alternative], default: Any) -> Run:
             if result is UNDEFINED:
                 result = value
             elif not same(result, value):
-                raise UnsureError("a complete rule with two values")
+                raise UnsureError(two)
         return default if result is UNDEFINED else result
 
-    return run
+    return decide
 
 
 def _at(state: State, path: Path) -> Run:

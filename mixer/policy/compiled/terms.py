@@ -10,12 +10,12 @@ from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
-from mixer.policy.builtins import BuiltinError, UnsupportedError
 from mixer.policy.builtins.catalog import ARITY
+from mixer.policy.compiled.closures import asked, binary, called, listed, made, one_of, over, text_compared
 from mixer.policy.compiled.names import Module, Scope, UnsupportedRuleError
 from mixer.policy.compiled.operators import ARITHMETIC, COMPARISONS, contains, has_entry
-from mixer.policy.compiled.steps import Check, Frame, Run, Steps, bind, each
-from mixer.policy.compiled.values import UNDEFINED, Set, UnsureError, entries, lookup, same
+from mixer.policy.compiled.steps import Frame, Run, Steps, bind, each
+from mixer.policy.compiled.values import UNDEFINED, Set, UnsureError, entries, lookup
 from mixer.policy.engine import Path
 from mixer.policy.syntax import STRINGS, Node, extent, flatten, kind_of
 
@@ -141,7 +141,7 @@ class Terms:
         run = collection.run
         if collection.is_constant:
             known = list(entries(collection.constant))
-            self.steps.loop(_over(known, key, value))
+            self.steps.loop(over(known, key, value))
         else:
             self.steps.loop(each(run, None, None, (key, value)))
         return local(value)
@@ -169,11 +169,11 @@ class Terms:
     def call(self, node: Node, operand: Callable[[Node], Term] | None = None) -> Term:
         """`operand` makes the operands' terms."""
         body = node["Call"]
-        called, count, varies = self._callee(node)
+        make, count, varies = self._callee(node)
         if len(body["params"]) != count:
             raise self.unsupported(node, "a call with an output within an expression")
         operands = [(operand or self.term)(parameter) for parameter in body["params"]]
-        run = called([operand.run for operand in operands])
+        run = make([operand.run for operand in operands])
         if varies or not all(operand.is_constant for operand in operands):
             return Term(run)
         try:
@@ -192,12 +192,12 @@ class Terms:
             raise self.unsupported(node, "a call of what varies")
         if (path := self._path_of(root, tuple(parts))) is not None:
             callee, operands = self.rules.callee(path)
-            return partial(_called, callee), operands, True
+            return partial(called, callee), operands, True
         name = ".".join((root, *parts))
         builtin, varies = self.rules.builtin(name)
         if builtin is None:
             raise self.unsupported(node, name)
-        return partial(_asked, builtin), ARITY[name], varies
+        return partial(asked, builtin), ARITY[name], varies
 
     def _path_of(self, root: str, parts: Path) -> Path | None:
         """A function of the modules, below data."""
@@ -211,17 +211,17 @@ class Terms:
     def comparison(self, op: str, one: Term, other: Term) -> Term:
         compare = COMPARISONS[op]
         if op in ("Eq", "Ne") and isinstance(text := other.constant, str):
-            return Term(_text_compared(one.run, text, op == "Eq"))
-        return Term(_binary(compare, one.run, other.run))
+            return Term(text_compared(one.run, text, op == "Eq"))
+        return Term(binary(compare, one.run, other.run))
 
     def membership(self, members: Sequence[Term]) -> Term:
         *given, collection = members
         if len(given) == 1:
             (value,) = given
             if type(known := collection.constant) is Set and all(type(item) is str for item in known.items):
-                return Term(_one_of(value.run, frozenset(known.items)))
-            return Term(_binary(lambda item, items: contains(items, item), value.run, collection.run))
-        return Term(_called(has_entry, [term.run for term in (collection, *given)]))
+                return Term(one_of(value.run, frozenset(known.items)))
+            return Term(binary(lambda item, items: contains(items, item), value.run, collection.run))
+        return Term(called(has_entry, [term.run for term in (collection, *given)]))
 
     def members(self, node: Node) -> list[Node]:
         body = node["Membership"]
@@ -237,7 +237,7 @@ class Terms:
     def arithmetic(self, node: Node, operand: Callable[[Node], Term] | None = None) -> Term:
         body = node[kind_of(node)]
         one, other = map(operand or self.term, (body["lhs"], body["rhs"]))
-        return Term(_binary(ARITHMETIC[body["op"]], one.run, other.run))
+        return Term(binary(ARITHMETIC[body["op"]], one.run, other.run))
 
     def _number(self, node: Node) -> Term:
         value = node["Number"]["value"]
@@ -251,13 +251,13 @@ class Terms:
         items = [self.term(item) for item in node["Array"]["items"]]
         if all(item.is_constant for item in items):
             return constant([item.constant for item in items])
-        return Term(_listed([item.run for item in items]))
+        return Term(listed([item.run for item in items]))
 
     def _set(self, node: Node) -> Term:
         items = [self.term(item) for item in node["Set"]["items"]]
         if all(item.is_constant for item in items):
             return constant(Set(item.constant for item in items))
-        make = _listed([item.run for item in items])
+        make = listed([item.run for item in items])
 
         def run(frame: Frame) -> Any:
             found = make(frame)
@@ -283,7 +283,7 @@ class Terms:
                 varying.append((key.constant, value.run))
         if not varying and not computed:
             return constant(fixed)
-        return Term(_made(fixed, varying, computed))
+        return Term(made(fixed, varying, computed))
 
     def _comprehension(self, node: Node) -> Term:
         kind = kind_of(node)
@@ -314,24 +314,6 @@ def _part(index: Node) -> Part:
     return text["value"] if text else index
 
 
-def _over(known: list[tuple[Any, Any]], key: int, value: int) -> Callable[[Check], Check]:
-    """A loop over entries that are always the same."""
-
-    def loop(following: Check) -> Check:
-        def run(frame: Frame) -> bool:
-            for name, item in known:
-                if key >= 0:
-                    frame[key] = name
-                frame[value] = item
-                if following(frame):
-                    return True
-            return False
-
-        return run
-
-    return loop
-
-
 def _field(term: Term, key: str) -> Term:
     if term.is_constant:
         return constant(lookup(term.constant, key))
@@ -356,111 +338,3 @@ def _item(term: Term, index: Term) -> Term:
 
         return Term(found)
     return Term(lambda frame: lookup(run(frame), key(frame)))
-
-
-def _called(callee: Callable[..., Any], runs: Sequence[Run]) -> Run:
-    """A call; undefined where an operand is."""
-    if len(runs) == 1:
-        (only,) = runs
-
-        def one(frame: Frame) -> Any:
-            value = only(frame)
-            return UNDEFINED if value is UNDEFINED else callee(value)
-
-        return one
-    if len(runs) == 2:
-        return _binary(callee, *runs)
-    if len(runs) == 3:
-        first, second, third = runs
-
-        def three(frame: Frame) -> Any:
-            a, b, c = first(frame), second(frame), third(frame)
-            return UNDEFINED if a is UNDEFINED or b is UNDEFINED or c is UNDEFINED else callee(a, b, c)
-
-        return three
-
-    def run(frame: Frame) -> Any:
-        values = [operand(frame) for operand in runs]
-        return UNDEFINED if any(value is UNDEFINED for value in values) else callee(*values)
-
-    return run
-
-
-def _asked(builtin: Callable[..., Any], runs: Sequence[Run]) -> Run:
-    """A call of a builtin; undefined where that fails."""
-    called = _called(builtin, runs)
-
-    def run(frame: Frame) -> Any:
-        try:
-            return called(frame)
-        except BuiltinError:
-            return UNDEFINED
-        except UnsupportedError as error:
-            raise UnsureError(str(error)) from None
-
-    return run
-
-
-def _binary(operation: Callable[[Any, Any], Any], one: Run, other: Run) -> Run:
-    def run(frame: Frame) -> Any:
-        a, b = one(frame), other(frame)
-        return UNDEFINED if a is UNDEFINED or b is UNDEFINED else operation(a, b)
-
-    return run
-
-
-def _text_compared(run: Run, text: str, wanted: bool) -> Run:
-    def compared(frame: Frame) -> Any:
-        value = run(frame)
-        return UNDEFINED if value is UNDEFINED else (value == text) is wanted
-
-    return compared
-
-
-def _one_of(run: Run, texts: frozenset[str]) -> Run:
-    def member(frame: Frame) -> Any:
-        value = run(frame)
-        if type(value) is str:
-            return value in texts
-        return UNDEFINED if value is UNDEFINED else False
-
-    return member
-
-
-def _listed(runs: Sequence[Run]) -> Run:
-    def run(frame: Frame) -> Any:
-        values = []
-        for item in runs:
-            value = item(frame)
-            if value is UNDEFINED:
-                return UNDEFINED
-            values.append(value)
-        return values
-
-    return run
-
-
-def _made(fixed: dict[str, Any], varying: list[tuple[str, Run]], computed: list[tuple[Run, Run]]) -> Run:
-    def run(frame: Frame) -> Any:
-        made = fixed.copy()
-        for key, item in varying:
-            value = item(frame)
-            if value is UNDEFINED:
-                return UNDEFINED
-            made[key] = value
-        for name, item in computed:
-            computed_key, value = name(frame), item(frame)
-            if computed_key is UNDEFINED or value is UNDEFINED:
-                return UNDEFINED
-            put(made, computed_key, value)
-        return made
-
-    return run
-
-
-def put(target: dict[str, Any], key: Any, value: Any) -> None:
-    """A key has one value; two are OPA's error, which the interpreter tells."""
-    if type(key) is not str:
-        raise UnsureError("a key that is no string")
-    if not same(target.setdefault(key, value), value):
-        raise UnsureError("two values for one key")
