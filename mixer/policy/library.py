@@ -53,6 +53,10 @@ else := v in c
     "some": """
 exact_in(c, keys, values) := {k: v | some k, v in c; exact(k, keys); exact(v, values)}
 """,
+    # As text, since numbers beyond 64 bits do not cross from Python.
+    "http.send": """
+http_send_(x) := json.unmarshal(mixer.http_send(x))
+""",
     # Where regorus cannot read what OPA can, that is told.
     "json.unmarshal": """
 json_unmarshal_(x) := y if { y := json.unmarshal(x) }

@@ -21,7 +21,7 @@ import regorus
 
 from mixer.errors import DecisionError, PolicyError, Problem
 from mixer.policy.builtins import Builtin, supplied
-from mixer.policy.builtins.catalog import ARITY, MODULES, NATIVE, NONDETERMINISTIC, REFUSED
+from mixer.policy.builtins.catalog import ARITY, MODULES, NATIVE, NETWORK, NONDETERMINISTIC, REFUSED
 from mixer.policy.builtins.operands import string
 from mixer.policy.dialect import known
 from mixer.policy.engine import References
@@ -38,6 +38,7 @@ from mixer.policy.unfit import OPA_RUNS_IT, conflicts, unfit
 
 if TYPE_CHECKING:
     from mixer.policy.jwt import Jwt
+    from mixer.policy.network import Network
 
 _UNDEFINED = '"<undefined>"'
 _WHERE = re.compile(r"--> (?P<file>.+):(?P<line>\d+):(?P<column>\d+)\n")
@@ -58,7 +59,8 @@ class Program:
     """One decision of a set of modules. Raises `PolicyError` for modules that cannot be used.
 
     `decision`: a path, "envoy/authz/allow"; `others`: what `of` will be asked for. `strict_errors`: a builtin's error
-    fails the evaluation; else its call is undefined. `base`: a `new_engine` that has the data already.
+    fails the evaluation; else its call is undefined. `base`: a `new_engine` that has the data already. `network`: for
+    what waits for replies, where `evaluate` is called by `Network.decide`; None: such policies are refused.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Program:
         strict_errors: bool = False,
         clock: Callable[[], float] = time.time,
         base: regorus.Engine | None = None,
+        network: "Network | None" = None,
     ) -> None:
         self._thread = threading.get_ident()
         _LEFT.pop(self._thread, None)
@@ -79,6 +82,8 @@ class Program:
         self._rules = {path: "data." + path.replace("/", ".") for path in (decision, *others)}
         self._supplied: dict[str, Builtin] = {PATTERN: (1, _pattern)}
         self._jwt: Jwt | None = None
+        self._network = network
+        self.waits = False
         asts = _parsed(_readable(loaded.modules))
         self.uses = self._analyse(asts, loaded.data, clock)
         modules = self._rewritten(asts, clock)
@@ -136,14 +141,18 @@ class Program:
             self._jwt = Jwt(clock)
             table = self._jwt.builtins()
             self._supplied |= {name: table[name] for name in names & table.keys()}
+        if self._network is not None and names & NETWORK:
+            self.waits = True
+            self._supplied |= self._network.builtins()
         for name in names:
             if (builtin := supplied(name)) is not None:
                 self._supplied[name] = builtin
 
     def _unusable(self, uses: Uses) -> Iterator[Problem]:
         """What the modules use and this engine has not, or has wrong."""
+        there = (NATIVE | FUNCTIONS | self._supplied.keys()) - (set() if self.waits else NETWORK)
         for call in uses.calls:
-            if call.name not in NATIVE | FUNCTIONS and call.name not in self._supplied:
+            if call.name not in there:
                 if call.name in ARITY:
                     reason = f" ({REFUSED[call.name]})" if call.name in REFUSED else ""
                     what = f"the embedded engine has no {call.name}{reason}; {OPA_RUNS_IT}"

@@ -47,6 +47,7 @@ ARITY = {name: arity for arity, names in _BY_ARITY.items() for name in names.spl
 ARITY |= {
     "mixer.fail": 1,
     "mixer.glob": 2,
+    "mixer.http_send": 1,
     "mixer.product": 1,
     "mixer.sum": 1,
     "mixer.template": 1,
@@ -91,7 +92,7 @@ MODULES = {name: module for module, names in _BY_MODULE.items() for name in name
 
 _STOPS_THE_LOOP = "would keep every other request waiting"
 _DEPRECATED = "OPA 1 refuses it too"
-# Why the embedded engine does not have a builtin of OPA.
+# Why the embedded engine does not have a builtin of OPA; those of the network, where evaluations cannot wait.
 REFUSED = {
     "http.send": _STOPS_THE_LOOP,
     "net.lookup_ip_addr": _STOPS_THE_LOOP,
@@ -129,5 +130,8 @@ NATIVE = frozenset(
 
 # An equal input may get another answer. `io.jwt.decode_verify` reads the clock too, and says until when it holds.
 NONDETERMINISTIC = frozenset(
-    ["io.jwt.encode_sign", "io.jwt.encode_sign_raw", "rand.intn", "time.now_ns", "uuid.rfc4122"]
+    """
+    http.send io.jwt.encode_sign io.jwt.encode_sign_raw net.lookup_ip_addr rand.intn time.now_ns uuid.rfc4122
+    """.split()  # noqa: SIM905
 )
+NETWORK = frozenset(["http.send", "net.lookup_ip_addr"])  # by `policy.network`
