@@ -1,5 +1,6 @@
 """`parsed_body` and `truncated_body`, as OPA's Envoy plugin gives them (`envoyauth/request.go`, getParsedBody)."""
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from mixer.authz.url import EACH_BYTE, BadRequestError, parse_path, parse_query
 
 _INTEGER = re.compile(r"[+-]?0*[0-9]{1,19}")
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
+_LONG = re.compile(r"(?<![\w\".+-])-?[0-9]{19}")
 _LARGEST_INTEGER = 2**63 - 1
 # Levels of JSON; regorus takes up to 127, and what the engine cannot read must not be its error.
 _MOST_NESTED = 100
@@ -60,7 +62,23 @@ def _json(text: str, _: str = "") -> Any:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
         value = _json_of_halves(text)
+    if _LONG.search(text) is not None:
+        _check_integers(text)
     return _bounded(value) if text.count("[") + text.count("{") > _MOST_NESTED else value
+
+
+def _check_integers(text: str) -> None:
+    """Raises `BadRequestError` for integers that would lose digits; OPA has them whole, regorus and orjson do not."""
+    try:
+        json.loads(text, parse_int=_integer, parse_float=str, parse_constant=str)
+    except RecursionError:
+        raise BadRequestError(f"the body is nested more than {_MOST_NESTED} levels deep") from None
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= (value := int(digits)) < 2**64:
+        raise BadRequestError("the body holds an integer of more than 64 bits")
+    return value
 
 
 def _json_of_halves(text: str) -> Any:

@@ -53,7 +53,9 @@ class _Kept:
 
     @property
     def size(self) -> int:
-        return len(self.reply.body) + sum(len(name) + sum(map(len, v)) for name, v in self.reply.headers.items())
+        return len(self.reply.body) + sum(
+            len(name) + sum(map(len, v)) for name, v in self.reply.headers.items()
+        )
 
 
 class Network:
@@ -73,7 +75,10 @@ class Network:
             "net.lookup_ip_addr": (1, self._lookup),
             "time.now_ns": (0, lambda: self._evaluation.now),
             "rand.intn": (2, self._random),
-            "uuid.rfc4122": (1, lambda key: self._choice("uuid.rfc4122", string(key), lambda: str(uuid.uuid4()))),
+            "uuid.rfc4122": (
+                1,
+                lambda key: self._choice("uuid.rfc4122", string(key), lambda: str(uuid.uuid4())),
+            ),
         }
 
     def decide(

@@ -53,9 +53,7 @@ class EmbeddedEngine:
         await fill(base, loaded.data)
         others = tuple(self._settings.decisions.values())
         self._ask(
-            Program(
-                loaded, self.decision, others=others, clock=self._clock, base=base, network=self._network
-            )
+            Program(loaded, self.decision, others=others, clock=self._clock, base=base, network=self._network)
         )
         self.revision = loaded.revision
 
