@@ -20,6 +20,7 @@ os.environ["RUST_LIB_BACKTRACE"] = (
 import regorus
 
 from mixer.errors import DecisionError, PolicyError, Problem
+from mixer.policy.annotations import CALLS, Metadata
 from mixer.policy.builtins import Builtin, supplied
 from mixer.policy.builtins.catalog import ARITY, HOLDING, MODULES, NATIVE, NETWORK, NONDETERMINISTIC, REFUSED
 from mixer.policy.builtins.operands import string
@@ -132,7 +133,8 @@ class Program:
 
     def _rewritten(self, asts: list[Node], clock: Callable[[], float]) -> list[Module]:
         by_with, own = replaced(asts), functions(asts)
-        editors = [AsOpa(ast, by_with, own) for ast in asts]
+        metadata = Metadata(asts) if any(call.name in CALLS for call in self.uses.calls) else None
+        editors = [AsOpa(ast, by_with, own, metadata) for ast in asts]
         modules = [Module(editor.file, editor.rewritten()) for editor in editors]
         used = {name for editor in editors for name in editor.used}
         patterns = {maker for name, (maker, *_) in AS_PATTERN.items() if name in used}
@@ -162,7 +164,7 @@ class Program:
 
     def _unusable(self, uses: Uses) -> Iterator[Problem]:
         """What the modules use and this engine has not, or has wrong."""
-        there = (NATIVE | FUNCTIONS | self._supplied.keys()) - (set() if self.waits else NETWORK)
+        there = (NATIVE | FUNCTIONS | CALLS | self._supplied.keys()) - (set() if self.waits else NETWORK)
         for call in uses.calls:
             if call.name not in there:
                 if call.name in ARITY:

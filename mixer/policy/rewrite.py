@@ -18,6 +18,7 @@ import json
 from collections.abc import Collection
 from typing import Any
 
+from mixer.policy.annotations import CALLS, Metadata
 from mixer.policy.builtins import BuiltinError, supplied
 from mixer.policy.builtins.catalog import ARITY
 from mixer.policy.builtins.numbers import LITERAL
@@ -62,7 +63,8 @@ _OPERATORS = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/"}
 
 
 class AsOpa(Editor):
-    """`replaced`: builtins that the modules replace by `with`, which keep their names; `functions`: paths below data.
+    """`replaced`: builtins that the modules replace by `with`, which keep their names; `functions`: paths below data;
+    `metadata`: where the modules ask for it.
 
     `used` tells, after the rewriting, which functions of the library the module needs.
     """
@@ -72,8 +74,11 @@ class AsOpa(Editor):
         module: Node,
         replaced: Collection[str] = (),
         functions: Collection[tuple[str, ...]] = (),
+        metadata: Metadata | None = None,
     ) -> None:
         super().__init__(module)
+        self._module = module
+        self._metadata = metadata
         self._functions = functions
         self._package = package(module)
         self._imports = {name: path[1:] for name, path in imports(module).items() if path[0] == "data"}
@@ -99,6 +104,8 @@ class AsOpa(Editor):
 
     def _call(self, node: Node, statement: bool) -> list[Edit] | None:
         name, arguments = self.builtin(node), node["Call"]["params"]
+        if name in CALLS and self._metadata is not None:
+            return self._annotations(name, node)
         if name == "walk" and len(arguments) == 1:
             return self._walk(node)
         if statement and name != "walk" and len(arguments) == ARITY.get(name, -2) + 1:
@@ -110,6 +117,7 @@ class AsOpa(Editor):
     def edits(self, node: Any, statement: bool = False) -> list[Edit]:
         if isinstance(node, dict) and "Spec" in node:
             self._scope = Scope(node, self.source, self.names)
+            self._rule = node
             self._inference = Inference(node, self.source, self.names, self._sets, self._replaced)
             queries = [body["query"] for body in node["Spec"]["bodies"] if body["query"] is not None]
             self._bare = {query["span"]["start"] for query in queries}  # no statement, unless without braces
@@ -215,6 +223,15 @@ class AsOpa(Editor):
             text = b" %b = %b;" % (self.text(pattern), self._exact(pattern, local))
             edits.append((at, at, text))
         return edits
+
+    def _annotations(self, name: str, node: Node) -> list[Edit]:
+        assert self._metadata is not None  # noqa: S101 (looked at before)
+        bodies = [body for body in self._rule["Spec"]["bodies"] if body["is_else"]]
+        starts = [part["span"]["start"] for body in bodies for part in (body["assign"], body["query"]) if part]
+        is_else = node["Call"]["span"]["start"] >= min(starts, default=len(self.source))
+        value = self._metadata.value(name, self._module, self._rule, is_else).encode()
+        output = b"".join(b"%b = " % self.text(argument) for argument in node["Call"]["params"])
+        return [self.replaced(*extent(node, self.source), output + value)]
 
     def _keyed_membership(self, node: Node) -> list[Edit]:
         """`k, v in c` as a call, which is undefined where an operand is."""
