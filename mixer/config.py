@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveInt,
     SecretStr,
     ValidationError,
@@ -176,6 +177,15 @@ class Opa(Settings):
     max_waiting: PositiveInt = 10_000  # checks that wait for one; more are answered UNAVAILABLE at once
 
 
+class Http(Settings):
+    """`http.send` and `net.lookup_ip_addr` in the embedded engine."""
+
+    timeout: Seconds = 5.0  # of a request that names none; Envoy's deadline bounds the whole check
+    max_response_size: PositiveInt = 8 * 1024 * 1024  # bytes; the evaluation fails for more
+    max_cache_size: NonNegativeInt = 64 * 1024 * 1024  # bytes of replies kept for `cache` and `force_cache`
+    max_waiting: PositiveInt = 1_000  # checks that wait for replies; more are answered UNAVAILABLE at once
+
+
 class Cache(Settings):
     """The decision cache."""
 
@@ -262,6 +272,7 @@ class Policy(Settings):
     # Others, by the name that a route of Envoy asks for in its context extension `mixer_decision`.
     decisions: dict[DecisionName, DecisionPath] = Field(default_factory=dict)
     cache: Annotated[Cache | None, BeforeValidator(_off)] = Cache()
+    http: Http = Http()
     proto_descriptor: Path | None = None  # descriptor set by which bodies of gRPC calls are parsed
     skip_request_body_parse: bool = (
         False  # no parsed_body and truncated_body; no request is refused for its body

@@ -1,6 +1,8 @@
 """Modules and data documents: what policies come in, from a folder or a bundle, and how documents are merged."""
 
 import gc
+import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +13,7 @@ from mixer.errors import Problem
 from mixer.policy import yaml_data
 
 DATA_NAMES = ("data.json", "data.yaml", "data.yml")
+_LONG = re.compile(r"(?<![\w\".+-])-?[0-9]{19}")
 _MOST_NESTED = 100  # regorus takes up to 127
 
 
@@ -76,10 +79,19 @@ def _parsed(source: str) -> Any:
     collects = gc.isenabled()
     gc.disable()
     try:
-        return orjson.loads(source)
+        value = orjson.loads(source)
+        if _LONG.search(source) is not None:
+            json.loads(source, parse_int=_integer, parse_float=str, parse_constant=str)
+        return value
     finally:
         if collects:
             gc.enable()
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= (value := int(digits)) < 2**64:
+        raise ValueError("it holds an integer of more than 64 bits, which the embedded engine has not")
+    return value
 
 
 def _depth(value: Any) -> int:

@@ -14,6 +14,7 @@ from regorus import Engine
 
 from mixer.policy.builtins import Builtin, BuiltinError
 from mixer.policy.builtins.catalog import ARITY, NATIVE, NONDETERMINISTIC
+from mixer.policy.library import WHOLE_PACKAGE
 from mixer.policy.sources import Module
 from mixer.policy.syntax import Edit, Editor, Node, extent, replaced
 
@@ -55,11 +56,12 @@ class _Guarded(Editor):
         super().__init__(module)
         self.guards: Guards = set()
         self._unguarded = unguarded
+        self._is_sound = self.file == f"<{WHOLE_PACKAGE}>"
         self._only = only
 
     def expression(self, node: Node, statement: bool) -> list[Edit] | None:
         kind, body = next(iter(node.items()))
-        if kind in ("ArithExpr", "BinExpr") and self._only is None:
+        if kind in ("ArithExpr", "BinExpr") and self._only is None and not self._is_sound:
             operands = self.text(body["lhs"]), self.text(body["rhs"])
             function = f"data.{PACKAGE}.{_OPERATORS[body['op']]}".encode()
             return [self.replaced(*extent(node, self.source), b"%b(%b, %b)" % (function, *operands))]
@@ -72,10 +74,12 @@ class _Guarded(Editor):
         return None
 
     def _guards(self, name: str) -> bool:
+        if self._is_sound and not name.startswith("mixer."):
+            return False
         return name not in self._unguarded and (self._only is None or name in self._only)
 
     def literal(self, kind: str, body: Node) -> list[Edit] | None:
-        if kind != "SomeIn" or self._only is not None:
+        if kind != "SomeIn" or self._only is not None or self._is_sound:
             return None
         collection = body["collection"]
         text = b"data.%b.collection(%b)" % (PACKAGE.encode(), self.text(collection))

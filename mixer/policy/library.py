@@ -4,12 +4,13 @@ A module's call of one is put to the function here, `count(x)` to `data.mixer_li
 the call shows that regorus' own builtin is right.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from mixer.policy.sources import Module
-from mixer.policy.syntax import COLLECTIONS, COMPREHENSIONS, Node, kind_of
+from mixer.policy.syntax import Node
 
 PACKAGE = "mixer_lib"
+WHOLE_PACKAGE = "mixer_whole"  # whose calls of regorus' builtins need no guard
 
 _FUNCTIONS = {
     # regorus has no such builtin.
@@ -53,15 +54,6 @@ else := v in c
     "some": """
 exact_in(c, keys, values) := {k: v | some k, v in c; exact(k, keys); exact(v, values)}
 """,
-    # Where regorus cannot read what OPA can, that is told.
-    "json.unmarshal": """
-json_unmarshal_(x) := y if { y := json.unmarshal(x) }
-else := mixer.unread(x)
-""",
-    # Go escapes what HTML has a meaning for.
-    "json.marshal": r"""
-json_marshal_(x) := json_in_html(json.marshal(x))
-""",
     # regorus compares what has not the same type, and fails for an empty array.
     "object.subset": """
 object_subset_(a, b) := object.subset(a, b) if { is_object(a); is_object(b) }
@@ -85,46 +77,30 @@ split_without_ends(p, s, parts) := array.slice(parts, first, last) if {
 split_end(found, at, part) := 1 if { found[at] == ""; part == "" }
 else := 0
 """,
-    "glob.match": """
-glob_match_(p, d, s) := regex.match(mixer.glob(p, d), s)
-""",
-    "regex.template_match": """
-regex_template_match_(t, s, a, b) := regex.match(mixer.template_pattern(t, a, b), s)
-""",
-    # Between decimals OPA computes with 64 bits, and 0.1 + 0.2 is 0.3.
-    "sum": """
-sum_(x) := y if { y := sum(x); whole(y) }
-else := mixer.sum(x)
-""",
-    "product": """
-product_(x) := y if { y := product(x); whole(y) }
-else := mixer.product(x)
-""",
-    "+": """
-plus(a, b) := c if { c := a + b; whole(c) }
-else := mixer.plus(a, b)
-""",
+    # Sets do not cross to Python whole.
     "-": """
 minus(a, b) := a - b if is_set(a)
-else := c if { c := a - b; whole(c) }
 else := mixer.minus(a, b)
 """,
-    "/": """
-divided(a, b) := c if { c := a / b; whole(c) }
-else := mixer.divided(a, b)
-""",
-    "*": """
-times(a, b) := c if { c := a * b; whole(c) }
-else := mixer.times(a, b)
-""",
+}
+# What the builtins of ours give in a form that crosses from Python, as OPA's values: integers beyond 64 bits come as
+# limbs of 62 bits, and where they belong. No call in here fails but for those of ours.
+_WHOLE_VALUES = {
+    "crypto.parse_private_keys": ("x", "whole(mixer.private_keys(x))"),
+    "crypto.x509.parse_and_verify_certificates": ("x", "whole(mixer.x509_verified(x))"),
+    "crypto.x509.parse_and_verify_certificates_with_options": (
+        "x, y",
+        "whole(mixer.x509_verified_with(x, y))",
+    ),
+    "crypto.x509.parse_certificate_request": ("x", "whole(mixer.x509_request(x))"),
+    "crypto.x509.parse_certificates": ("x", "whole(mixer.x509_certificates(x))"),
+    "crypto.x509.parse_keypair": ("x, y", "whole(mixer.x509_keypair(x, y))"),
+    "http.send": ("x", "json.unmarshal(mixer.http_send(x))"),
 }
 _WHOLE = """
-whole(x) if x == floor(x)
-whole(x) if abs(x) >= 9007199254740992
-"""  # numbers of 53 bits have no fraction from there on
-_IN_HTML = r"""
-json_in_html(text) := replace(replace(without_angles(text), "\u2028", `\u2028`), "\u2029", `\u2029`)
-without_angles(text) := replace(replace(replace(text, "&", `\u0026`), "<", `\u003c`), ">", `\u003e`)
+whole(r) := r[0] if count(r[1]) == 0
+else := json.patch(r[0], [{"op": "replace", "path": p[0], "value": large(p[1])} | some p in r[1]])
+large(limbs) := sum([bits.lsh(limb, 62 * at) | some at, limb in limbs])
 """
 _EXACT = """
 exact(x, shapes) := x if {
@@ -135,56 +111,64 @@ exact(x, shapes) := x if {
     }
 }
 """
-FUNCTIONS = frozenset(_FUNCTIONS)
+# Builtins and operators that are put to one of ours: between decimals OPA computes with 64 bits, and 0.1 + 0.2 is 0.3.
+DIRECT = {
+    "+": "mixer.plus",
+    "*": "mixer.times",
+    "/": "mixer.divided",
+    "json.unmarshal": "mixer.json_unmarshal",
+    "product": "mixer.product",
+    "sum": "mixer.sum",
+}
+# What seldom fails is evaluated without a guard first, as regorus' own builtins are.
+SOUND = frozenset(["mixer.divided", "mixer.marshalled", "mixer.minus", "mixer.plus", "mixer.times"])
+# regorus' own, whose value goes through one of ours: Go escapes what HTML has a meaning for.
+WRAPPED = {"json.marshal": "mixer.marshalled"}
+# Those that are `regex.match` with a pattern that a builtin of ours makes, of these operands; and what it matches with.
+AS_PATTERN = {
+    "glob.match": ("mixer.glob", (0, 1), 2),
+    "regex.template_match": ("mixer.template_pattern", (0, 2, 3), 1),
+}
+FUNCTIONS = frozenset(_FUNCTIONS) | _WHOLE_VALUES.keys() | DIRECT.keys() | AS_PATTERN.keys() | WRAPPED.keys()
 _OPERATORS = {
-    "+": "plus",
     "-": "minus",
-    "*": "times",
-    "/": "divided",
     "in": "member_",
     "=": "exact",
     "some": "exact_in",
 }
-# Builtins whose value is an integer, where it has one.
-_INTEGERS = frozenset(
-    """
-    bits.and bits.lsh bits.negate bits.or bits.rsh bits.xor ceil count floor indexof round strings.count
-    time.add_date time.now_ns time.parse_duration_ns time.parse_ns time.parse_rfc3339_ns units.parse_bytes
-    """.split()  # noqa: SIM905
-)
 
 
 def function(name: str) -> str:
     """What a call of the builtin, or an operator, is put to."""
-    return f"data.{PACKAGE}.{_OPERATORS.get(name) or name.replace('.', '_') + '_'}"
+    if name in DIRECT:
+        return DIRECT[name]
+    package = WHOLE_PACKAGE if name in _WHOLE_VALUES else PACKAGE
+    return f"data.{package}.{_OPERATORS.get(name) or name.replace('.', '_') + '_'}"
 
 
-def stands_by_itself(name: str, operands: list[Node]) -> bool:
+def stands_by_itself(name: str, operands: list[Node], is_collection: Callable[[Node], bool]) -> bool:
     """Whether regorus' own builtin is right for operands that look so."""
     if name == "count":
-        return kind_of(operands[0]) in COLLECTIONS | COMPREHENSIONS
+        return is_collection(operands[0])
     if name in ("indexof", "indexof_n"):
         text = operands[1].get("String") or operands[1].get("RawString")
         return text is not None and text["value"] != ""
     return False
 
 
-def integer(node: Node, called: str) -> bool:
-    """Whether an expression's value can only be an integer; `called` is the builtin that it calls, or ""."""
-    if "Number" in node:
-        return isinstance(node["Number"]["value"], int)
-    return called in _INTEGERS
+def library(names: Iterable[str]) -> Iterator[Module]:
+    """The modules with the functions of these builtins."""
+    names = {*names}
+    if needed := sorted(_FUNCTIONS.keys() & names):
+        text = "".join(_FUNCTIONS[name] for name in needed)
+        if {"=", "some"} & {*needed}:
+            text += _EXACT
+        yield _module(PACKAGE, text)
+    if needed := sorted(_WHOLE_VALUES.keys() & names):
+        rules = [(function(name).rpartition(".")[2], *_WHOLE_VALUES[name]) for name in needed]
+        text = "".join(f"{rule}({operands}) := {value}\n" for rule, operands, value in rules)
+        yield _module(WHOLE_PACKAGE, text + (_WHOLE if "whole(" in text else ""))
 
 
-def library(names: Iterable[str]) -> Module | None:
-    """The module with the functions of these builtins; None where there are none."""
-    needed = sorted(FUNCTIONS.intersection(names))
-    if not needed:
-        return None
-    text = "".join(_FUNCTIONS[name] for name in needed)
-    for called, shared in (("json_in_html(", _IN_HTML), ("whole(", _WHOLE)):
-        if called in text:
-            text += shared
-    if {"=", "some"} & {*needed}:
-        text += _EXACT
-    return Module(f"<{PACKAGE}>", f"package {PACKAGE}\nimport rego.v1\n{text}")
+def _module(package: str, text: str) -> Module:
+    return Module(f"<{package}>", f"package {package}\nimport rego.v1\n{text}")

@@ -21,15 +21,16 @@ os.environ["RUST_LIB_BACKTRACE"] = (
 import regorus
 
 from mixer.errors import DecisionError, PolicyError, Problem
+from mixer.policy.annotations import CALLS, Metadata
 from mixer.policy.builtins import Builtin, supplied
-from mixer.policy.builtins.catalog import ARITY, MODULES, NATIVE, NONDETERMINISTIC, REFUSED
+from mixer.policy.builtins.catalog import ARITY, HOLDING, MODULES, NATIVE, NETWORK, NONDETERMINISTIC, REFUSED
 from mixer.policy.builtins.operands import string
 from mixer.policy.compiled import Compiled, UnsupportedRuleError, UnsureError, read
 from mixer.policy.dialect import known
 from mixer.policy.engine import References
 from mixer.policy.guard import add_guards, guarded_modules, is_panic
 from mixer.policy.keywords import split
-from mixer.policy.library import FUNCTIONS, library
+from mixer.policy.library import AS_PATTERN, DIRECT, FUNCTIONS, SOUND, WRAPPED, library
 from mixer.policy.patterns import rust
 from mixer.policy.recursion import circles
 from mixer.policy.references import Uses, analyse, references
@@ -39,7 +40,9 @@ from mixer.policy.syntax import Node, functions, replaced, share_names
 from mixer.policy.unfit import OPA_RUNS_IT, conflicts, unfit
 
 if TYPE_CHECKING:
+    from mixer.policy.builtins.numbers import Held
     from mixer.policy.jwt import Jwt
+    from mixer.policy.network import Network
 
 log = structlog.get_logger()
 
@@ -63,7 +66,8 @@ class Program:
     """One decision of a set of modules. Raises `PolicyError` for modules that cannot be used.
 
     `decision`: a path, "envoy/authz/allow"; `others`: what `of` will be asked for. `strict_errors`: a builtin's error
-    fails the evaluation; else its call is undefined. `base`: a `new_engine` that has the data already.
+    fails the evaluation; else its call is undefined. `base`: a `new_engine` that has the data already. `network`: for
+    what waits for replies, where `evaluate` is called by `Network.decide`; None: such policies are refused.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Program:
         strict_errors: bool = False,
         clock: Callable[[], float] = time.time,
         base: regorus.Engine | None = None,
+        network: "Network | None" = None,
     ) -> None:
         self._thread = threading.get_ident()
         _LEFT.pop(self._thread, None)
@@ -84,6 +89,10 @@ class Program:
         self._rules = {path: "data." + path.replace("/", ".") for path in (decision, *others)}
         self._supplied: dict[str, Builtin] = {PATTERN: (1, _pattern)}
         self._jwt: Jwt | None = None
+        self._network = network
+        self._held: Held | None = None
+        self._hides = False
+        self.waits = False
         asts = _parsed(_readable(loaded.modules))
         self.uses = self._analyse(asts, loaded.data, clock)
         modules = self._rewritten(asts, clock)
@@ -96,7 +105,8 @@ class Program:
         self._rule = self._rules[decision]
         rewritten = _parsed(modules)
         self._modules_guarded, guards = guarded_modules(rewritten)
-        self._modules = modules if strict_errors else guarded_modules(rewritten, only=self._supplied)[0]
+        failing = self._supplied.keys() - SOUND
+        self._modules = modules if strict_errors else guarded_modules(rewritten, only=failing)[0]
         self._base = base or new_engine()
         if base is None:
             self._base.add_data_json(orjson.dumps(loaded.data).decode())
@@ -136,17 +146,22 @@ class Program:
         """Check what the modules use, so that all mistakes are named at once."""
         uses = analyse(asts)
         self._supply({call.name for call in uses.calls}, clock)
+        self._hides = any(call.name == "yaml.marshal" for call in uses.calls)
         if problems := [*self._unusable(uses), *unfit(asts), *circles(asts), *conflicts(asts, data)]:
             raise PolicyError(problems)
         return uses
 
     def _rewritten(self, asts: list[Node], clock: Callable[[], float]) -> list[Module]:
         by_with, own = replaced(asts), functions(asts)
-        editors = [AsOpa(ast, by_with, own) for ast in asts]
+        metadata = Metadata(asts) if any(call.name in CALLS for call in self.uses.calls) else None
+        editors = [AsOpa(ast, by_with, own, metadata) for ast in asts]
         modules = [Module(editor.file, editor.rewritten()) for editor in editors]
-        if (needed := library({name for editor in editors for name in editor.used})) is not None:
-            modules.append(needed)
-            self._supply({call.name for call in analyse(_parsed([needed])).calls}, clock)
+        used = {name for editor in editors for name in editor.used}
+        patterns = {maker for name, (maker, *_) in AS_PATTERN.items() if name in used}
+        self._supply({DIRECT.get(name, WRAPPED.get(name, name)) for name in used} | patterns, clock)
+        needed = list(library(used))
+        self._supply({call.name for call in analyse(_parsed(needed)).calls}, clock)
+        modules += needed
         return modules
 
     def _supply(self, names: set[str], clock: Callable[[], float]) -> None:
@@ -156,14 +171,22 @@ class Program:
             self._jwt = Jwt(clock)
             table = self._jwt.builtins()
             self._supplied |= {name: table[name] for name in names & table.keys()}
+        if self._network is not None and names & NETWORK:
+            self.waits = True
+            self._supplied |= self._network.builtins()
         for name in names:
             if (builtin := supplied(name)) is not None:
                 self._supplied[name] = builtin
+        if names & HOLDING:
+            from mixer.policy.builtins.numbers import HELD
+
+            self._held = HELD
 
     def _unusable(self, uses: Uses) -> Iterator[Problem]:
         """What the modules use and this engine has not, or has wrong."""
+        there = (NATIVE | FUNCTIONS | CALLS | self._supplied.keys()) - (set() if self.waits else NETWORK)
         for call in uses.calls:
-            if call.name not in NATIVE | FUNCTIONS and call.name not in self._supplied:
+            if call.name not in there:
                 if call.name in ARITY:
                     reason = f" ({REFUSED[call.name]})" if call.name in REFUSED else ""
                     what = f"the embedded engine has no {call.name}{reason}; {OPA_RUNS_IT}"
@@ -237,6 +260,8 @@ class Program:
             self._compiled = {**self._compiled, self._decision: UnsupportedRuleError(str(error))}
 
     def _interpreted(self, document: str | None) -> str | None:
+        if self._held is not None:
+            self._held.begin(document, hidden=self._hides)
         try:
             if document is not None:
                 self._engine.set_input_json(document)
@@ -247,7 +272,9 @@ class Program:
             decision = self._evaluate_guarded(document)
         except BaseException as error:
             raise self._recovered(error) from None
-        return None if decision == _UNDEFINED else decision
+        if decision == _UNDEFINED:
+            return None
+        return decision if self._held is None else self._held.written(decision)
 
     def _evaluate_guarded(self, document: str | None) -> str:
         try:

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -12,6 +12,7 @@ from mixer.errors import DecisionError
 from mixer.policy import sources
 from mixer.policy.bundle import Bundle
 from mixer.policy.engine import Evaluation, References
+from mixer.policy.network import Network
 from mixer.policy.program import Program, new_engine
 from mixer.policy.slices import fill
 from mixer.policy.sources import Sources
@@ -23,7 +24,7 @@ log = structlog.get_logger()
 
 
 class EmbeddedEngine:
-    """See `PolicyEngine`. One evaluation takes 2 to 50 µs, on the loop."""
+    """See `PolicyEngine`. One evaluation takes 2 to 50 µs, on the loop; what waits for replies gives way meanwhile."""
 
     name = "embedded"
 
@@ -33,9 +34,13 @@ class EmbeddedEngine:
         clock: Callable[[], float] = time.time,
         *,
         loaded: Sources | None = None,
+        network: Network | None = None,
     ) -> None:
-        """`loaded`: the policies and data; else they are those of `settings`."""
+        """`loaded`: the policies and data; else they are those of `settings`. `network`: one that outlives this engine;
+        else it has its own."""
         self._settings = settings
+        self._own_network = network is None
+        self._network = network or Network(settings.http)
         self._loaded = loaded
         self._clock = clock
         self.decision = settings.decision
@@ -47,7 +52,9 @@ class EmbeddedEngine:
         base = new_engine()
         await fill(base, loaded.data)
         others = tuple(self._settings.decisions.values())
-        self._ask(Program(loaded, self.decision, others=others, clock=self._clock, base=base))
+        self._ask(
+            Program(loaded, self.decision, others=others, clock=self._clock, base=base, network=self._network)
+        )
         self.revision = loaded.revision
 
     def _ask(self, program: Program) -> None:
@@ -65,8 +72,19 @@ class EmbeddedEngine:
         other._ask(self._program.of(decision))
         return other
 
-    def evaluate(self, document: bytes, timeout: float | None, value: object = None) -> Evaluation:
-        decision = self._program.evaluate(document, value)
+    def evaluate(
+        self, document: bytes, timeout: float | None, value: object = None
+    ) -> Evaluation | Awaitable[Evaluation]:
+        if self._program.waits:
+            return self._network.decide(lambda: self._evaluate(document, value), timeout)
+        return self._evaluate(document, value)
+
+    def _evaluate(self, document: bytes, value: object) -> Evaluation:
+        try:
+            decision = self._program.evaluate(document, value)
+        except DecisionError:
+            self._program.take_prints()
+            raise
         for line in self._program.take_prints():
             log.info("policy_print", text=line)
         if decision is None:
@@ -77,7 +95,8 @@ class EmbeddedEngine:
         return None
 
     async def close(self) -> None:
-        pass
+        if self._own_network:
+            await self._network.close()
 
 
 def sources_of(settings: config.Policy, bundles: Sequence[Bundle] = ()) -> Sources:

@@ -18,26 +18,33 @@ import json
 from collections.abc import Collection
 from typing import Any
 
+from mixer.policy.annotations import CALLS, Metadata
+from mixer.policy.builtins import BuiltinError, supplied
 from mixer.policy.builtins.catalog import ARITY
-from mixer.policy.library import FUNCTIONS, function, integer, stands_by_itself
+from mixer.policy.builtins.numbers import LITERAL
+from mixer.policy.inference import Inference
+from mixer.policy.library import AS_PATTERN, FUNCTIONS, WRAPPED, function, stands_by_itself
 from mixer.policy.patterns import rust
 from mixer.policy.shapes import Scope, shape, takes_apart
 from mixer.policy.syntax import (
     COLLECTIONS,
     COMPREHENSIONS,
     INFIX,
+    MISSING,
     REFERENCES,
     STRINGS,
     Edit,
     Editor,
     Node,
     children,
+    constant,
     extent,
     flatten,
     imports,
     indices,
     kind_of,
     package,
+    partial_sets,
 )
 
 PATTERN = "mixer.pattern"  # the builtin that gives a pattern in Rust's syntax
@@ -51,11 +58,13 @@ _PATTERN_AT = {
 }
 
 
+_OF_64_BITS = 2**64
 _OPERATORS = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/"}
 
 
 class AsOpa(Editor):
-    """`replaced`: builtins that the modules replace by `with`, which keep their names; `functions`: paths below data.
+    """`replaced`: builtins that the modules replace by `with`, which keep their names; `functions`: paths below data;
+    `metadata`: where the modules ask for it.
 
     `used` tells, after the rewriting, which functions of the library the module needs.
     """
@@ -65,13 +74,17 @@ class AsOpa(Editor):
         module: Node,
         replaced: Collection[str] = (),
         functions: Collection[tuple[str, ...]] = (),
+        metadata: Metadata | None = None,
     ) -> None:
         super().__init__(module)
+        self._module = module
+        self._metadata = metadata
         self._functions = functions
         self._package = package(module)
         self._imports = {name: path[1:] for name, path in imports(module).items() if path[0] == "data"}
         self.used: set[str] = set()
         self._replaced = replaced
+        self._sets = partial_sets(module)
         self._taken_out: dict[int, bytes] = {}  # an operand's index to the local that stands for it
         self._locals = 0
 
@@ -91,6 +104,8 @@ class AsOpa(Editor):
 
     def _call(self, node: Node, statement: bool) -> list[Edit] | None:
         name, arguments = self.builtin(node), node["Call"]["params"]
+        if name in CALLS and self._metadata is not None:
+            return self._annotations(name, node)
         if name == "walk" and len(arguments) == 1:
             return self._walk(node)
         if statement and name != "walk" and len(arguments) == ARITY.get(name, -2) + 1:
@@ -102,6 +117,8 @@ class AsOpa(Editor):
     def edits(self, node: Any, statement: bool = False) -> list[Edit]:
         if isinstance(node, dict) and "Spec" in node:
             self._scope = Scope(node, self.source, self.names)
+            self._rule = node
+            self._inference = Inference(node, self.source, self.names, self._sets, self._replaced)
             queries = [body["query"] for body in node["Spec"]["bodies"] if body["query"] is not None]
             self._bare = {query["span"]["start"] for query in queries}  # no statement, unless without braces
             return super().edits(node) + self._operands_taken_apart(node["Spec"])
@@ -207,6 +224,17 @@ class AsOpa(Editor):
             edits.append((at, at, text))
         return edits
 
+    def _annotations(self, name: str, node: Node) -> list[Edit]:
+        assert self._metadata is not None  # noqa: S101 (looked at before)
+        bodies = [body for body in self._rule["Spec"]["bodies"] if body["is_else"]]
+        starts = [
+            part["span"]["start"] for body in bodies for part in (body["assign"], body["query"]) if part
+        ]
+        is_else = node["Call"]["span"]["start"] >= min(starts, default=len(self.source))
+        value = self._metadata.value(name, self._module, self._rule, is_else).encode()
+        output = b"".join(b"%b = " % self.text(argument) for argument in node["Call"]["params"])
+        return [self.replaced(*extent(node, self.source), output + value)]
+
     def _keyed_membership(self, node: Node) -> list[Edit]:
         """`k, v in c` as a call, which is undefined where an operand is."""
         self.used.add("in")
@@ -223,26 +251,74 @@ class AsOpa(Editor):
         arguments, edits = node["Call"]["params"], None
         if name in _PATTERN_AT:
             edits = self._pattern(arguments, _PATTERN_AT[name])
+        if name in AS_PATTERN:
+            return [self.replaced(*extent(node, self.source), self._as_pattern(name, arguments))]
+        if name in WRAPPED:
+            self.used.add(name)
+            start, end = extent(node, self.source)
+            before = (start, start, b"%b(" % WRAPPED[name].encode())
+            return [before, *self.edits(arguments), (end, end, b")")]
         callee = []
-        if name in FUNCTIONS and not stands_by_itself(name, arguments):
+        if name in FUNCTIONS and not stands_by_itself(name, arguments, self._is_collection):
             self.used.add(name)
             callee.append((*extent(node["Call"]["fcn"], self.source), function(name).encode()))
         return callee + (self.edits(arguments) if edits is None else edits)
 
+    def _is_collection(self, node: Node) -> bool:
+        return self._inference.is_collection(node, self._called(node))
+
+    def _called(self, node: Node) -> str:
+        return self.builtin(node) if "Call" in node else ""
+
+    def _as_pattern(self, name: str, arguments: list[Node]) -> bytes:
+        """`glob.match(p, d, s)` as `regex.match(mixer.glob(p, d), s)`; with constants, the pattern is made here."""
+        maker, operands, text = AS_PATTERN[name]
+        given = [constant(arguments[at]) for at in operands]
+        pattern = None if MISSING in given else _made(maker, given)
+        if pattern is not None:
+            made = json.dumps(pattern, ensure_ascii=False).encode()
+        else:
+            self.used.add(name)
+            made = b"%b(%b)" % (maker.encode(), b", ".join(self.text(arguments[at]) for at in operands))
+        return b"regex.match(%b, %b)" % (made, self.text(arguments[text]))
+
     def _arithmetic(self, node: Node) -> list[Edit] | None:
         body = node["ArithExpr"]
         operator = _OPERATORS.get(body["op"])
-        if operator is None or (self._integer(body["lhs"]) and self._integer(body["rhs"])):
+        if operator is None or self._bound(node) is not None:
             return None
-        self.used.add(operator)
-        text = b"%b(%b, %b)" % (function(operator).encode(), self.text(body["lhs"]), self.text(body["rhs"]))
+        left, right = body["lhs"], body["rhs"]
+        if operator == "-" and any(
+            self._inference.is_number(side, self._called(side)) for side in (left, right)
+        ):
+            callee = "mixer.minus"
+            self.used.add("mixer.minus")
+        else:
+            callee = function(operator)
+            self.used.add(operator)
+        text = b"%b(%b, %b)" % (callee.encode(), self._operand(left), self._operand(right))
         return [self.replaced(*extent(node, self.source), text)]
 
-    def _integer(self, node: Node) -> bool:
-        if "ArithExpr" in node:
-            body = node["ArithExpr"]
-            return body["op"] != "Div" and self._integer(body["lhs"]) and self._integer(body["rhs"])
-        return integer(node, self.builtin(node) if "Call" in node else "")
+    def _operand(self, node: Node) -> bytes:
+        """An operand of arithmetic; a number that would not cross to Python as its text."""
+        text = self.text(node)
+        large = (
+            "Number" in node
+            and isinstance(value := node["Number"]["value"], int | float)
+            and value >= _OF_64_BITS
+        )
+        return b'{"%b": "%b"}' % (LITERAL.encode(), text) if large else text
+
+    def _bound(self, node: Node) -> int | None:
+        """See `Inference.bound`; here of arithmetic too, so far as it stays within 64 bits."""
+        if "ArithExpr" not in node:
+            return self._inference.bound(node, self._called(node))
+        body = node["ArithExpr"]
+        left, right = self._bound(body["lhs"]), self._bound(body["rhs"])
+        if left is None or right is None or body["op"] == "Div":
+            return None
+        bound = right if body["op"] == "Mod" else left * right if body["op"] == "Mul" else left + right
+        return bound if bound < _OF_64_BITS else None
 
     def _pattern(self, arguments: list[Node], at: int) -> list[Edit] | None:
         pattern = arguments[at]
@@ -260,11 +336,18 @@ class AsOpa(Editor):
     def _output(self, node: Node) -> list[Edit]:
         *inputs, output = map(self.text, node["Call"]["params"])
         name = self.builtin(node)
+        if name in AS_PATTERN and name not in self._replaced:
+            matched = self._as_pattern(name, node["Call"]["params"][:-1])
+            return [self.replaced(*extent(node, self.source), b"%b = %b" % (output, matched))]
         callee = self.source[slice(*extent(node["Call"]["fcn"], self.source))]
+        end = b")"
         if name in FUNCTIONS and name not in self._replaced:
             self.used.add(name)
-            callee = function(name).encode()
-        text = b"%b = %b(%b)" % (output, callee, b", ".join(inputs))
+            if name in WRAPPED:
+                callee, end = b"%b(%b" % (WRAPPED[name].encode(), callee), b"))"
+            else:
+                callee = function(name).encode()
+        text = b"%b = %b(%b%b" % (output, callee, b", ".join(inputs), end)
         return [self.replaced(*extent(node, self.source), text)]
 
     def _operands(self, node: Node) -> list[Node]:
@@ -316,3 +399,12 @@ class AsOpa(Editor):
     def _local(self) -> bytes:
         self._locals += 1
         return b"mixer_%d" % self._locals
+
+
+def _made(maker: str, operands: list[Any]) -> str | None:
+    """The pattern; None where the builtin that makes it fails."""
+    builtin = supplied(maker)
+    try:
+        return None if builtin is None else str(builtin[1](*operands))
+    except BuiltinError:
+        return None

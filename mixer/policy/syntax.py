@@ -28,6 +28,8 @@ EXPRESSIONS = (
     | frozenset(["Bool", "Call", "Membership", "Null", "Number", "UnaryExpr"])
 )
 
+MISSING: Any = object()
+
 _EMPTY_SET = re.compile(rb"set\s*\(\s*\)")
 _UP_TO_KEY = re.compile(rb"\{(?:[\s(]|#[^\n]*\n)*")
 
@@ -124,6 +126,25 @@ def functions(modules: Iterable[Node]) -> set[tuple[str, ...]]:
         if "Func" in rule.get("Spec", {}).get("head", {})
         for root, parts, _ in [flatten(rule_head(rule))]
     }
+
+
+def partial_sets(module: Node) -> set[str]:
+    """The rules of one name that a module makes sets of, `deny contains …`."""
+    heads = [rule["Spec"]["head"].get("Set", {}) for rule in module["ast"]["rules"] if "Spec" in rule]
+    return {head["refr"]["Var"]["value"] for head in heads if "Var" in head.get("refr", {})}
+
+
+def constant(node: Node) -> Any:
+    """A constant's value, and a list's of constants; `MISSING` for any other."""
+    kind, body = next(iter(node.items()))
+    if kind in STRINGS or kind in ("Bool", "Number"):
+        return body["value"]
+    if kind == "Null":
+        return None
+    if kind == "Array":
+        items = [constant(item) for item in body["items"]]
+        return MISSING if MISSING in items else items
+    return MISSING
 
 
 def rule_head(rule: Node) -> Node:

@@ -1,6 +1,7 @@
 """Constructs that regorus reads otherwise than OPA and that cannot be rewritten: refused at load."""
 
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import Any
 
 from mixer.errors import Problem
@@ -124,6 +125,8 @@ class _Constructs:
             self._refuse(node, "the embedded engine negates numbers only; write 0 - x")
         elif "Call" in node:
             self._call(node)
+        elif "Number" in node and not self._is_exact(node["Number"]):
+            self._refuse(node, "the embedded engine has no number of so many digits")
         for modifier in node.get("with_mods", ()):
             root, parts, _ = flatten(modifier["refr"])
             name = ".".join((root, *parts))
@@ -158,6 +161,11 @@ class _Constructs:
         number = node.get("Number", {"value": 0.5})
         if isinstance(number["value"], int) and not self._text(number["span"]).isdigit():
             self._refuse(node, "sprintf of a whole number that is not written as one")
+
+    def _is_exact(self, number: Node) -> bool:
+        """Whether regorus' number is the one that is written."""
+        value = number["value"]
+        return isinstance(value, int) or Decimal(self._text(number["span"])) == Decimal(repr(value))
 
     def _text(self, span: Node) -> str:
         return self._source[span["start"] : span["end"]].decode()

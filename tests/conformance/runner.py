@@ -1,12 +1,15 @@
 """One case through the load path and the evaluation that decide in production."""
 
+import asyncio
 import json
 import re
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
+from mixer import config
 from mixer.errors import DecisionError, PolicyError
+from mixer.policy.network import Network
 from mixer.policy.program import Program
 from mixer.policy.sources import Module, Sources
 from tests.conformance.cases import Case
@@ -38,12 +41,14 @@ def run(case: Case) -> Outcome:
         variables = sorted({name for row in case.want_result or [] for name in row})
         modules.append(Module("query.rego", _query_module(case.query, variables, term)))
         decision = f"{_QUERY_PACKAGE}/answers"
+    network = Network(config.Http())
     try:
-        program = Program(Sources(tuple(modules), case.data, ""), decision, strict_errors=case.strict_error)
+        loaded = Sources(tuple(modules), case.data, "")
+        program = Program(loaded, decision, strict_errors=case.strict_error, network=network)
     except PolicyError as error:
         return Outcome("refused", str(error))
     try:
-        answer = program.evaluate(None if document is None else document.encode())
+        answer = asyncio.run(_answer(program, network, document))
     except DecisionError as error:
         return Outcome("pass" if case.want_result is None else "error", str(error))
     rows: list[dict[str, Any]] = []
@@ -53,6 +58,13 @@ def run(case: Case) -> Outcome:
     if case.want_result is not None and _same_rows(rows, case):
         return Outcome("pass")
     return Outcome("different", json.dumps(rows, default=str))
+
+
+async def _answer(program: Program, network: Network, document: str | None) -> str | None:
+    answer = network.decide(
+        lambda: (program.evaluate(None if document is None else document.encode()),), None
+    )
+    return (answer if isinstance(answer, tuple) else await answer)[0]
 
 
 def _query_module(query: str, variables: list[str], term: str | None) -> str:

@@ -47,10 +47,16 @@ ARITY = {name: arity for arity, names in _BY_ARITY.items() for name in names.spl
 ARITY |= {
     "mixer.fail": 1,
     "mixer.glob": 2,
+    "mixer.http_send": 1,
+    "mixer.json_unmarshal": 1,
+    "mixer.marshalled": 1,
+    "mixer.private_keys": 1,
     "mixer.product": 1,
     "mixer.sum": 1,
     "mixer.template": 1,
-    "mixer.unread": 1,
+    "mixer.x509_certificates": 1,
+    "mixer.x509_request": 1,
+    "mixer.x509_verified": 1,
 }
 ARITY |= {
     "mixer.divided": 2,
@@ -58,25 +64,31 @@ ARITY |= {
     "mixer.plus": 2,
     "mixer.template_pattern": 3,
     "mixer.times": 2,
+    "mixer.x509_keypair": 2,
+    "mixer.x509_verified_with": 2,
 }
 
 # Builtins that we supply, by the module that has them; regorus lacks them, or answers otherwise than OPA.
 _BY_MODULE = {
     "aws": "providers.aws.sign_req",
+    "certificate_requests": "mixer.x509_request",
+    "certificates": "mixer.x509_certificates",
+    "chains": "mixer.x509_verified mixer.x509_verified_with",
     "digests": """
         crypto.hmac.equal crypto.hmac.md5 crypto.hmac.sha1 crypto.hmac.sha256 crypto.hmac.sha512 crypto.md5
         crypto.sha1 crypto.sha256
     """,
-    "encodings": "base64.decode base64.is_valid base64url.decode hex.decode json.is_valid mixer.unread",
+    "encodings": "base64.decode base64.is_valid base64url.decode hex.decode json.is_valid mixer.json_unmarshal",
     "formats": "sprintf",
     "globs": "regex.globs_match",
-    "gojson": "json.marshal_with_options",
+    "gojson": "json.marshal_with_options mixer.marshalled",
     "net": "net.cidr_contains net.cidr_contains_matches net.cidr_intersects net.cidr_merge",
     "letters": "lower upper",
     "numbers": """
         mixer.divided mixer.minus mixer.plus mixer.product mixer.sum mixer.times to_number
     """,
     "operands": "mixer.fail",
+    "private_keys": "crypto.x509.parse_rsa_private_key mixer.private_keys mixer.x509_keypair",
     "queries": "urlquery.decode urlquery.decode_object",
     "regexes": "glob.quote_meta mixer.glob mixer.template_pattern",
     "signing": "io.jwt.encode_sign io.jwt.encode_sign_raw",
@@ -91,7 +103,7 @@ MODULES = {name: module for module, names in _BY_MODULE.items() for name in name
 
 _STOPS_THE_LOOP = "would keep every other request waiting"
 _DEPRECATED = "OPA 1 refuses it too"
-# Why the embedded engine does not have a builtin of OPA.
+# Why the embedded engine does not have a builtin of OPA; those of the network, where evaluations cannot wait.
 REFUSED = {
     "http.send": _STOPS_THE_LOOP,
     "net.lookup_ip_addr": _STOPS_THE_LOOP,
@@ -129,5 +141,17 @@ NATIVE = frozenset(
 
 # An equal input may get another answer. `io.jwt.decode_verify` reads the clock too, and says until when it holds.
 NONDETERMINISTIC = frozenset(
-    ["io.jwt.encode_sign", "io.jwt.encode_sign_raw", "rand.intn", "time.now_ns", "uuid.rfc4122"]
+    """
+    crypto.x509.parse_and_verify_certificates crypto.x509.parse_and_verify_certificates_with_options
+    http.send io.jwt.encode_sign io.jwt.encode_sign_raw net.lookup_ip_addr rand.intn time.now_ns uuid.rfc4122
+    """.split()  # noqa: SIM905
+)
+NETWORK = frozenset(["http.send", "net.lookup_ip_addr"])  # by `policy.network`
+# Builtins that may give a number which no double is; see `builtins.numbers`.
+HOLDING = frozenset(
+    """
+    mixer.divided mixer.json_unmarshal mixer.minus mixer.plus mixer.private_keys mixer.product mixer.sum mixer.times
+    mixer.x509_certificates mixer.x509_keypair mixer.x509_request mixer.x509_verified mixer.x509_verified_with
+    to_number
+    """.split()  # noqa: SIM905
 )

@@ -5,11 +5,16 @@ import json
 import math
 import re
 from decimal import Decimal, DecimalException
+from typing import Any
 
+import orjson
+
+from mixer.policy.builtins.numbers import fitting, held
 from mixer.policy.builtins.operands import BuiltinError, UnsupportedError, string
 
 _STANDARD = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _URL = re.compile(r"(?:[A-Za-z0-9_-]{4})*(?:[A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)?")
+_LONG = re.compile(r"[0-9.]{17}")  # digits, of which a double may not hold all
 _LARGEST_EXPONENT = 1e5  # `maxNumberExp` of OPA's `ast/term.go`
 
 
@@ -63,22 +68,47 @@ def _json_is_valid(text: object) -> bool:
     return True
 
 
-def _unread(text: object) -> None:
-    """What `json.unmarshal` of regorus cannot read: no JSON, or numbers and depths that it cannot hold."""
+def _json_unmarshal(text: object) -> Any:
+    given = string(text)
     try:
-        json.loads(string(text), parse_constant=_refuse, parse_float=_within_opas_range)
-    except RecursionError:
+        return orjson.loads(given) if _LONG.search(given) is None else _with_long_numbers(given)
+    except orjson.JSONDecodeError:
         pass
+    # What orjson does not read and Go does: half of a pair of surrogates, a number beyond doubles, depths.
+    try:
+        return _with_long_numbers(given)
+    except RecursionError:
+        raise UnsupportedError("JSON deeper than the embedded engine reads") from None
     except (ValueError, DecimalException):
         raise BuiltinError("not JSON") from None
-    raise UnsupportedError("JSON with a number or a depth beyond those of the embedded engine")
 
 
-def _within_opas_range(digits: str) -> None:
+def _with_long_numbers(text: str) -> Any:
+    value = json.loads(text, parse_constant=_refuse, parse_float=_decimal, parse_int=_integer)
+    return _whole(value) if "\\u" in text else value
+
+
+def _integer(digits: str) -> int:
+    return fitting(int(digits)) if len(digits) < 1000 else fitting(2**64)
+
+
+def _decimal(digits: str) -> float:
     """Raises `ValueError` for a number whose binary exponent is beyond OPA's limit."""
     number = Decimal(digits)
     if number and abs(number.adjusted()) * math.log2(10) > _LARGEST_EXPONENT:
         raise ValueError
+    return held(number)
+
+
+def _whole(value: Any) -> Any:
+    """With U+FFFD for each half of a pair of surrogates."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole(key): _whole(item) for key, item in value.items()}
+    return value
 
 
 BUILTINS = {
@@ -87,5 +117,5 @@ BUILTINS = {
     "base64url.decode": _base64url_decode,
     "hex.decode": _hex_decode,
     "json.is_valid": _json_is_valid,
-    "mixer.unread": _unread,
+    "mixer.json_unmarshal": _json_unmarshal,
 }

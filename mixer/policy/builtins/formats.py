@@ -8,6 +8,7 @@ from decimal import Decimal
 from functools import cmp_to_key
 from typing import Any
 
+from mixer.policy.builtins.numbers import HELD
 from mixer.policy.builtins.operands import BuiltinError, UnsupportedError, string
 
 _VERB = re.compile(
@@ -33,8 +34,7 @@ def _sprintf(format_: object, operands: object) -> str:
     text = string(format_)
     if not isinstance(operands, list):
         raise BuiltinError("operands must be an array")
-    values = [value if isinstance(value, int | float | str) and value is not True and value is not False
-              else term(value) for value in operands]  # fmt: skip
+    values = list(map(_operand, operands))
     out: list[str] = []
     at = used = 0
     while (start := text.find("%", at)) >= 0:
@@ -57,6 +57,12 @@ def _sprintf(format_: object, operands: object) -> str:
     if extra := values[used:]:
         out.append(f"%!(EXTRA {', '.join(f'{_type(value)}={_plain(value)}' for value in extra)})")
     return "".join(out)
+
+
+def _operand(value: Any) -> float | str:
+    if isinstance(value, float):
+        return HELD.nearest(value)
+    return value if isinstance(value, int | str) and not isinstance(value, bool) else term(value)
 
 
 def _formatted(value: float | str, spec: re.Match[str]) -> str:
@@ -151,7 +157,7 @@ def term(value: Any) -> str:
     if isinstance(value, str):
         return _quoted(value)
     if isinstance(value, int | float):
-        return repr(value)
+        return str(HELD.value(value)) if isinstance(value, float) else repr(value)
     if isinstance(value, dict):
         pairs = sorted(value.items(), key=lambda pair: cmp_to_key(compare)(pair[0]))
         return "{%s}" % ", ".join(f"{term(key)}: {term(item)}" for key, item in pairs)  # noqa: UP031 (braces)

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from mixer.policy.builtins.numbers import HELD
 from mixer.policy.builtins.operands import BuiltinError, mapping, string
 
 _IN_HTML = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
@@ -22,6 +23,8 @@ def dumps(value: Any, indent: str | None = None, prefix: str = "") -> str:
         return _enclosed("[]", [dumps(item, indent, inner) for item in _ordered(value)], indent, prefix)
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).translate(_IN_HTML)
+    if isinstance(value, float):
+        return str(HELD.value(value)).lower()
     return json.dumps(value)
 
 
@@ -57,4 +60,12 @@ def _marshal_with_options(value: Any, options: object) -> str:
     return prefix + dumps(value, indent, prefix) if pretty else dumps(value)
 
 
-BUILTINS = {"json.marshal_with_options": _marshal_with_options}
+def _marshalled(text: object) -> str:
+    """JSON of regorus as Go's, and with the numbers themselves."""
+    return HELD.written(string(text)).translate(_IN_HTML)
+
+
+BUILTINS = {
+    "mixer.marshalled": _marshalled,
+    "json.marshal_with_options": _marshal_with_options,
+}

@@ -1,21 +1,84 @@
-"""`to_number`, and arithmetic on decimals as OPA does it: with 64 bits, rounded to the nearest (Go's `big.Float`).
+"""Arithmetic as OPA does it: exact on integers, else on decimals with 64 bits, as Go's `big.Float`.
 
-regorus' numbers have 53 bits, and its 0.1 + 0.2 is not 0.3. What is computed here goes back to it rounded once more,
-so that it is the number that OPA has, as near as regorus' are.
+regorus' numbers have 53 bits. Where OPA's result is no number that they can tell from others (0.3 - 0.1 is
+0.20000000000000000002), it is held here for the time of one evaluation, and regorus gets the double next to it on its
+side: what compares, sorts or computes with that is right, and the decision's text shows the number itself (`Held`).
+Source: OPA's `topdown/arithmetic.go` and `topdown/aggregates.go`, Go's `math/big`.
 """
 
 import math
 import re
+import threading
 from collections.abc import Callable, Iterable
-from fractions import Fraction
+from decimal import Decimal, localcontext
 from typing import Any
 
 from mixer.policy.builtins.operands import BuiltinError, UnsupportedError
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?")
-_LARGEST = 1e308
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?')
+LITERAL = "mixer.number"  # the key of an object that is a large number of a policy, as text
+_LARGEST = Decimal("1e308")
+_SMALLEST = Decimal("1e-300")
+_OF_64_BITS, _OF_DOUBLES = 2**64, 2**1023
 _BITS = 64
 _BITS_OF_PRODUCT = 53  # `product` starts from a `big.NewFloat`, which has no more
+_SHORTEST, _LONGEST = 15, 21  # digits that may be needed to tell a number of 64 bits from others
+
+
+class Held(threading.local):
+    """The numbers of this thread's evaluation that no double is, by the doubles that stand for them."""
+
+    def __init__(self) -> None:
+        self._exact: dict[float, Decimal] = {}
+        self._document, self._hidden = "", False
+
+    def begin(self, document: str | None, *, hidden: bool) -> None:
+        """`document`: the input, as JSON text; `hidden`: numbers may get into text that `written` does not see."""
+        self._document, self._hidden = document or "", hidden
+        if self._exact:
+            self._exact.clear()
+
+    def hold(self, exact: Decimal) -> float:
+        """The double that stands for a number. Raises `UnsupportedError` where there is none to spare."""
+        nearest = float(exact)
+        shown = Decimal(repr(nearest))
+        if exact == shown:
+            return nearest
+        double = math.nextafter(nearest, math.inf if exact > shown else -math.inf)
+        self._hold(double, exact)
+        return double
+
+    def show(self, large: int) -> None:
+        """Let an integer that regorus has whole, but writes as a double, be written whole."""
+        if _OF_64_BITS <= large < _OF_DOUBLES:
+            self._hold(float(large), Decimal(large))
+
+    def _hold(self, double: float, exact: Decimal) -> None:
+        if self._exact.get(double, exact) != exact or repr(double) in self._document or self._hidden:
+            raise UnsupportedError("two numbers that differ by less than the embedded engine can tell")
+        self._exact[double], self._exact[-double] = exact, -exact
+
+    def value(self, double: float) -> Decimal:
+        return self._exact.get(double) or Decimal(repr(double))
+
+    def nearest(self, double: float) -> float:
+        """What Go's float64 is of it."""
+        exact = self._exact.get(double)
+        return double if exact is None else float(exact)
+
+    def written(self, text: str) -> str:
+        """A JSON text of regorus with the numbers themselves."""
+        return _TOKEN.sub(self._token, text) if self._exact else text
+
+    def _token(self, found: re.Match[str]) -> str:
+        token = found[0]
+        if token[0] == '"' or token.lstrip("-").isdigit() or (exact := self._exact.get(float(token))) is None:
+            return token
+        return str(exact).lower()
+
+
+HELD = Held()
 
 
 def _to_number(value: object) -> float:
@@ -27,10 +90,9 @@ def _to_number(value: object) -> float:
         raise BuiltinError("operand must be a number, or text that is one")
     if value.lstrip("+-").isdigit():
         return fitting(int(value))
-    number = float(value)
-    if abs(number) > _LARGEST:
+    if math.isinf(float(value)):
         raise BuiltinError("operand must be within the range of numbers")
-    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+    return held(Decimal(value))
 
 
 def fitting(value: int) -> int:
@@ -40,42 +102,138 @@ def fitting(value: int) -> int:
     return value
 
 
-def _exact(value: object) -> Fraction:
+def _exact(value: object) -> int | Decimal:
+    if isinstance(value, dict) and value.keys() == {LITERAL}:
+        number = Decimal(value[LITERAL])
+        return int(number) if number == number.to_integral_value() else number
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BuiltinError("operand must be a number")
-    return _rounded(Fraction(repr(value)))
+    return value if isinstance(value, int) else HELD.value(value)
 
 
-def _rounded(value: Fraction, bits: int = _BITS) -> Fraction:
-    """Ties to even."""
-    if not value:
-        return value
-    exponent = abs(value.numerator).bit_length() - value.denominator.bit_length() - bits
-    scale = Fraction(2) ** exponent
-    if abs(value / scale) >= 2**bits:
-        scale *= 2
-    return round(value / scale) * scale
+def held(value: Decimal) -> float:
+    """A number for regorus. Raises `UnsupportedError` for one that it cannot have."""
+    size = abs(value)
+    if size > _LARGEST or 0 < size < _SMALLEST:
+        raise UnsupportedError("a number beyond the range of doubles")
+    if value == value.to_integral_value():
+        return fitting(int(value))
+    return HELD.hold(value)
 
 
-def _number(value: Fraction) -> float:
-    if value.denominator == 1:
-        return fitting(value.numerator)
-    number = float(value)
-    if not math.isfinite(number):
-        raise UnsupportedError("a number that is too large")
-    return number
+def _ratio(value: int | Decimal) -> tuple[int, int]:
+    """The number as OPA computes with it, in 64 bits: numerator and denominator."""
+    return _rounded(*(value, 1) if isinstance(value, int) else value.as_integer_ratio())
 
 
-def _folded(
-    start: int, step: Callable[[Fraction, Fraction], Fraction], bits: int = _BITS
-) -> Callable[[object], float]:
+def _rounded(numerator: int, denominator: int, bits: int = _BITS) -> tuple[int, int]:
+    """To the nearest number of so many bits; ties to even."""
+    if not numerator:
+        return 0, 1
+    size, shift = abs(numerator), bits - abs(numerator).bit_length() + denominator.bit_length()
+    mantissa, rest = _divided(size, denominator, shift)
+    if mantissa.bit_length() > bits:
+        shift -= 1
+        mantissa, rest = _divided(size, denominator, shift)
+    mantissa += rest > 0 or (rest == 0 and mantissa & 1)
+    mantissa = -mantissa if numerator < 0 else mantissa
+    return (mantissa, 1 << shift) if shift >= 0 else (mantissa << -shift, 1)
+
+
+def _divided(numerator: int, denominator: int, shift: int) -> tuple[int, int]:
+    """Quotient with so many bits more, and whether the rest is less than a half of it (-1), a half, or more."""
+    if shift >= 0:
+        numerator <<= shift
+    else:
+        denominator <<= -shift
+    quotient, rest = divmod(numerator, denominator)
+    return quotient, (2 * rest > denominator) - (2 * rest < denominator)
+
+
+def _number(numerator: int, denominator: int, bits: int = _BITS) -> float:
+    """A number of 64 bits as OPA writes it, by its fewest digits, for regorus."""
+    if numerator % denominator == 0:
+        return fitting(numerator // denominator)
+    try:
+        nearest = numerator / denominator
+    except OverflowError:
+        raise UnsupportedError("a number beyond the range of doubles") from None
+    shown = Decimal(repr(nearest))
+    if _same(shown, numerator, denominator, bits):
+        return held(shown)
+    with localcontext() as context:
+        for context.prec in range(_SHORTEST, _LONGEST + 1):
+            digits = Decimal(numerator) / Decimal(denominator)
+            if _same(digits, numerator, denominator, bits):
+                return held(digits)
+    raise UnsupportedError("a number that has no text")
+
+
+def _same(digits: Decimal, numerator: int, denominator: int, bits: int) -> bool:
+    one, other = _rounded(*digits.as_integer_ratio(), bits)
+    return one * denominator == numerator * other
+
+
+def plus(one: object, other: object) -> float:
+    if type(one) is int and type(other) is int:
+        return fitting(one + other)
+    return _computed(_exact(one), _exact(other), _sum, 1)
+
+
+def minus(one: object, other: object) -> float:
+    if type(one) is int and type(other) is int:
+        return fitting(one - other)
+    return _computed(_exact(one), _exact(other), _sum, -1)
+
+
+def times(one: object, other: object) -> float:
+    if type(one) is int and type(other) is int:
+        return fitting(one * other)
+    return _computed(_exact(one), _exact(other), _product, 1)
+
+
+def divided(one: object, other: object) -> float:
+    dividend, divisor = _exact(one), _exact(other)
+    if not divisor:
+        raise BuiltinError("division by zero")
+    if type(dividend) is int and type(divisor) is int and not dividend % divisor:
+        return fitting(dividend // divisor)
+    (a, b), (c, d) = _ratio(dividend), _ratio(divisor)
+    return _number(*_rounded(a * d if c > 0 else -a * d, b * abs(c)))
+
+
+Ratio = tuple[int, int]
+
+
+def _sum(one: Ratio, other: Ratio, sign: int) -> Ratio:
+    return one[0] * other[1] + sign * other[0] * one[1], one[1] * other[1]
+
+
+def _product(one: Ratio, other: Ratio, _: int) -> Ratio:
+    return one[0] * other[0], one[1] * other[1]
+
+
+def _computed(
+    one: int | Decimal, other: int | Decimal, step: Callable[[Ratio, Ratio, int], Ratio], sign: int
+) -> float:
+    if isinstance(one, int) and isinstance(other, int):
+        return fitting(step((one, 1), (other, 1), sign)[0])
+    return _number(*_rounded(*step(_ratio(one), _ratio(other), sign)))
+
+
+def _folded(start: int, step: Callable[[Ratio, Ratio, int], Ratio], bits: int) -> Callable[[object], float]:
     def fold(values: Any) -> float:
         if not isinstance(values, list | set):
             raise BuiltinError("operand must be an array or a set")
-        result = Fraction(start)
-        for value in _in_order(values):
-            result = _rounded(step(result, _exact(value)), bits)
-        return _number(result)
+        numbers = [_exact(value) for value in _in_order(values)]
+        result = start, 1
+        if all(isinstance(number, int) for number in numbers):
+            for number in numbers:
+                result = step(result, (int(number), 1), 1)
+            return fitting(result[0])
+        for number in numbers:
+            result = _rounded(*step(result, _ratio(number), 1), bits)
+        return _number(*result, bits)
 
     return fold
 
@@ -88,19 +246,12 @@ def _in_order(values: Iterable[Any]) -> list[Any]:
         raise BuiltinError("elements must be numbers") from None
 
 
-def _divided(one: object, other: object) -> float:
-    divisor = _exact(other)
-    if not divisor:
-        raise BuiltinError("division by zero")
-    return _number(_rounded(_exact(one) / divisor))
-
-
 BUILTINS: dict[str, Callable[..., Any]] = {
     "to_number": _to_number,
-    "mixer.plus": lambda one, other: _number(_rounded(_exact(one) + _exact(other))),
-    "mixer.minus": lambda one, other: _number(_rounded(_exact(one) - _exact(other))),
-    "mixer.times": lambda one, other: _number(_rounded(_exact(one) * _exact(other))),
-    "mixer.divided": _divided,
-    "mixer.sum": _folded(0, lambda sum_, value: sum_ + value),
-    "mixer.product": _folded(1, lambda product, value: product * value, _BITS_OF_PRODUCT),
+    "mixer.plus": plus,
+    "mixer.minus": minus,
+    "mixer.times": times,
+    "mixer.divided": divided,
+    "mixer.sum": _folded(0, _sum, _BITS),
+    "mixer.product": _folded(1, _product, _BITS_OF_PRODUCT),
 }

@@ -25,6 +25,8 @@ class Url(NamedTuple):
     raw_path: str = ""  # the path as it was, where escaping it would not give that again
     query: str = ""
     fragment: str = ""
+    opaque: str = ""  # what stands after the scheme where that is no path
+    user: str | None = None  # as it stands there
 
 
 def parse(text: str) -> Url:
@@ -47,16 +49,18 @@ def _parse(text: str) -> Url:
     rest, _, query = rest.partition("?")
     if not rest.startswith("/"):
         if scheme:
-            return Url(scheme, query=query)  # opaque
+            return Url(scheme, query=query, opaque=rest)
         if ":" in rest.partition("/")[0]:
             raise BuiltinError("first path segment contains a colon")
-    host = ""
+    host, user = "", None
     if rest.startswith("//") and (scheme or not rest.startswith("///")):
         authority, slash, rest = rest[2:].partition("/")
         rest = slash + rest
         host = _authority(scheme, authority)
+        user = authority.rpartition("@")[0] if "@" in authority else None
     path = _unescape(rest.encode())
-    return Url(scheme, host, _text(path), "" if _escape(path) == rest.encode() else rest, query)
+    raw_path = "" if _escape(path) == rest.encode() else rest
+    return Url(scheme, host, _text(path), raw_path, query, user=user)
 
 
 def _authority(scheme: str, authority: str) -> str:
