@@ -164,13 +164,19 @@ class Logging(Settings):
 
 
 class Opa(Settings):
-    """An OPA server. `timeout` bounds one check; a shorter deadline of Envoy's wins."""
+    """An OPA server. `timeout` bounds one check; a shorter deadline of Envoy's wins.
+
+    `push`: the policies and data of `policy.paths` are put into the server. `input`: what is sent of each, "read": what
+    the policies can read of it, by the policies of this one server; "all", also right behind a load balancer.
+    """
 
     url: Annotated[str, AfterValidator(_http_or_unix_url)] = "http://127.0.0.1:8181"
     token: SecretStr | None = None
     timeout: Seconds = 1.0
+    push: bool = False
+    input: Literal["read", "all"] = "read"
     max_batch: PositiveInt = (
-        32  # checks that share a query; with 1 each is a decision of its own in OPA's log
+        64  # checks that share a query; with 1 each is a decision of its own in OPA's log
     )
     concurrency: PositiveInt = 2  # queries on their way
     max_waiting: PositiveInt = 10_000  # checks that wait for one; more are answered UNAVAILABLE at once
@@ -632,6 +638,13 @@ def _combinations(config: Config, file: str) -> list[Problem]:
         refuse(
             "policy.paths", "the embedded engine needs at least one .rego file or folder; or use engine: opa"
         )
+    if config.policy is not None and config.policy.opa.push:
+        if config.policy.engine != "opa":
+            refuse(
+                "policy.opa.push", "pushes to an OPA server that decides; set engine: opa, or leave it out"
+            )
+        elif not config.policy.paths:
+            refuse("policy.opa.push", "there is nothing to push; name policies in policy.paths")
     if config.policy is not None and config.policy.skip_request_body_parse and config.policy.proto_descriptor:
         refuse(
             "policy.proto_descriptor", "no body is parsed with skip_request_body_parse: true; leave one out"
@@ -664,10 +677,22 @@ def _of_decision_log(config: Config, file: str) -> list[Problem]:
 def _of_bundles(policy: Policy, file: str) -> list[Problem]:
     problems: list[Problem] = []
     seen: set[str] = set()
-    for name in ("keys", "bundles"):
-        if getattr(policy, name) and policy.engine == "opa":
-            message = "the OPA server loads and verifies bundles itself; use engine: embedded"
-            problems.append(Problem(file, f"policy.{name}", message))
+    if policy.opa.push and policy.engine != "opa":
+        message = "pushes to an OPA server that decides; set engine: opa, or leave it out"
+        problems.append(Problem(file, "policy.opa.push", message))
+    elif policy.opa.push and not policy.paths:
+        message = "there is nothing to push; name policies in policy.paths"
+        problems.append(Problem(file, "policy.opa.push", message))
+    if policy.engine == "opa":
+        if policy.keys and not policy.opa.push:
+            message = "the OPA server verifies its bundles itself; set policy.opa.push: true, or use engine: embedded"
+            problems.append(Problem(file, "policy.keys", message))
+        if policy.bundles:
+            message = (
+                "the OPA server polls bundles itself, and takes a new one at once: name them in its own settings; "
+                "or use engine: embedded"
+            )
+            problems.append(Problem(file, "policy.bundles", message))
     for index, key in enumerate(policy.keys):
         where = f"policy.keys[{index}]"
         if (key.key is None) == (key.file is None):

@@ -47,7 +47,11 @@ def _embedded(settings: config.Policy, loaded: "Sources | None" = None) -> Polic
 def _opa(settings: config.Policy) -> PolicyEngine:
     from mixer.policy.opa import OpaEngine
 
-    return OpaEngine(settings)
+    if not settings.opa.push:
+        return OpaEngine(settings)
+    from mixer.policy.regorus import sources_of
+
+    return OpaEngine(settings, sources_of(settings))
 
 
 def _memory(_: config.RateLimits, metrics: Metrics) -> "Counters":
@@ -218,20 +222,28 @@ class Runtime:
         caches: list[DecisionCache] = []
         observer = self.decision_log.observe if self.decision_log is not None and observed else None
 
-        def service(engine: PolicyEngine, observer: "Observer | None") -> CheckService:
+        def told() -> None:
+            self.metrics.policy.info(
+                {"engine": engine.name, "decision": engine.decision, "revision": engine.revision}
+            )
+
+        def service(
+            engine: PolicyEngine, observer: "Observer | None", adopted: Callable[[], None] = lambda: None
+        ) -> CheckService:
             cache = None
             if policy.cache is not None:
                 cache = DecisionCache(policy.cache.max_entries, policy.cache.ttl, self.metrics)
                 caches.append(cache)
             return CheckService(
-                engine, cache, self.metrics, observer=observer, bodies=bodies, dry_run=policy.dry_run
+                *(engine, cache, self.metrics),
+                observer=observer,
+                bodies=bodies,
+                dry_run=policy.dry_run,
+                adopted=adopted,
             )
 
-        self.metrics.policy.info(
-            {"engine": engine.name, "decision": engine.decision, "revision": engine.revision}
-        )
         shadow = self.shadow if observed else None
-        default = service(engine, observer if shadow is None else shadow.observe)
+        default = service(engine, observer if shadow is None else shadow.observe, told)
         named = {name: service(engine.of(decision), observer) for name, decision in policy.decisions.items()}
         self.metrics.cache_entries.set_function(lambda: sum(map(len, caches)))
         return Routing(default, named, self.metrics) if named else default
@@ -305,8 +317,10 @@ class Runtime:
         return reasons + (self.bundles.problems() if self.bundles is not None else [])
 
     def serving(self) -> list[str]:
-        """What is served that may change while this runs: the policy's revision, where it comes in bundles."""
-        if self.bundles is None or self.engine is None:
+        """What is served that may change while this runs: the policy's revision, where it comes in bundles or is pushed
+        to an OPA server."""
+        pushed = self.settings.policy is not None and self.settings.policy.opa.push
+        if self.engine is None or (self.bundles is None and not pushed):
             return []
         return [f"policy: revision {self.engine.revision}"]
 
@@ -362,8 +376,16 @@ async def validate(settings: config.Config) -> list[str]:
         else:
             lines.append(f"policy: {policy.decision}, decided by OPA at {policy.opa.url}")
             lines += [f"policy.decisions.{name}: {path}" for name, path in policy.decisions.items()]
-            if policy.paths:
-                lines.append("policy.paths: not read with engine: opa; the server has its own policies")
+            if policy.opa.push:
+                from mixer.policy.regorus import sources_of
+
+                loaded = sources_of(policy)
+                count = len(loaded.modules)
+                lines.append(f"policy.paths: pushed to OPA, revision {loaded.revision}; modules: {count}")
+            elif policy.paths:
+                lines.append(
+                    "policy.paths: the server has its own policies; with policy.opa.push: true it gets these"
+                )
         if settings.decision_log is not None and not policy.bundles:
             log_policy = _log_policy(policy)
             rules = [f"system.log.{rule}" for rule in log_policy.rules] if log_policy is not None else []

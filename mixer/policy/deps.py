@@ -24,7 +24,7 @@ _WHY = {
     "time.now_ns": "reads the clock",
     "uuid.rfc4122": "is random",
 }
-_IN_OPA = frozenset(_WHY)
+IN_OPA = frozenset(_WHY)  # OPA's builtins that make a decision uncacheable
 # Parts of the input that differ in every request of Envoy.
 _DIFFERENT: tuple[Path, ...] = (
     ("attributes", "request", "http", "headers", "x-request-id"),
@@ -38,9 +38,7 @@ _AT = re.compile(r"(?P<name>\S+) \((?P<where>.+)\)")
 def deps(settings: config.Policy, modules: Collection[Module]) -> Iterator[str]:
     """Lines on each of the decisions: what it reads of the input, and what makes it uncacheable. Raises `PolicyError`
     for modules that cannot be parsed, or have no such decision."""
-    unstable = (
-        _IN_OPA if settings.engine == "opa" else NONDETERMINISTIC | (_IN_OPA - {"io.jwt.decode_verify"})
-    )
+    unstable = IN_OPA if settings.engine == "opa" else NONDETERMINISTIC | (IN_OPA - {"io.jwt.decode_verify"})
     for decision in dict.fromkeys((settings.decision, *settings.decisions.values())):
         yield from _told(decision, referenced(modules, decision, unstable))
 

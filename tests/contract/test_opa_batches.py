@@ -71,7 +71,7 @@ async def test_each_of_many_has_its_own_decision_in_its_place(server: Opa) -> No
     numbers = [x % 12 for x in range(300)]
     async with engine_of(server) as engine:
         assert await asyncio.gather(*(decide(engine, x) for x in numbers)) == list(map(expected, numbers))
-    assert 300 / 32 - 2 <= queries(server, "v1/query") <= 30
+    assert 300 / 64 - 1 <= queries(server, "v1/query") <= 15
     assert queries(server, "v1/data") <= 5
 
 
