@@ -638,18 +638,12 @@ def _combinations(config: Config, file: str) -> list[Problem]:
         refuse(
             "policy.paths", "the embedded engine needs at least one .rego file or folder; or use engine: opa"
         )
-    if config.policy is not None and config.policy.opa.push:
-        if config.policy.engine != "opa":
-            refuse(
-                "policy.opa.push", "pushes to an OPA server that decides; set engine: opa, or leave it out"
-            )
-        elif not config.policy.paths:
-            refuse("policy.opa.push", "there is nothing to push; name policies in policy.paths")
     if config.policy is not None and config.policy.skip_request_body_parse and config.policy.proto_descriptor:
         refuse(
             "policy.proto_descriptor", "no body is parsed with skip_request_body_parse: true; leave one out"
         )
     if config.policy is not None:
+        problems += _of_opa(config.policy, file)
         problems += _of_bundles(config.policy, file)
         problems += _of_shadow(config.policy, file)
     problems += _of_decision_log(config, file)
@@ -674,25 +668,33 @@ def _of_decision_log(config: Config, file: str) -> list[Problem]:
     return problems
 
 
+def _of_opa(policy: Policy, file: str) -> list[Problem]:
+    problems: list[Problem] = []
+
+    def refuse(path: str, message: str) -> None:
+        problems.append(Problem(file, path, message))
+
+    if policy.opa.push and policy.engine != "opa":
+        refuse("policy.opa.push", "pushes to an OPA server that decides; set engine: opa, or leave it out")
+    elif policy.opa.push and not policy.paths:
+        refuse("policy.opa.push", "there is nothing to push; name policies in policy.paths")
+    if policy.engine == "opa" and policy.keys and not policy.opa.push:
+        refuse(
+            "policy.keys",
+            "the OPA server verifies its bundles itself; set policy.opa.push: true, or use engine: embedded",
+        )
+    if policy.engine == "opa" and policy.bundles:
+        refuse(
+            "policy.bundles",
+            "the OPA server polls bundles itself, and takes a new one at once: name them in its own settings; "
+            "or use engine: embedded",
+        )
+    return problems
+
+
 def _of_bundles(policy: Policy, file: str) -> list[Problem]:
     problems: list[Problem] = []
     seen: set[str] = set()
-    if policy.opa.push and policy.engine != "opa":
-        message = "pushes to an OPA server that decides; set engine: opa, or leave it out"
-        problems.append(Problem(file, "policy.opa.push", message))
-    elif policy.opa.push and not policy.paths:
-        message = "there is nothing to push; name policies in policy.paths"
-        problems.append(Problem(file, "policy.opa.push", message))
-    if policy.engine == "opa":
-        if policy.keys and not policy.opa.push:
-            message = "the OPA server verifies its bundles itself; set policy.opa.push: true, or use engine: embedded"
-            problems.append(Problem(file, "policy.keys", message))
-        if policy.bundles:
-            message = (
-                "the OPA server polls bundles itself, and takes a new one at once: name them in its own settings; "
-                "or use engine: embedded"
-            )
-            problems.append(Problem(file, "policy.bundles", message))
     for index, key in enumerate(policy.keys):
         where = f"policy.keys[{index}]"
         if (key.key is None) == (key.file is None):

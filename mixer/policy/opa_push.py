@@ -1,14 +1,14 @@
 """Policies and data put into an OPA server, so that it holds all of them or is known not to.
 
 OPA takes modules one request at a time, so nothing it has while a push is under way may decide. The document
-`data.mixer_push` says what was pushed: it is set to incomplete first, and made complete in the one request (a patch,
-which OPA applies whole) that sets the data. With it stands a digest of the modules: two that push at the same time
-leave a mixture, which does not match.
+`data.mixer_push` says what was pushed: it is set to incomplete first, and to complete last. With it stands a digest of
+the modules: two that push at the same time leave a mixture, which does not match.
 
 Of several Mixers that push different policies to one server, the one that was started last wins; the others decide by
 its policies. So an old one and a new one never take turns, whichever finds the server empty after a restart.
 """
 
+import contextlib
 import hashlib
 import os.path
 import time
@@ -109,18 +109,20 @@ class Push:
         await self._refuse_taken(policies, marker)
         before = set(marker.data) if marker is not None else set()
         keys = tuple(sorted(before | self._data.keys()))
-        await self._patch([], Marker(self._own.revision, "", self._started, keys, ""))
+        begun = Marker(self._own.revision, "", self._started, keys, "")
+        await self._patch([], begun)
         old = _pushed(policies)
         try:
             await self._exchange(old)
-            stale = sorted(before - self._data.keys())
-            # "add" first, since there may be nothing to remove.
-            changes = [change for key in stale for change in (_add(key, None), _remove(key))]
-            await self._patch(changes + [_add(key, value) for key, value in self._data.items()], self._own)
+            await self._patch([_add(key, value) for key, value in self._data.items()], begun)
         except LoadError:
             if marker is not None and marker.digest == _digest(old):
                 await self._restore(old, marker)
             raise
+        for key in sorted(before - self._data.keys()):
+            with contextlib.suppress(RefusedError):  # it may be gone
+                await self._server.call("DELETE", "data/" + quote(key, safe=""))
+        await self._patch([], self._own)
         log.info("opa_pushed", url=self._server.url, revision=self._own.revision, modules=len(self._modules))
 
     async def _exchange(self, old: dict[str, str]) -> None:
@@ -225,10 +227,6 @@ def _path(name: str) -> str:
 
 def _add(key: str, value: Any) -> dict[str, Any]:
     return {"op": "add", "path": _pointer(key), "value": value}
-
-
-def _remove(key: str) -> dict[str, Any]:
-    return {"op": "remove", "path": _pointer(key)}
 
 
 def _pointer(key: str) -> str:
