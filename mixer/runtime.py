@@ -402,15 +402,18 @@ async def validate(settings: config.Config) -> list[str]:
     return lines
 
 
-def deps(policy: config.Policy) -> list[str]:
-    """What the decisions of the policies depend on, in lines; nothing is connected to. Raises `LoadError`."""
+async def deps(policy: config.Policy) -> list[str]:
+    """What the decisions of the policies depend on, in lines. Those of an OPA server that has its own are asked for.
+    Raises `LoadError`, and `StartError` where the server does not show them."""
     from mixer.policy.deps import deps as told
     from mixer.policy.regorus import sources_of
 
+    if policy.engine == "opa" and not policy.opa.push:
+        from mixer.policy.opa_server import shown
+
+        return list(told(policy, await shown(policy.opa)))
     if not policy.paths:
-        missing = (
-            "the policies are not known here, an OPA server or a bundle has them; name them by their paths"
-        )
+        missing = "the policies are not known here, a bundle has them; name them by their paths"
         raise SettingsError([Problem("policy.paths", "", missing)])
     return list(told(policy, sources_of(policy).modules))
 

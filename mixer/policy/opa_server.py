@@ -1,15 +1,15 @@
 """OPA's REST API over opa-python-client's session (https://www.openpolicyagent.org/docs/rest-api)."""
 
+import json
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import aiohttp
-import orjson
 from opa_client.opa_async import AsyncOpaClient
 from yarl import URL
 
 from mixer import config
-from mixer.errors import DecisionError, MixerError
+from mixer.errors import DecisionError, MixerError, StartError
 from mixer.policy.documents import Module
 
 _JSON: Final = {"content-type": "application/json"}
@@ -111,8 +111,8 @@ class OpaServer:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise AwayError(f"OPA at {self.url} is away: {type(error).__name__}") from None
         try:
-            decoded = orjson.loads(answer) if answer else None
-        except ValueError:
+            decoded = json.loads(answer) if answer else None  # orjson refuses numbers that Rego has, 1e400
+        except (ValueError, RecursionError):
             decoded = _NONE
         if status not in (200, 204):
             raise RefusedError(status, f"{method} /v1/{path.partition('?')[0]}", decoded)
@@ -143,3 +143,15 @@ class OpaServer:
 
 def modules(policies: dict[str, str]) -> tuple[Module, ...]:
     return tuple(Module(name, source) for name, source in sorted(policies.items()))
+
+
+async def shown(settings: config.Opa) -> tuple[Module, ...]:
+    """The modules of a server. Raises `StartError`."""
+    server = OpaServer(settings)
+    await server.open()
+    try:
+        return modules(await server.policies())
+    except (AwayError, RefusedError) as error:
+        raise StartError(str(error)) from None
+    finally:
+        await server.close()

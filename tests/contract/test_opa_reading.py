@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from mixer.policy.engine import WHOLE_INPUT
 from tests.components import processes
@@ -111,15 +112,15 @@ async def test_restart_with_other_policies_is_seen(tmp_path: Path) -> None:
 
 
 @on_loop
-async def test_whole_input_where_the_policies_cannot_be_read(
-    server: Opa, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_whole_input_where_the_policies_cannot_be_read(server: Opa) -> None:
     put(server, ONE)
     put(server, "package x\n\ny := 1e400\n", "unreadable")
-    async with checks(server) as ask:
-        assert ask.engine.references.paths == WHOLE_INPUT
-        assert [await ask("GET"), await ask("PUT")] == [True, False]
-    assert "opa_input_whole" in capsys.readouterr().out
+    with capture_logs() as told:
+        async with checks(server) as ask:
+            assert ask.engine.references.paths == WHOLE_INPUT
+            assert [await ask("GET"), await ask("PUT")] == [True, False]
+    (reason,) = [line["reason"] for line in told if line["event"] == "opa_input_whole"]
+    assert reason.startswith("unreadable: line 3")
 
 
 @on_loop
