@@ -18,15 +18,16 @@ balancer, set `policy.opa.input: all`.
 
 import asyncio
 import contextlib
+import re
 import time
 import uuid
-from collections.abc import Collection
-from typing import Any, Final
+from collections.abc import Collection, Iterable, Iterator
+from typing import Final
 
 import orjson
 import structlog
 
-from mixer.errors import DecisionError, MixerError, PolicyError, StartError
+from mixer.errors import DecisionError, MixerError, PolicyError, Problem, StartError
 from mixer.policy.builtins.catalog import ARITY
 from mixer.policy.deps import IN_OPA
 from mixer.policy.engine import WHOLE_INPUT, References
@@ -42,6 +43,8 @@ _CHANGING: Final = "the OPA server may change its policies at any time"
 _BEAT: Final = 1.0  # seconds from one look at the server to the next where no check asks
 _QUIET: Final = 5.0  # seconds; policies that change again within them are read with a growing pause
 _LONGEST: Final = 60.0  # seconds between two attempts
+_BRACKETS: Final = re.compile(r"[\[\](){}]")
+_DEEPEST: Final = 14
 _WAIT: Final = 0.05  # seconds between two looks at another's push
 
 
@@ -51,7 +54,7 @@ class _Unstable(Collection[str]):
     def __contains__(self, name: object) -> bool:
         return name in IN_OPA or name not in ARITY
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(IN_OPA)
 
     def __len__(self) -> int:
@@ -226,6 +229,7 @@ class Reading:
         assert self._known is not None  # noqa: S101 (for the type checker)
         given, compiled = self._known
         try:
+            _refuse_nested(given)
             found = referenced(given, decision, _Unstable())
             foreign = self._foreign(given, decision) if self._push is not None else ()
             why = f"bundle {compiled} has rules in WebAssembly" if compiled is not None else None
@@ -259,12 +263,28 @@ class Reading:
                 await asyncio.wait_for(self._wake.wait(), _BEAT)
             self._wake.clear()
             now = time.monotonic()
-            if self._witness is not None:
-                if now - self._confirmed_at >= _BEAT:
-                    await self.holds(self._epoch)
-            elif now >= self._not_before:
-                with contextlib.suppress(MixerError):
+            try:
+                if self._witness is not None:
+                    if now - self._confirmed_at >= _BEAT:
+                        await self.holds(self._epoch)
+                elif now >= self._not_before:
                     await asyncio.shield(self._learn_once())
+            except MixerError:
+                pass  # told already
+            except Exception as error:  # whatever it is, the next look may go well
+                log.error("opa_reading_failed", url=self._server.url, exc_info=error)
+
+
+def _refuse_nested(given: Iterable[Module]) -> None:
+    """Raises `PolicyError` for a module that would hold the loop: regorus parses brackets in 2 to the power of their
+    depth (15 levels: 0.1 s, 22: 17 s)."""
+    for module in given:
+        depth = deepest = 0
+        for bracket in _BRACKETS.findall(module.source):
+            depth = max(0, depth + (1 if bracket in "[{(" else -1))
+            deepest = max(deepest, depth)
+        if deepest > _DEEPEST:
+            raise PolicyError([Problem(module.file, "", f"nests brackets more than {_DEEPEST} levels deep")])
 
 
 def _retrieved(task: "asyncio.Task[None]") -> None:

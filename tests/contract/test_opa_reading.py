@@ -111,16 +111,20 @@ async def test_restart_with_other_policies_is_seen(tmp_path: Path) -> None:
             assert await ask("GET", "/shut") is False
 
 
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [("1e400", "line 3"), ("[" * 200 + "]" * 200, "nests brackets more than 14 levels deep")],
+)
 @on_loop
-async def test_whole_input_where_the_policies_cannot_be_read(server: Opa) -> None:
+async def test_whole_input_where_the_policies_cannot_be_read(server: Opa, value: str, why: str) -> None:
     put(server, ONE)
-    put(server, "package x\n\ny := 1e400\n", "unreadable")
+    put(server, f"package x\n\ny := {value}\n", "unreadable")
     with capture_logs() as told:
         async with checks(server) as ask:
             assert ask.engine.references.paths == WHOLE_INPUT
             assert [await ask("GET"), await ask("PUT")] == [True, False]
     (reason,) = [line["reason"] for line in told if line["event"] == "opa_input_whole"]
-    assert reason.startswith("unreadable: line 3")
+    assert reason.startswith(f"unreadable: {why}")
 
 
 @on_loop
