@@ -121,7 +121,8 @@ def _validate(options: argparse.Namespace) -> int:
 
 def _deps(options: argparse.Namespace) -> int:
     """Print which parts of the input each decision reads, which is what the decision cache goes by, and what makes
-    a decision uncacheable, with file and line. Nothing is evaluated, and nothing is connected to."""
+    a decision uncacheable, with file and line. Nothing is evaluated. With engine: opa, a server that has policies of
+    its own is asked for them; nothing else is connected to."""
     from mixer import config, runtime
 
     if bool(options.paths) == (options.config is not None):
@@ -137,7 +138,7 @@ def _deps(options: argparse.Namespace) -> int:
     if options.decision is not None:
         decision = options.decision.removeprefix("data.").replace(".", "/")
         policy = policy.model_copy(update={"decision": decision, "decisions": {}})
-    for line in runtime.deps(policy):
+    for line in asyncio.run(runtime.deps(policy)):
         print(line)
     return 0
 

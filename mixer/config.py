@@ -165,13 +165,19 @@ class Logging(Settings):
 
 
 class Opa(Settings):
-    """An OPA server. `timeout` bounds one check; a shorter deadline of Envoy's wins."""
+    """An OPA server. `timeout` bounds one check; a shorter deadline of Envoy's wins.
+
+    `push`: the policies and data of `policy.paths` are put into the server. `input`: what is sent of each, "read": what
+    the policies can read of it, by the policies of this one server; "all", also right behind a load balancer.
+    """
 
     url: Annotated[str, AfterValidator(_http_or_unix_url)] = "http://127.0.0.1:8181"
     token: SecretStr | None = None
     timeout: Seconds = 1.0
+    push: bool = False
+    input: Literal["read", "all"] = "read"
     max_batch: PositiveInt = (
-        32  # checks that share a query; with 1 each is a decision of its own in OPA's log
+        64  # checks that share a query; with 1 each is a decision of its own in OPA's log
     )
     concurrency: PositiveInt = 2  # queries on their way
     max_waiting: PositiveInt = 10_000  # checks that wait for one; more are answered UNAVAILABLE at once
@@ -679,6 +685,7 @@ def _combinations(config: Config, file: str) -> list[Problem]:
             "policy.proto_descriptor", "no body is parsed with skip_request_body_parse: true; leave one out"
         )
     if config.policy is not None:
+        problems += _of_opa(config.policy, file)
         problems += _of_bundles(config.policy, file)
         problems += _of_shadow(config.policy, file)
     problems += _of_decision_log(config, file)
@@ -703,13 +710,33 @@ def _of_decision_log(config: Config, file: str) -> list[Problem]:
     return problems
 
 
+def _of_opa(policy: Policy, file: str) -> list[Problem]:
+    problems: list[Problem] = []
+
+    def refuse(path: str, message: str) -> None:
+        problems.append(Problem(file, path, message))
+
+    if policy.opa.push and policy.engine != "opa":
+        refuse("policy.opa.push", "pushes to an OPA server that decides; set engine: opa, or leave it out")
+    elif policy.opa.push and not policy.paths:
+        refuse("policy.opa.push", "there is nothing to push; name policies in policy.paths")
+    if policy.engine == "opa" and policy.keys and not policy.opa.push:
+        refuse(
+            "policy.keys",
+            "the OPA server verifies its bundles itself; set policy.opa.push: true, or use engine: embedded",
+        )
+    if policy.engine == "opa" and policy.bundles:
+        refuse(
+            "policy.bundles",
+            "the OPA server polls bundles itself, and takes a new one at once: name them in its own settings; "
+            "or use engine: embedded",
+        )
+    return problems
+
+
 def _of_bundles(policy: Policy, file: str) -> list[Problem]:
     problems: list[Problem] = []
     seen: set[str] = set()
-    for name in ("keys", "bundles"):
-        if getattr(policy, name) and policy.engine == "opa":
-            message = "the OPA server loads and verifies bundles itself; use engine: embedded"
-            problems.append(Problem(file, f"policy.{name}", message))
     for index, key in enumerate(policy.keys):
         where = f"policy.keys[{index}]"
         if (key.key is None) == (key.file is None):

@@ -48,7 +48,11 @@ def _embedded(settings: config.Policy, loaded: "Sources | None" = None) -> Polic
 def _opa(settings: config.Policy) -> PolicyEngine:
     from mixer.policy.opa import OpaEngine
 
-    return OpaEngine(settings)
+    if not settings.opa.push:
+        return OpaEngine(settings)
+    from mixer.policy.regorus import sources_of
+
+    return OpaEngine(settings, sources_of(settings))
 
 
 def _memory(_: config.RateLimits, metrics: Metrics) -> "Counters":
@@ -248,19 +252,25 @@ class Runtime:
         elif observed and self.decision_log is not None:
             observer = self.decision_log.observe
 
-        def service(engine: PolicyEngine) -> CheckService:
+        def told() -> None:
+            self.metrics.policy.info(
+                {"engine": engine.name, "decision": engine.decision, "revision": engine.revision}
+            )
+
+        def service(engine: PolicyEngine, adopted: Callable[[], None] = lambda: None) -> CheckService:
             cache = None
             if policy.cache is not None:
                 cache = DecisionCache(policy.cache.max_entries, policy.cache.ttl, self.metrics)
                 caches.append(cache)
             return CheckService(
-                engine, cache, self.metrics, observer=observer, bodies=bodies, dry_run=policy.dry_run
+                *(engine, cache, self.metrics),
+                observer=observer,
+                bodies=bodies,
+                dry_run=policy.dry_run,
+                adopted=adopted,
             )
 
-        self.metrics.policy.info(
-            {"engine": engine.name, "decision": engine.decision, "revision": engine.revision}
-        )
-        default = service(engine)
+        default = service(engine, told)
         named = {name: service(engine.of(decision)) for name, decision in policy.decisions.items()}
         self.metrics.cache_entries.set_function(lambda: sum(map(len, caches)))
         return Routing(default, named, self.metrics) if named else default
@@ -356,8 +366,10 @@ class Runtime:
         return reasons + (self.bundles.problems() if self.bundles is not None else [])
 
     def serving(self) -> list[str]:
-        """What is served that may change while this runs: the policy's revision, where it comes in bundles."""
-        if self.bundles is None or self.engine is None:
+        """What is served that may change while this runs: the policy's revision, where it comes in bundles or is pushed
+        to an OPA server."""
+        pushed = self.settings.policy is not None and self.settings.policy.opa.push
+        if self.engine is None or (self.bundles is None and not pushed):
             return []
         return [f"policy: revision {self.engine.revision}"]
 
@@ -413,8 +425,16 @@ async def validate(settings: config.Config) -> list[str]:
         else:
             lines.append(f"policy: {policy.decision}, decided by OPA at {policy.opa.url}")
             lines += [f"policy.decisions.{name}: {path}" for name, path in policy.decisions.items()]
-            if policy.paths:
-                lines.append("policy.paths: not read with engine: opa; the server has its own policies")
+            if policy.opa.push:
+                from mixer.policy.regorus import sources_of
+
+                loaded = sources_of(policy)
+                count = len(loaded.modules)
+                lines.append(f"policy.paths: pushed to OPA, revision {loaded.revision}; modules: {count}")
+            elif policy.paths:
+                lines.append(
+                    "policy.paths: the server has its own policies; with policy.opa.push: true it gets these"
+                )
         if settings.decision_log is not None and not policy.bundles:
             log_policy, _ = _log_policy(policy)
             rules = [f"system.log.{rule}" for rule in log_policy.rules] if log_policy is not None else []
@@ -429,15 +449,18 @@ async def validate(settings: config.Config) -> list[str]:
     return lines
 
 
-def deps(policy: config.Policy) -> list[str]:
-    """What the decisions of the policies depend on, in lines; nothing is connected to. Raises `LoadError`."""
+async def deps(policy: config.Policy) -> list[str]:
+    """What the decisions of the policies depend on, in lines. Those of an OPA server that has its own are asked for.
+    Raises `LoadError`, and `StartError` where the server does not show them."""
     from mixer.policy.deps import deps as told
     from mixer.policy.regorus import sources_of
 
+    if policy.engine == "opa" and not policy.opa.push:
+        from mixer.policy.opa_server import shown
+
+        return list(told(policy, await shown(policy.opa)))
     if not policy.paths:
-        missing = (
-            "the policies are not known here, an OPA server or a bundle has them; name them by their paths"
-        )
+        missing = "the policies are not known here, a bundle has them; name them by their paths"
         raise SettingsError([Problem("policy.paths", "", missing)])
     return list(told(policy, sources_of(policy).modules))
 

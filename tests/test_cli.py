@@ -10,6 +10,7 @@ import pytest
 
 import mixer
 from mixer import cli
+from tests.components.processes import Opa
 
 POLICY = 'package envoy.authz\n\nallow := input.attributes.request.http.method == "GET"\n'
 LIMITS = "domain: test\ndescriptors: [{key: user, rate_limit: {unit: hour, requests_per_unit: 9}}]\n"
@@ -267,6 +268,34 @@ def test_policy_deps_says_what_keeps_a_decision_from_being_cached(
     assert "cache_ttl" in way_out
 
 
+def test_policy_deps_of_an_opa_server(
+    folder: Path, capsys: pytest.CaptureFixture[str], opa_server: Opa
+) -> None:
+    """Of its own policies, or of those that are pushed to it."""
+    given = f"policy: {{engine: opa, paths: [authz.rego], opa: {{url: '{opa_server.url}', push: %s}}}}\n"
+    deps = ["policy", "deps", "--config", str(folder / "opa.yaml")]
+    read = "package envoy.authz\n\nallow := input.parsed_path\n"
+    (folder / "opa.yaml").write_text(given % "false")
+    opa_server.call("PUT", "/v1/policies/a", read)
+    assert cli.main(deps) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("envoy/authz/allow reads\n  input.parsed_path\nNot cached but for")
+    opa_server.call("PUT", "/v1/policies/b", "package b\n\ny := 1e400\n")
+    assert cli.main(deps) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("All of the input is sent, since the policies cannot be read: b: line 3")
+    (folder / "opa.yaml").write_text(given % "true")
+    assert cli.main(deps) == 0
+    told = "envoy/authz/allow reads\n  input.attributes.request.http.method\n"
+    assert capsys.readouterr().out.startswith(f"{told}Requests equal in these")
+
+
+def test_policy_deps_of_an_opa_server_that_is_away(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "opa.yaml").write_text("policy: {engine: opa, opa: {url: 'http://127.0.0.1:1'}}\n")
+    assert cli.main(["policy", "deps", "--config", str(folder / "opa.yaml")]) == 1
+    assert "OPA at http://127.0.0.1:1 is away" in capsys.readouterr().err
+
+
 def test_policy_deps_of_another_decision(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "authz.rego").write_text("package a.b\n\nx := http.send({})\n\ny := 1\n")
     for name in ("a/b/y", "data.a.b.y"):
@@ -282,7 +311,7 @@ def test_policy_deps_of_another_decision(folder: Path, capsys: pytest.CaptureFix
         ([], "needs either --config FILE or the PATHs of policies"),
         (["none.rego"], "none.rego: no such file or folder"),
         (["authz.rego", "--decision", "envoy/authz/alow"], "no rule gives the decision"),
-        (["--config", "opa.yaml"], "the policies are not known here"),
+        (["--config", "bundles.yaml"], "the policies are not known here"),
         (["--config", "quota.yaml"], "quota.yaml: policy: there is none"),
     ],
 )
@@ -294,7 +323,7 @@ def test_policy_deps_of_what_is_not_there(
     message: str,
 ) -> None:
     monkeypatch.chdir(folder)
-    (folder / "opa.yaml").write_text("policy: {engine: opa}\n")
+    (folder / "bundles.yaml").write_text('policy: {bundles: [{name: a, url: "http://127.0.0.1:1/a"}]}\n')
     (folder / "quota.yaml").write_text("rate_limits: {paths: [limits.yaml]}\n")
     assert cli.main(["policy", "deps", *given]) == 2
     out, err = capsys.readouterr()

@@ -256,7 +256,8 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
         ),
         (
             "policy: {engine: opa, keys: [{id: a, file: b}]}",
-            "policy.keys: the OPA server loads and verifies bundles itself; use engine: embedded",
+            "policy.keys: the OPA server verifies its bundles itself; set policy.opa.push: true, or use "
+            "engine: embedded",
         ),
         (
             'policy: {bundles: [{name: a, url: "ftp://x/y"}]}',
@@ -306,7 +307,16 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
         ),
         (
             'policy: {engine: opa, bundles: [{name: a, url: "http://x/y"}]}',
-            "policy.bundles: the OPA server loads and verifies bundles itself; use engine: embedded",
+            "policy.bundles: the OPA server polls bundles itself, and takes a new one at once: name them in its own "
+            "settings; or use engine: embedded",
+        ),
+        (
+            "policy: {paths: [a], opa: {push: true}}",
+            "policy.opa.push: pushes to an OPA server that decides; set engine: opa, or leave it out",
+        ),
+        (
+            "policy: {engine: opa, opa: {push: true}}",
+            "policy.opa.push: there is nothing to push; name policies in policy.paths",
         ),
         (
             'policy: {paths: [a], opa: {url: "${OPA}"}}',

@@ -19,7 +19,7 @@ from mixer.errors import DecisionError
 from mixer.log import Throttle
 from mixer.metrics import Metrics
 from mixer.policy.cache import DecisionCache
-from mixer.policy.engine import Evaluation, PolicyEngine
+from mixer.policy.engine import Evaluation, OutdatedError, PolicyEngine, References
 
 log = structlog.get_logger()
 
@@ -28,8 +28,8 @@ class _Call:
     """One call on its way to its answer, and what has been found out for it."""
 
     __slots__ = (
-        "answer", "cache", "decision", "decision_id", "document", "error", "joined", "reason", "request", "seconds",
-        "start", "timeout", "value", "waiting",
+        "answer", "cache", "decision", "decision_id", "document", "error", "joined", "reason", "references", "request",
+        "seconds", "start", "timeout", "value", "waiting",
     )  # fmt: skip
 
     def __init__(self, request: CheckRequest, timeout: float | None, decision_id: str) -> None:
@@ -38,6 +38,7 @@ class _Call:
         self.decision_id = decision_id
         self.document: bytes | None = None  # the input; None where the request could not be read
         self.value: object = None  # what it was made from
+        self.references: References | None = None  # by which it was built
         self.cache = "off"
         self.joined = False  # it waits for an equal call's evaluation
         self.waiting: Awaitable[Evaluation] | None = None
@@ -62,7 +63,8 @@ class CheckService:
     once.
 
     `observer` is told of each decision and of each failure. `bodies` is None where bodies are not to be looked at. With
-    `dry_run`, what the policy does not allow passes, counted and logged.
+    `dry_run`, what the policy does not allow passes, counted and logged. `adopted` is called once the engine's policies
+    have changed, and all that depends on them here.
     """
 
     def __init__(
@@ -75,20 +77,19 @@ class CheckService:
         observer: Observer | None = None,
         bodies: Bodies | None = BODIES,
         dry_run: bool = False,
+        adopted: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = engine
         self._observer = observer
         self._cache = cache
-        self._unstable = bool(engine.references.uncacheable)
         self._flights = Flights()
-        # What is unstable is shared only while decisions say that they may be.
-        self._shares = cache is not None and not self._unstable
         self._clock = clock
         self._throttle = Throttle()
         self._ids = DecisionIds()
-        self._input = InputBuilder(engine.references.paths, bodies)
-        self._answers = Answers(engine.decision, engine.revision, dry_run)
+        self._bodies = bodies
         self._dry_run = dry_run
+        self._adopted = adopted
+        self._adopt(engine.references)
         self._dry_run_passed = metrics.dry_run_passed
         self._evaluation_seconds = metrics.evaluation_seconds.labels(engine.name)
         self._errors = metrics.engine_errors
@@ -114,23 +115,50 @@ class CheckService:
         All are read, then all are decided, then all are answered: so the code of each stage stays in the processor's
         caches. Of sixteen calls, each takes 67 µs instead of 93 (the benchmark's policy).
         """
+        if (references := self._engine.references) is not self._references:
+            self._adopt(references)
         calls = [self._read(request, timeout) for request, timeout in requests]
         for call in calls:
             if (document := call.document) is not None:
                 self._decide(call, document)
         return [self._conclude(call) for call in calls]
 
+    def _adopt(self, references: References) -> None:
+        """Go by what the engine's policies are now. What was kept of the decisions of others goes."""
+        self._references = references
+        self._unstable = bool(references.uncacheable)
+        # What is unstable is shared only while decisions say that they may be.
+        self._shares = self._cache is not None and not self._unstable
+        self._input = InputBuilder(references.paths, self._bodies)
+        self._answers = Answers(self._engine.decision, self._engine.revision, self._dry_run)
+        if self._cache is not None:
+            self._cache.clear()
+        self._adopted()
+
     def _read(self, request: CheckRequest, timeout: float | None) -> _Call:
         call = _Call(request, timeout, self._ids.next())
         try:
-            call.value = self._input.build(request)
-            call.document = orjson.dumps(call.value, option=orjson.OPT_SORT_KEYS)
+            self._build(call)
         except BadRequestError as error:
             call.answer, call.error = self._answers.bad_request(str(error)), error
             call.reason = "request_malformed"
         except Exception as error:
             call.error = error
         return call
+
+    def _build(self, call: _Call) -> bytes:
+        call.references = self._references
+        call.value = self._input.build(call.request)
+        call.document = orjson.dumps(call.value, option=orjson.OPT_SORT_KEYS)
+        return call.document
+
+    def _present(self, call: _Call) -> bytes:
+        """The call's input, built anew where the engine's policies have changed since."""
+        if (references := self._engine.references) is not self._references:
+            self._adopt(references)
+        if call.references is not references or call.document is None:
+            return self._build(call)
+        return call.document
 
     def _decide(self, call: _Call, document: bytes) -> None:
         if self._cache is not None:
@@ -167,7 +195,7 @@ class CheckService:
             self._evaluation_seconds.observe(call.seconds)
         call.decision = evaluation.decision
         call.answer = self._answers.of(evaluation.decision, call.cache)
-        if self._cache is None:
+        if self._cache is None or call.references is not self._references:  # of policies that are gone
             return
         ttl = call.answer.cache_ttl
         if self._unstable:
@@ -191,6 +219,7 @@ class CheckService:
                 return evaluation
             break
         call.joined, call.start = False, time.perf_counter()
+        document = self._present(call)
         evaluated = self._engine.evaluate(document, _left(end), call.value)
         if isinstance(evaluated, Evaluation):
             return evaluated
@@ -202,8 +231,16 @@ class CheckService:
         return self._settled(call) if call.waiting is None else self._wait(call, call.waiting)
 
     async def _wait(self, call: _Call, waiting: Awaitable[Evaluation]) -> bytes:
+        end = None if call.timeout is None else time.monotonic() + call.timeout
         try:
-            self._take(call, await waiting)
+            while call.answer is None:
+                try:
+                    self._take(call, await waiting)
+                except OutdatedError:
+                    call.joined = False
+                    document = self._present(call)
+                    evaluated = self._engine.evaluate(document, _left(end), call.value)
+                    waiting = _given(evaluated) if isinstance(evaluated, Evaluation) else evaluated
         except DecisionError as error:
             call.error = error.with_traceback(None)
         answer: bytes = _outcome(self._settled(call))
@@ -262,6 +299,10 @@ class CheckService:
             call.seconds,
             None if answer is None else answer.allowed,
         )
+
+
+async def _given(evaluation: Evaluation) -> Evaluation:
+    return evaluation
 
 
 def _outcome(answer: Any) -> Any:

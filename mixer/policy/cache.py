@@ -22,6 +22,9 @@ class DecisionCache:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def clear(self) -> None:
+        self._entries.clear()
+
     def get(self, key: bytes, now: float) -> str | None:
         """The decision, or None where there is none that holds at `now` (Unix seconds). A hit is counted."""
         entry = self._entries.get(key)

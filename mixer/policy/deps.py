@@ -4,8 +4,9 @@ import re
 from collections.abc import Collection, Iterator
 
 from mixer import config
+from mixer.errors import PolicyError
 from mixer.policy.builtins.catalog import NONDETERMINISTIC
-from mixer.policy.engine import Path, References
+from mixer.policy.engine import WHOLE_INPUT, Path, References
 from mixer.policy.program import referenced
 from mixer.policy.references import dotted
 from mixer.policy.sources import Module
@@ -24,7 +25,7 @@ _WHY = {
     "time.now_ns": "reads the clock",
     "uuid.rfc4122": "is random",
 }
-_IN_OPA = frozenset(_WHY)
+IN_OPA = frozenset(_WHY)  # OPA's builtins that make a decision uncacheable
 # Parts of the input that differ in every request of Envoy.
 _DIFFERENT: tuple[Path, ...] = (
     ("attributes", "request", "http", "headers", "x-request-id"),
@@ -37,12 +38,23 @@ _AT = re.compile(r"(?P<name>\S+) \((?P<where>.+)\)")
 
 def deps(settings: config.Policy, modules: Collection[Module]) -> Iterator[str]:
     """Lines on each of the decisions: what it reads of the input, and what makes it uncacheable. Raises `PolicyError`
-    for modules that cannot be parsed, or have no such decision."""
-    unstable = (
-        _IN_OPA if settings.engine == "opa" else NONDETERMINISTIC | (_IN_OPA - {"io.jwt.decode_verify"})
-    )
+    for modules that cannot be parsed, or have no such decision; engine: opa sends the whole input then."""
+    unstable = IN_OPA if settings.engine == "opa" else NONDETERMINISTIC | (IN_OPA - {"io.jwt.decode_verify"})
     for decision in dict.fromkeys((settings.decision, *settings.decisions.values())):
-        yield from _told(decision, referenced(modules, decision, unstable))
+        why = None
+        try:
+            references = referenced(modules, decision, unstable)
+        except PolicyError as error:
+            if settings.engine != "opa":
+                raise
+            references, why = References(WHOLE_INPUT), error.problems[0]
+        yield from _told(decision, references)
+        if why is not None:
+            yield f"All of the input is sent, since the policies cannot be read: {why}"
+        elif settings.engine == "opa" and not settings.opa.push:
+            yield 'Not cached but for decisions with a "cache_ttl": the server may change its policies at any time.'
+        else:
+            yield from _cached(references)
 
 
 def _told(decision: str, references: References) -> Iterator[str]:
@@ -56,6 +68,9 @@ def _told(decision: str, references: References) -> Iterator[str]:
         )
     if not references.paths:
         yield "  nothing of the input"
+
+
+def _cached(references: References) -> Iterator[str]:
     if not references.uncacheable:
         yield "Requests equal in these get a decision from the cache."
         return

@@ -4,6 +4,8 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Protocol
 
+from mixer.errors import MixerError
+
 Path = tuple[str, ...]
 
 
@@ -22,6 +24,10 @@ class References:
 WHOLE_INPUT = frozenset({()})
 
 
+class OutdatedError(MixerError):
+    """The input was built by references that are the engine's no longer; it must be built again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """A decision as its JSON text, and until when an equal input gets the same one (Unix seconds; None: no end)."""
@@ -37,12 +43,21 @@ class PolicyEngine(Protocol):
     a server; it answers the decision as it is, of whatever shape, and raises
     `DecisionError` — reason `undefined`: no rule gave a value; `evaluation`: the policy failed;
     `unavailable`, `timeout`: the engine's server did not answer. It never answers for an evaluation that failed.
+
+    `references` is another object once the policies may have changed. A document is built by the present ones; where
+    they change before it is evaluated, what `evaluate` gave to wait for raises `OutdatedError`.
     """
 
     name: str
     decision: str
-    revision: str  # of policies and data: 12 hex digits, or "" where the engine's server keeps them
-    references: References
+
+    @property
+    def revision(self) -> str:
+        """Of policies and data: 12 hex digits, or a bundle's own; "" where the engine's server has its own."""
+
+    @property
+    def references(self) -> References:
+        """What the decision can read."""
 
     async def start(self) -> None:
         """Load or connect. Raises `PolicyError` for policies that cannot be used, `StartError` for a server away."""

@@ -33,10 +33,10 @@ from mixer.policy.keywords import split
 from mixer.policy.library import AS_PATTERN, DIRECT, FUNCTIONS, SOUND, WRAPPED, library
 from mixer.policy.patterns import rust
 from mixer.policy.recursion import circles
-from mixer.policy.references import Uses, analyse, references
+from mixer.policy.references import Uses, analyse, documents, references
 from mixer.policy.rewrite import PATTERN, AsOpa
 from mixer.policy.sources import Module, Sources
-from mixer.policy.syntax import Node, functions, replaced, share_names
+from mixer.policy.syntax import Node, Pattern, functions, replaced, share_names
 from mixer.policy.unfit import OPA_RUNS_IT, conflicts, unfit
 
 if TYPE_CHECKING:
@@ -319,6 +319,11 @@ def referenced(
     if problems := list(_not_given(decision, analyse(asts), ", ".join(module.file for module in modules))):
         raise PolicyError(problems)
     return references(asts, decision, unstable)
+
+
+def documents_read(modules: Iterable[Module], decision: str) -> frozenset[Pattern]:
+    """`documents` of modules that `referenced` takes."""
+    return documents(_parsed(_readable(modules)), decision)
 
 
 def _not_given(decision: str, uses: Uses, files: str) -> Iterator[Problem]:

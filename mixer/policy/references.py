@@ -92,6 +92,16 @@ def references(
     return References(frozenset(_widest(paths)), tuple(calls))
 
 
+def documents(modules: list[Node], decision: str) -> frozenset[Pattern]:
+    """The data that a decision can read and no rule gives: paths below data, None for a part that varies."""
+    rules = list(_rules(modules))
+    given = {_known(rule.pattern) for rule in rules}
+    used = {use for rule in _reached(rules, tuple(decision.split("/"))) for use in rule.uses}
+    return frozenset(
+        use or (None,) for use in used if not any(use[:end] in given for end in range(1, len(use) + 1))
+    )
+
+
 def dotted(parts: Path) -> str:
     """A path as a policy author writes it: `input.attributes.request`."""
     return ".".join(("input", *parts))

@@ -1,6 +1,7 @@
 """What Check keeps, for how long, and that it never answers what a fresh evaluation would not."""
 
 import asyncio
+import copy
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -332,8 +333,9 @@ def test_kept_decision_is_never_one_that_a_fresh_evaluation_would_not_give(
         metrics = Metrics(CollectorRegistry())
         engine: Any = Embedded(text, data, lambda: now)
         keeping = CheckService(engine, DecisionCache(2, 60.0, metrics), metrics, clock=lambda: now)
-        engine.references = References(WHOLE_INPUT)
-        return keeping, CheckService(engine, None, metrics, clock=lambda: now)
+        whole = copy.copy(engine)
+        whole.references = References(WHOLE_INPUT)
+        return keeping, CheckService(whole, None, metrics, clock=lambda: now)
 
     def answer(checks: CheckService, asked: dict[str, str]) -> tuple[str, Any]:
         """What the cache said, and the answer without what is of one call."""

@@ -46,7 +46,9 @@ def ask(opa_server: Opa, request: pytest.FixtureRequest, tmp_path: Path) -> Iter
         yield ask
 
 
-def test_numbers_reach_the_server_as_they_are_written(ask: Ask, tmp_path: Path) -> None:
+def test_numbers_reach_the_server_as_they_are_written(
+    ask: Ask, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     for text, large in (
         ("18446744073709551617", True),
         ("18446744073709551616", False),
@@ -58,8 +60,9 @@ def test_numbers_reach_the_server_as_they_are_written(ask: Ask, tmp_path: Path) 
     log = tmp_path / "log"
     wait_until(lambda: log.exists() and log.read_text().count("\n") == 4)
     inputs = [json.loads(line)["input"] for line in log.read_text().splitlines()]
-    bodies = [document["attributes"]["request"]["http"]["body"] for document in inputs]
-    assert bodies[2] == '{"n": 1E400}', "what no double can hold is in the log as text"
-    assert [document.get("parsed_body") for document in inputs] == [
-        {"n": 2**64}, {"n": 2**64}, None, {"n": 2.5},
-    ]  # fmt: skip
+    shown: list[object] = [{"n": 2**64}, {"n": 2**64}, None, {"n": 2.5}]  # as doubles have them
+    if request.node.callspec.params["ask"] == "all":
+        bodies = [document["attributes"]["request"]["http"]["body"] for document in inputs]
+        assert bodies[2] == '{"n": 1E400}', "what neither 64 bits nor a double can hold is in the log as text"
+        shown[:2] = [None, None]
+    assert [document.get("parsed_body") for document in inputs] == shown

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from mixer import config
 from mixer.errors import DecisionError
-from mixer.policy.engine import Evaluation, PolicyEngine
+from mixer.policy.engine import Evaluation, OutdatedError, PolicyEngine
 from mixer.policy.opa import OpaEngine
 from mixer.policy.regorus import EmbeddedEngine
 from tests.components.processes import Opa
@@ -26,12 +26,15 @@ Decide = Callable[..., list[Any]]
 
 async def evaluate(engine: PolicyEngine, document: object, timeout: float | None = None) -> Any:
     """The decision, or the reason why there is none."""
-    try:
-        answer = engine.evaluate(json.dumps(document).encode(), timeout)
-        evaluation = answer if isinstance(answer, Evaluation) else await answer
-    except DecisionError as error:
-        return ("no decision", error.reason)
-    return json.loads(evaluation.decision)
+    while True:
+        try:
+            answer = engine.evaluate(json.dumps(document).encode(), timeout)
+            evaluation = answer if isinstance(answer, Evaluation) else await answer
+        except DecisionError as error:
+            return ("no decision", error.reason)
+        except OutdatedError:
+            continue  # all of the input is in the document
+        return json.loads(evaluation.decision)
 
 
 def decide_all(engine: PolicyEngine, documents: Sequence[object]) -> list[Any]:
