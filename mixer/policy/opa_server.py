@@ -2,7 +2,7 @@
 
 import json
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 from opa_client.opa_async import AsyncOpaClient
@@ -121,8 +121,8 @@ class OpaServer:
         return decoded
 
     async def document(self, path: str) -> Any:
-        """A document below data, None where there is none."""
-        answer = await self.call("GET", f"data/{quote(path)}")
+        """A document below data, None where there is none. `path` is quoted."""
+        answer = await self.call("GET", f"data/{path}")
         if not isinstance(answer, dict):
             raise self.unlike_opa()
         return answer.get("result")

@@ -64,6 +64,22 @@ async def test_what_is_opas_own_stays(server: Opa, tmp_path: Path) -> None:
 
 
 @on_loop
+async def test_keys_of_data_may_be_any_text(server: Opa, tmp_path: Path) -> None:
+    key = "a/b ~c%é"
+    rule = f'package envoy.authz\n\nallow := data["{key}"].x\n'
+    given = folder(tmp_path, authz=rule, data=f'{{"{key}": {{"x": true}}}}')
+    async with checks(server, given) as ask:
+        assert await ask()
+    async with checks(server, example(tmp_path, name="others")) as ask:
+        assert await ask()
+    assert set(server.call("GET", "/v1/data")[1]["result"]) == {"envoy", "methods", "mixer_push"}
+    server.call("PATCH", "/v1/data", [{"op": "add", "path": "/a~1b%20~0c%25%C3%A9", "value": 1}])
+    with pytest.raises(PolicyError, match="has it from elsewhere"):
+        async with checks(server, given):
+            pass
+
+
+@on_loop
 async def test_what_was_pushed_before_goes_and_what_is_the_same_is_not_pushed_again(
     server: Opa, tmp_path: Path
 ) -> None:
