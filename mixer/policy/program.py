@@ -30,6 +30,7 @@ from mixer.policy.guard import add_guards, guarded_modules, is_panic
 from mixer.policy.keywords import split
 from mixer.policy.library import AS_PATTERN, DIRECT, FUNCTIONS, SOUND, WRAPPED, library
 from mixer.policy.patterns import rust
+from mixer.policy.prefixes import fillers
 from mixer.policy.recursion import circles
 from mixer.policy.references import Uses, analyse, references
 from mixer.policy.rewrite import PATTERN, AsOpa
@@ -139,6 +140,7 @@ class Program:
         used = {name for editor in editors for name in editor.used}
         patterns = {maker for name, (maker, *_) in AS_PATTERN.items() if name in used}
         self._supply({DIRECT.get(name, WRAPPED.get(name, name)) for name in used} | patterns, clock)
+        modules += fillers(asts)
         needed = list(library(used))
         self._supply({call.name for call in analyse(_parsed(needed)).calls}, clock)
         modules += needed

@@ -51,7 +51,6 @@ PATTERN = "mixer.pattern"  # the builtin that gives a pattern in Rust's syntax
 _PATTERN_AT = {
     "regex.find_all_string_submatch_n": 0,
     "regex.find_n": 0,
-    "regex.is_valid": 0,
     "regex.match": 0,
     "regex.replace": 1,
     "regex.split": 0,
@@ -227,7 +226,9 @@ class AsOpa(Editor):
     def _annotations(self, name: str, node: Node) -> list[Edit]:
         assert self._metadata is not None  # noqa: S101 (looked at before)
         bodies = [body for body in self._rule["Spec"]["bodies"] if body["is_else"]]
-        starts = [part["span"]["start"] for body in bodies for part in (body["assign"], body["query"]) if part]
+        starts = [
+            part["span"]["start"] for body in bodies for part in (body["assign"], body["query"]) if part
+        ]
         is_else = node["Call"]["span"]["start"] >= min(starts, default=len(self.source))
         value = self._metadata.value(name, self._module, self._rule, is_else).encode()
         output = b"".join(b"%b = " % self.text(argument) for argument in node["Call"]["params"])

@@ -83,6 +83,7 @@ _BY_MODULE = {
     "globs": "regex.globs_match",
     "gojson": "json.marshal_with_options mixer.marshalled",
     "net": "net.cidr_contains net.cidr_contains_matches net.cidr_intersects net.cidr_merge",
+    "json_schema": "json.match_schema json.verify_schema",
     "letters": "lower upper",
     "numbers": """
         mixer.divided mixer.minus mixer.plus mixer.product mixer.sum mixer.times to_number
