@@ -228,9 +228,17 @@ class Program:
             decision = self._evaluate_guarded(document)
         except BaseException as error:
             raise self._recovered(error) from None
-        if decision == _UNDEFINED:
+        if decision == _UNDEFINED and not self._is_text(document):
             return None
         return decision if self._held is None else self._held.written(decision)
+
+    def _is_text(self, document: str | None) -> bool:
+        """Whether the last decision is not undefined but the text that regorus tells it by."""
+        if not self._supplied.keys() & {"mixer.template", "strings.render_template"}:
+            return False
+        if document is not None:
+            self._guarded.set_input_json(document)
+        return "result" in orjson.loads(self._guarded.eval_query_as_json(self._rule))
 
     def _evaluate_guarded(self, document: str | None) -> str:
         try:

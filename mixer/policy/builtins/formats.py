@@ -157,7 +157,7 @@ def term(value: Any) -> str:
     if isinstance(value, str):
         return _quoted(value)
     if isinstance(value, int | float):
-        return str(HELD.value(value)) if isinstance(value, float) else repr(value)
+        return HELD.text(value) if isinstance(value, float) else repr(value)
     if isinstance(value, dict):
         pairs = sorted(value.items(), key=lambda pair: cmp_to_key(compare)(pair[0]))
         return "{%s}" % ", ".join(f"{term(key)}: {term(item)}" for key, item in pairs)  # noqa: UP031 (braces)
