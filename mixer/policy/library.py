@@ -64,6 +64,11 @@ else := true if { is_array(a); is_set(b); every x in b { x in a } }
 else := false if { is_array(a); is_set(b) }
 else := mixer.fail("object.subset")
 """,
+    # What is no text is no error to OPA.
+    "regex.is_valid": """
+regex_is_valid_(p) := regex.is_valid(mixer.pattern(p)) if is_string(p)
+else := false
+""",
     # Where the pattern matches nothing at the beginning or at the end, Rust splits there too, and Go does not.
     "regex.split": """
 regex_split_(p, s) := [] if { p == ""; s == "" }

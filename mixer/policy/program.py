@@ -32,6 +32,7 @@ from mixer.policy.guard import add_guards, guarded_modules, is_panic
 from mixer.policy.keywords import split
 from mixer.policy.library import AS_PATTERN, DIRECT, FUNCTIONS, SOUND, WRAPPED, library
 from mixer.policy.patterns import rust
+from mixer.policy.prefixes import fillers
 from mixer.policy.recursion import circles
 from mixer.policy.references import Uses, analyse, documents, references
 from mixer.policy.rewrite import PATTERN, AsOpa
@@ -159,6 +160,7 @@ class Program:
         used = {name for editor in editors for name in editor.used}
         patterns = {maker for name, (maker, *_) in AS_PATTERN.items() if name in used}
         self._supply({DIRECT.get(name, WRAPPED.get(name, name)) for name in used} | patterns, clock)
+        modules += fillers(asts)
         needed = list(library(used))
         self._supply({call.name for call in analyse(_parsed(needed)).calls}, clock)
         modules += needed
@@ -272,9 +274,17 @@ class Program:
             decision = self._evaluate_guarded(document)
         except BaseException as error:
             raise self._recovered(error) from None
-        if decision == _UNDEFINED:
+        if decision == _UNDEFINED and not self._is_text(document):
             return None
         return decision if self._held is None else self._held.written(decision)
+
+    def _is_text(self, document: str | None) -> bool:
+        """Whether the last decision is not undefined but the text that regorus tells it by."""
+        if not self._supplied.keys() & {"mixer.template", "strings.render_template"}:
+            return False
+        if document is not None:
+            self._guarded.set_input_json(document)
+        return "result" in orjson.loads(self._guarded.eval_query_as_json(self._rule))
 
     def _evaluate_guarded(self, document: str | None) -> str:
         try:

@@ -51,7 +51,6 @@ PATTERN = "mixer.pattern"  # the builtin that gives a pattern in Rust's syntax
 _PATTERN_AT = {
     "regex.find_all_string_submatch_n": 0,
     "regex.find_n": 0,
-    "regex.is_valid": 0,
     "regex.match": 0,
     "regex.replace": 1,
     "regex.split": 0,

@@ -28,6 +28,11 @@ def load(text: str) -> Any:
     return _plain(yaml.load(text, Loader=_Loader))  # noqa: S506 (a SafeLoader)
 
 
+def load_all(text: str) -> list[Any]:
+    """All documents of a text. Raises as `load`."""
+    return [_plain(document) for document in yaml.load_all(text, Loader=_Loader)]  # noqa: S506 (a SafeLoader)
+
+
 class _Loader(yaml.CSafeLoader):
     yaml_implicit_resolvers = {}  # noqa: RUF012 (as in the base class)
 

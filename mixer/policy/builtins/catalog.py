@@ -81,8 +81,10 @@ _BY_MODULE = {
     "encodings": "base64.decode base64.is_valid base64url.decode hex.decode json.is_valid mixer.json_unmarshal",
     "formats": "sprintf",
     "globs": "regex.globs_match",
+    "go_templates": "strings.render_template",
     "gojson": "json.marshal_with_options mixer.marshalled",
     "net": "net.cidr_contains net.cidr_contains_matches net.cidr_intersects net.cidr_merge",
+    "json_schema": "json.match_schema json.verify_schema",
     "letters": "lower upper",
     "numbers": """
         mixer.divided mixer.minus mixer.plus mixer.product mixer.sum mixer.times to_number
@@ -98,6 +100,7 @@ _BY_MODULE = {
     "uri": "uri.is_valid uri.parse",
     "uuids": "uuid.parse",
     "versions": "semver.compare semver.is_valid",
+    "yaml_texts": "yaml.is_valid",
 }
 MODULES = {name: module for module, names in _BY_MODULE.items() for name in names.split()}
 
@@ -108,6 +111,7 @@ REFUSED = {
     "http.send": _STOPS_THE_LOOP,
     "net.lookup_ip_addr": _STOPS_THE_LOOP,
     "opa.runtime": "tells of an OPA server",
+    "rego.parse_module": "it gives OPA's own syntax tree",
     **dict.fromkeys(
         """
         all any cast_array cast_boolean cast_null cast_object cast_set cast_string net.cidr_overlap re_match

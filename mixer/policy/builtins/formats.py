@@ -90,7 +90,7 @@ def _number(value: float, spec: re.Match[str]) -> str:
         if precision == 0 and value == 0:
             return _padded("", spec)
     elif verb in "vgG":
-        digits = _shortest(abs(value)) if precision is None else format(abs(value), f".{precision}g")
+        digits = shortest(abs(value)) if precision is None else format(abs(value), f".{precision}g")
         digits = digits.upper() if verb == "G" else digits
     else:
         digits = format(abs(value), f".{6 if precision is None else precision}{verb}")
@@ -134,11 +134,11 @@ def _type(value: float | str) -> str:
 def _plain(value: float | str) -> str:
     """As `%v`."""
     if isinstance(value, float):
-        return ("-" if value < 0 else "") + _shortest(abs(value))
+        return ("-" if value < 0 else "") + shortest(abs(value))
     return str(value)
 
 
-def _shortest(value: float) -> str:
+def shortest(value: float) -> str:
     """The fewest digits that are this number (`strconv.FormatFloat`, 'g', -1)."""
     _, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
     assert isinstance(exponent, int)  # noqa: S101 (JSON has no infinity)
@@ -157,7 +157,7 @@ def term(value: Any) -> str:
     if isinstance(value, str):
         return _quoted(value)
     if isinstance(value, int | float):
-        return str(HELD.value(value)) if isinstance(value, float) else repr(value)
+        return HELD.text(value) if isinstance(value, float) else repr(value)
     if isinstance(value, dict):
         pairs = sorted(value.items(), key=lambda pair: cmp_to_key(compare)(pair[0]))
         return "{%s}" % ", ".join(f"{term(key)}: {term(item)}" for key, item in pairs)  # noqa: UP031 (braces)

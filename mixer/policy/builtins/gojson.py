@@ -24,7 +24,7 @@ def dumps(value: Any, indent: str | None = None, prefix: str = "") -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).translate(_IN_HTML)
     if isinstance(value, float):
-        return str(HELD.value(value)).lower()
+        return HELD.text(value)
     return json.dumps(value)
 
 

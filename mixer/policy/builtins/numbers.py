@@ -62,6 +62,10 @@ class Held(threading.local):
     def value(self, double: float) -> Decimal:
         return self._exact.get(double) or Decimal(repr(double))
 
+    def text(self, double: float) -> str:
+        exact = self._exact.get(double)
+        return repr(double) if exact is None else str(exact).lower()
+
     def nearest(self, double: float) -> float:
         """What Go's float64 is of it."""
         exact = self._exact.get(double)
