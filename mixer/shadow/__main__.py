@@ -11,7 +11,9 @@ import os
 import pickle
 import signal
 import sys
+from io import RawIOBase
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
 
@@ -42,8 +44,13 @@ def main() -> None:
         return
     policy, logging = pickle.loads(settings)  # noqa: S301 (of the parent, which started this)
     log.setup(logging)
+    with asyncio.Runner() as runner:
+        _serve(policy, runner, requests, answers)
+
+
+def _serve(policy: config.Policy, runner: asyncio.Runner, requests: BinaryIO, answers: RawIOBase) -> None:
     try:
-        judge = asyncio.run(_judge(policy))
+        judge = runner.run(_judge(policy, runner))
     except LoadError as error:
         problems = [(problem.file, problem.path, problem.expected, problem.got) for problem in error.problems]
         answers.write(frame(orjson.dumps({"problems": problems})))
@@ -53,10 +60,10 @@ def main() -> None:
         answers.write(frame(orjson.dumps(judge(request))))
 
 
-async def _judge(policy: config.Policy) -> Judge:
+async def _judge(policy: config.Policy, runner: asyncio.Runner) -> Judge:
     engine = ENGINES[policy.engine](policy)
     await engine.start()
-    return Judge(engine, bodies_of(policy))
+    return Judge(engine, bodies_of(policy), runner.run)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Source: OPA's `topdown/crypto.go`, Go's `crypto/x509/parser.go`.
 """
 
 import base64
+import warnings
 from collections.abc import Iterator
 from datetime import datetime
 from functools import lru_cache
@@ -15,6 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from mixer.policy.builtins import pem
@@ -122,7 +124,9 @@ def certificates(text: str) -> list[x509.Certificate]:
 
 def _of_der(data: bytes) -> list[x509.Certificate]:
     try:
-        return [x509.load_der_x509_certificate(element.whole) for element in pem.elements(data)]
+        with warnings.catch_warnings():  # of serial numbers that are not positive, which Go takes too
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            return [x509.load_der_x509_certificate(element.whole) for element in pem.elements(data)]
     except ValueError:
         raise BuiltinError("malformed certificate") from None
 
@@ -159,7 +163,7 @@ class _Certificate:
             "SignatureAlgorithm": signature_algorithm(read),
             **public_key(read.public_key()),
             "Version": read.version.value + 1,
-            "SerialNumber": read.serial_number,
+            "SerialNumber": int.from_bytes(self._parts[0].body, "big", signed=True),
             "Issuer": name(issuer),
             "Subject": name(subject),
             "NotBefore": _time(read.not_valid_before_utc),
