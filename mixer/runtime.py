@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mixer.decisions.log import DecisionLog
     from mixer.decisions.policy import LogPolicy
     from mixer.policy.bundle import Bundle
+    from mixer.policy.network import Network
     from mixer.policy.polling import Bundles
     from mixer.policy.sources import Sources
     from mixer.ratelimit.counters import Counters
@@ -39,10 +40,12 @@ if TYPE_CHECKING:
 Role = Literal["all", "check", "report"]
 
 
-def _embedded(settings: config.Policy, loaded: "Sources | None" = None) -> PolicyEngine:
+def _embedded(
+    settings: config.Policy, loaded: "Sources | None" = None, network: "Network | None" = None
+) -> PolicyEngine:
     from mixer.policy.regorus import EmbeddedEngine
 
-    return EmbeddedEngine(settings, loaded=loaded)
+    return EmbeddedEngine(settings, loaded=loaded, network=network)
 
 
 def _opa(settings: config.Policy) -> PolicyEngine:
@@ -147,6 +150,7 @@ class Runtime:
     shadow: "Shadow | None" = None
     shadow_bundles: "Bundles[Tarball] | None" = None
     bundles: "Bundles[Bundle] | None" = None
+    network: "Network | None" = None  # of policies that come in bundles
     counters: "Counters | None" = None
     sinks: "list[Sink[Any]]" = field(default_factory=list)
     decision_log: "DecisionLog | None" = None
@@ -215,6 +219,7 @@ class Runtime:
         """Check by the policy of the latest bundles."""
         from mixer.authz.switch import Switch
         from mixer.decisions.policy import LogPolicy
+        from mixer.policy.network import Network
         from mixer.policy.polling import Bundles, reader
         from mixer.policy.regorus import sources_of
         from mixer.policy.waiting import WaitingEngine
@@ -222,11 +227,13 @@ class Runtime:
         # Nobody observes what there is no policy for: what is to be masked is not known yet.
         self.engine = WaitingEngine(policy.decision)
         switch = Switch(self._checks(policy, self.engine, observed=False))
+        # One for all revisions: an evaluation may wait while its policy is exchanged, and replies are kept.
+        network = self.network = Network(policy.http)
 
         async def activate(bundles: "Sequence[Bundle]") -> None:
             loaded = sources_of(policy, bundles)
             log_policy = LogPolicy(loaded) if self.decision_log is not None else None
-            engine = _embedded(policy, loaded)
+            engine = _embedded(policy, loaded, network)
             await engine.start()
             # From here on without a pause: a request finds all of the old policy, or all of the new one.
             switch.current = self._checks(policy, engine)
@@ -393,6 +400,8 @@ class Runtime:
             await self.bundles.close()
         if self.engine is not None:
             await self.engine.close()
+        if self.network is not None:
+            await self.network.close()
 
 
 def _log_policy(policy: config.Policy) -> "tuple[LogPolicy | None, Mapping[str, str]]":

@@ -171,9 +171,8 @@ def _text(item: object) -> str:
 
 
 def _resource(item: object) -> dict[str, str]:
-    fields = _fields(item, "ref", "description") if isinstance(item, dict) else {"ref": item}
-    ref = fields.get("ref")
-    if not isinstance(ref, str) or not ref:
+    fields = _fields(item if isinstance(item, dict) else {"ref": item}, "ref", "description")
+    if not (ref := fields.get("ref")):
         raise _UnfitError("annotations with a related resource that has no ref")
     try:
         url = parse(ref)
@@ -181,7 +180,7 @@ def _resource(item: object) -> dict[str, str]:
         raise _UnfitError("annotations with a related resource whose ref is no URL") from None
     if url.user is not None or "%" in ref or "#" in ref or not ref.isascii() or " " in ref:
         raise _UnfitError("annotations with a related resource whose URL has a user or escapes")
-    return {**fields, "ref": ref}
+    return fields
 
 
 def _author(item: object) -> dict[str, str]:

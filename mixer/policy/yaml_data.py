@@ -30,7 +30,7 @@ def load(text: str) -> Any:
 
 def load_all(text: str) -> list[Any]:
     """All documents of a text. Raises as `load`."""
-    return [_plain(document) for document in yaml.load_all(text, Loader=_Loader)]  # noqa: S506 (a SafeLoader)
+    return [_plain(document) for document in yaml.load_all(text, Loader=_Loader)]
 
 
 class _Loader(yaml.CSafeLoader):

@@ -42,25 +42,31 @@ def main() -> None:
         return
     policy, compared, logging, tarballs = pickle.loads(settings)  # noqa: S301 (of the parent, which started this)
     log.setup(logging)
-    try:
-        revision, judges = asyncio.run(_judges(policy, compared, tarballs))
-    except LoadError as error:
-        problems = [(problem.file, problem.path, problem.expected, problem.got) for problem in error.problems]
-        answers.write(frame(orjson.dumps({"problems": problems})))
-        return
-    decisions = {live: judge.decision for live, judge in judges.items()}
-    answers.write(frame(orjson.dumps({"revision": revision, "decisions": decisions})))
-    while (request := read(requests)) is not None:
-        live, message = asked(request)
-        answers.write(frame(orjson.dumps(judges[live](message))))
+    with asyncio.Runner() as runner:
+        try:
+            revision, judges = runner.run(_judges(policy, compared, tarballs, runner))
+        except LoadError as error:
+            problems = [
+                (problem.file, problem.path, problem.expected, problem.got) for problem in error.problems
+            ]
+            answers.write(frame(orjson.dumps({"problems": problems})))
+            return
+        decisions = {live: judge.decision for live, judge in judges.items()}
+        answers.write(frame(orjson.dumps({"revision": revision, "decisions": decisions})))
+        while (request := read(requests)) is not None:
+            live, message = asked(request)
+            answers.write(frame(orjson.dumps(judges[live](message))))
 
 
 async def _judges(
-    policy: config.Policy, compared: dict[str, tuple[str, bool]], tarballs: tuple[bytes, ...]
+    policy: config.Policy,
+    compared: dict[str, tuple[str, bool]],
+    tarballs: tuple[bytes, ...],
+    runner: asyncio.Runner,
 ) -> tuple[str, dict[str, Judge]]:
     engine, candidates = await candidate_of(policy, compared, tarballs)
     bodies = bodies_of(policy)
-    return engine.revision, {live: Judge(each, bodies) for live, each in candidates.items()}
+    return engine.revision, {live: Judge(each, bodies, runner.run) for live, each in candidates.items()}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a candidate makes of a request: the same way as a Check, without the answer."""
 
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import orjson
@@ -14,10 +15,17 @@ from mixer.policy.engine import Evaluation, PolicyEngine
 
 
 class Judge:
-    """Evaluates requests with a started engine that answers at once."""
+    """Evaluates requests with a started engine. `wait`: has what the engine must wait for, on the loop that it was
+    started on."""
 
-    def __init__(self, engine: PolicyEngine, bodies: Bodies | None) -> None:
+    def __init__(
+        self,
+        engine: PolicyEngine,
+        bodies: Bodies | None,
+        wait: Callable[[Coroutine[Any, Any, Evaluation]], Evaluation],
+    ) -> None:
         self._engine = engine
+        self._wait = wait
         self._input = InputBuilder(engine.references.paths, bodies)
         self._answers = Answers(engine.decision, engine.revision)
         self.decision = engine.decision
@@ -29,7 +37,7 @@ class Judge:
             document = orjson.dumps(self._input.build(CheckRequest.FromString(request)))
             evaluation = self._engine.evaluate(document, None)
             if not isinstance(evaluation, Evaluation):
-                raise TypeError(f"the engine {self._engine.name} cannot evaluate a candidate")
+                evaluation = self._wait(_awaited(evaluation))
             result = evaluation.decision
             allowed = self._answers.of(result, "off").allowed
         except (DecisionError, BadRequestError) as error:
@@ -39,3 +47,7 @@ class Judge:
         # None: an `error_response`, which is a decision, but neither of the two.
         why = "the candidate leaves the request to the failure mode" if allowed is None else None
         return {"allowed": allowed, "result": result, "error": why}
+
+
+async def _awaited(waiting: Awaitable[Evaluation]) -> Evaluation:
+    return await waiting

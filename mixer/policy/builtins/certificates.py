@@ -172,7 +172,7 @@ class _Certificate:
             "SignatureAlgorithm": signature_algorithm(read),
             **public_key(read.public_key()),
             "Version": read.version.value + 1,
-            "SerialNumber": read.serial_number,
+            "SerialNumber": int.from_bytes(self._parts[0].body, "big", signed=True),
             "Issuer": name(issuer),
             "Subject": name(subject),
             "NotBefore": _time(read.not_valid_before_utc),

@@ -152,7 +152,9 @@ class _Renderer:
         else:
             raise BuiltinError("range cannot iterate over this")
         for key, item in pairs:
-            given = {first: item} if first and not second else {first: key, second: item} if second else {}
+            given: Variables = {}
+            if first is not None:
+                given = {first: key, second: item} if second else {first: item}
             self._nodes(block.body, item, {**variables, **given})
         if not pairs:
             self._nodes(block.otherwise, dot, variables)
