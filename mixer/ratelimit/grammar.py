@@ -8,6 +8,7 @@ keeps no statistics by limit; the two are taken, checked, and change nothing.
 """
 
 from mixer.errors import Problem
+from mixer.ratelimit.counters import SECOND, Rule
 from mixer.ratelimit.section import (
     DESCRIPTOR_KEYS,
     FILE_KEYS,
@@ -18,7 +19,7 @@ from mixer.ratelimit.section import (
     Section,
     show,
 )
-from mixer.ratelimit.tree import UNITS, Descriptor, Domain, Level, Limit
+from mixer.ratelimit.tree import SECONDS, UNITS, Descriptor, Domain, Level, Limit
 from mixer.ratelimit.yaml_v2 import Node, YamlError, read
 
 MAX_RATE = 2**32 - 1  # what the answer's message can carry
@@ -124,10 +125,12 @@ class Reader:
         name = section.text("name") or ""
         if name:
             self._names.add((domain, name))
+        rate, unit = section.whole_number("requests_per_unit", MAX_RATE), self._unit(section, unlimited)
         return Limit(
             full_key=full_key,
-            requests_per_unit=section.whole_number("requests_per_unit", MAX_RATE),
-            unit=self._unit(section, unlimited),
+            requests_per_unit=rate,
+            unit=unit,
+            rule=Rule(rate, SECONDS[unit] * SECOND) if unit else None,
             name=name,
             unlimited=unlimited,
             shadow_mode=flags["shadow_mode"],

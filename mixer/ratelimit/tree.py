@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixer.ratelimit import keys
+from mixer.ratelimit.counters import SECOND, Rule
 from mixer.ratelimit.keys import Entry
 
 # Unit by its name in YAML: its number in `envoy.type.v3.RateLimitUnit`, and seconds.
@@ -35,6 +36,7 @@ class Limit:
     requests_per_unit: int = 0
     unit: int = 0  # `envoy.type.v3.RateLimitUnit`; 0 for an unlimited one
     name: str = ""
+    rule: Rule | None = None  # how it is counted; None for an unlimited one
     unlimited: bool = False
     shadow_mode: bool = False
     quota_mode: bool = False
@@ -191,4 +193,6 @@ class Domain:
         """
         entries = tuple(entries)
         path = ".".join(f"{entry.key}_{entry.value}" if entry.value else entry.key for entry in entries)
-        return Limit(f"{self.name}.{path}", requests_per_unit, unit), keys.of_entries(self.name, entries)
+        rule = Rule(requests_per_unit, SECONDS[unit] * SECOND)
+        limit = Limit(f"{self.name}.{path}", requests_per_unit, unit, rule=rule)
+        return limit, keys.of_entries(self.name, entries)
