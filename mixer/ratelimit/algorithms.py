@@ -132,7 +132,7 @@ def _sliding_wait(rule: Rule, state: Sliding, hits: int, now: int) -> int:
         return max(0, end - room * slices // state.before * each - now)
     room = max(0, rule.limit - hits)
     left = room * slices // state.here if state.here else slices
-    return max(end, end + rule.window - left * each) - now
+    return max(now, end, end + rule.window - left * each) - now
 
 
 # token_bucket

@@ -8,10 +8,12 @@ from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from mixer.errors import RequestError
+from mixer.metrics import Metrics
 from mixer.ratelimit import keys
 from mixer.ratelimit.answer import LimitTexts
 from mixer.ratelimit.counters import MAX_HITS, Hit
 from mixer.ratelimit.tree import SECONDS, UNITS, Domain, Limit
+from mixer.tallies import OVERFLOW
 
 MAX_DESCRIPTORS = 1000  # of one request, which is one script call for Redis; Envoy sends a handful
 
@@ -30,16 +32,18 @@ class Claim(NamedTuple):
 
     limit: Limit
     texts: LimitTexts
+    tally: list[int]  # its statistics
     hit: Hit | None  # the descriptor's own hits, else 1; None for an unlimited limit
-    has_hits: bool  # whether the descriptor has its own; else the request's count
-    gives_back: bool
+    has_hits: bool = False  # whether the descriptor has its own; else the request's count
+    gives_back: bool = False
 
 
 class Claims:
     """Finds the limits of requests."""
 
-    def __init__(self, domains: Mapping[str, Domain]) -> None:
+    def __init__(self, domains: Mapping[str, Domain], metrics: Metrics) -> None:
         self._domains = domains
+        self._tallies = metrics.limit_hits
         self._texts = {limit: LimitTexts(limit) for domain in domains.values() for limit in domain.limits()}
         self._remembered: dict[str, dict[bytes, Claim | None]] = {name: {} for name in domains}
         self._room = REMEMBERED  # for all domains together
@@ -101,8 +105,9 @@ class Claims:
             return None
         limit, name = match
         texts = self._texts.get(limit) or LimitTexts(limit)  # an override is its descriptor's alone
+        tally = self._tallies.row(self._label(domain, descriptor, limit))
         if limit.rule is None:
-            return Claim(limit, texts, None, has_hits=False, gives_back=False)
+            return Claim(limit, texts, tally, None)
         holder = ""
         if limit.rule.algorithm == "concurrency" and not (holder := descriptor.entries[-1].value):
             path = f"descriptors[{index}].entries[{len(descriptor.entries) - 1}].value"
@@ -110,7 +115,16 @@ class Claims:
         has_hits, gives_back = descriptor.HasField("hits_addend"), _is_negative(descriptor)
         hits = min(descriptor.hits_addend.value, MAX_HITS) if has_hits else 1
         hit = Hit(name, limit.rule, -hits if gives_back else hits, keys.bounded(holder))
-        return Claim(limit, texts, hit, has_hits, gives_back)
+        return Claim(limit, texts, tally, hit, has_hits, gives_back)
+
+    @staticmethod
+    def _label(domain: Domain, descriptor: RateLimitDescriptor, limit: Limit) -> str:
+        """By what statistics of the limit are labelled."""
+        if descriptor.HasField("limit"):
+            return OVERFLOW  # whose labels would be without bound
+        if limit.detailed_metric or limit.value_to_metric:
+            return domain.metric_label(descriptor.entries, limit)
+        return limit.label
 
 
 def hits(found: Sequence[Claim | None], hits_addend: int) -> list[Hit]:

@@ -9,8 +9,17 @@ Algorithm = Literal["fixed_window", "sliding_window", "token_bucket", "concurren
 
 SECOND = 1_000_000  # in µs, the unit of all times here
 MAX_LIMIT = 2**32 - 1  # of hits, slots and bursts: what an answer's message can carry
+MAX_WINDOW = 366 * 86400 * SECOND
 MAX_HITS = 2**32  # of one hit: above any limit, so that more makes no difference
 EXACT = 2**53  # below it, Lua's numbers are exact integers
+
+
+class RuleError(ValueError):
+    """Numbers that make no rule."""
+
+    def __init__(self, name: str, expected: str, got: object) -> None:
+        self.name, self.expected, self.got = name, expected, str(got)  # `name`: of the field of `Rule`
+        super().__init__(f"{name}: expected {expected}, got {got}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +30,7 @@ class Rule:
     with the hits that it has.
 
     Raises:
-        ValueError: the numbers fit no rule; the message says which and why.
+        RuleError: the numbers make no rule.
     """
 
     limit: int  # hits in a window; concurrency: slots
@@ -40,11 +49,13 @@ class Rule:
 
     def __post_init__(self) -> None:
         if not 0 <= self.limit <= MAX_LIMIT:
-            raise ValueError(f"limit: expected 0 to {MAX_LIMIT}, got {self.limit}")
-        if self.window < SECOND or self.window % SECOND:
-            raise ValueError(f"window: expected whole seconds, at least one, got {self.window} µs")
-        if not 1 <= self.lot <= max(1, self.limit):
-            raise ValueError(f"lot: expected 1 to the limit, got {self.lot}")
+            raise RuleError("limit", f"0 to {MAX_LIMIT}", self.limit)
+        if self.window % SECOND or not SECOND <= self.window <= MAX_WINDOW:
+            raise RuleError("window", f"whole seconds, 1 to {MAX_WINDOW // SECOND}", self.window / SECOND)
+        if not 1 <= self.lot <= max(1, self.limit) or (self.lot > 1 and self.algorithm != "fixed_window"):
+            raise RuleError("lot", f"1 to the limit of a fixed window, {self.limit}", self.lot)
+        if self.burst is not None and not 1 <= self.burst <= MAX_LIMIT:
+            raise RuleError("burst", f"1 to {MAX_LIMIT}", self.burst)
         cost, rate = self._flow() if self.algorithm == "token_bucket" else (0, 0)
         object.__setattr__(self, "seconds", self.window // SECOND)
         object.__setattr__(self, "cost", cost)
@@ -61,10 +72,10 @@ class Rule:
         if not self.size:
             return 1, 1
         if not self.limit:
-            raise ValueError(f"burst: expected 0 beside a limit of 0, got {self.size}")
+            raise RuleError("burst", "none beside a limit of 0", self.burst)
         bound = EXACT // 2 // self.size * self.limit // self.window
         if not bound:
-            raise ValueError(f"burst: expected one that refills within 140 years, got {self.size}")
+            raise RuleError("burst", "one that refills within 140 years", self.size)
         ratio = Fraction(self.window, self.limit).limit_denominator(bound)
         return ratio.numerator, ratio.denominator
 

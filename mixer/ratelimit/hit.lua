@@ -86,6 +86,7 @@ local function slot(key, hits, now, slack, limit, lease, holder, index)
   local passes = true
   local alive = redis.call('ZCOUNT', key, '(' .. text(now), '+inf')
   if hits < 0 then
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', text(now))
     redis.call('ZREM', key, holder)
     redis.call('SREM', index, key)
   elseif hits == 0 then

@@ -14,15 +14,18 @@ from functools import partial
 from hashlib import sha1
 from importlib.resources import files
 from math import inf
+from typing import cast
 
 import structlog
 
 from mixer import config
 from mixer.errors import CounterError
 from mixer.metrics import Metrics
-from mixer.ratelimit.batch import Batch, Call, Keys
+from mixer.ratelimit import keys
+from mixer.ratelimit.batch import Batch, Call
 from mixer.ratelimit.counters import Hit, Outcomes
 from mixer.ratelimit.link import Endpoint, Link, Reply
+from mixer.ratelimit.local import Local
 
 MAX_WAITING = 8192  # calls; at 20,000 a second as long as the default timeout, so that more would only expire
 BACKOFF = (0.05, 1.0)  # seconds between attempts to connect: the first, and the most
@@ -47,16 +50,19 @@ _CODE = re.compile(
 class RedisCounters:
     """See `Counters`. Connects by itself, again and again while Redis is away; calls fail meanwhile.
 
-    `settings.timeout` bounds a round trip; a call that must wait for another one first waits twice as long at
+    `settings.redis.timeout` bounds a round trip; a call that must wait for another one first waits twice as long at
     most. After a timeout the connection is given up, since Redis may still be busy with what it was sent.
     """
 
-    def __init__(self, settings: config.Redis, metrics: Metrics) -> None:
+    def __init__(self, settings: config.RateLimits, metrics: Metrics) -> None:
         """Raises `StartError` if the URL cannot be used."""
-        self._endpoint = Endpoint(settings.url.get_secret_value())
-        self._timeout = settings.timeout
-        self._keys = Keys(settings.key_prefix)
-        self._max_batch = settings.max_batch
+        redis = settings.redis
+        self._endpoint = Endpoint(redis.url.get_secret_value())
+        self._timeout = redis.timeout
+        self._prefix = redis.key_prefix
+        self._format = keys.FORMATS[settings.key_format]
+        self._max_batch = redis.max_batch
+        self._local = Local(settings.local_cache)
         self._errors = metrics.counter_errors
         self._batch_size = metrics.counter_batch.labels("redis")
         self._waiting: deque[Call] = deque()
@@ -93,21 +99,23 @@ class RedisCounters:
     def hit(
         self, hits: Sequence[Hit], now: int, timeout: float | None = None
     ) -> Outcomes | Awaitable[Outcomes]:
-        if not hits:
-            return []
+        known = self._local.answer(hits, now)
+        if not hits or (known is not None and None not in known):
+            return cast(Outcomes, known or [])
         if self._link is None and not self._is_connecting:
             raise self._away()
         if len(self._waiting) >= MAX_WAITING:
             raise self._failure("overload", f"{MAX_WAITING} calls wait for Redis already")
         answer: asyncio.Future[Outcomes] = self._loop.create_future()
-        arrived = self._loop.time()
-        deadline = arrived + timeout if timeout is not None and timeout < self._timeout else inf
-        self._waiting.append(Call(hits, now, answer, arrived, deadline))
+        call = Call(hits, now, answer, self._loop.time())
+        call.known = known
+        self._waiting.append(call)
         if self._in_flight is None and not self._flush_is_due:
             self._flush_is_due = True
             self._loop.call_soon(self._flush)  # after what else arrived in this turn
-        if deadline < inf:
-            self._expire_at(deadline)
+        if timeout is not None and timeout < self._timeout:
+            call.deadline = call.arrived + timeout
+            self._expire_at(call.deadline)
         return answer
 
     async def release(self, holders: Sequence[str], now: int, timeout: float | None = None) -> int:
@@ -115,8 +123,8 @@ class RedisCounters:
             return 0
         if self._link is None:
             raise self._away()
-        keys = map(self._keys.of_holder, holders)
-        arguments: list[str | int] = [len(holders), *keys, now, *holders]
+        held = (keys.of_holder(self._prefix, holder) for holder in holders)
+        arguments: list[str | int] = [len(holders), *held, now, *holders]
         seconds = self._timeout if timeout is None else min(timeout, self._timeout)
         try:
             async with asyncio.timeout(seconds):
@@ -134,7 +142,7 @@ class RedisCounters:
         self._flush_is_due = False
         if self._in_flight is not None or self._link is None:
             return
-        batch = Batch(self._keys)
+        batch = Batch(self._prefix, self._format, self._local)
         oldest = self._loop.time() - self._timeout
         while self._waiting and len(batch.calls) < self._max_batch and batch.has_room():
             call = self._waiting.popleft()

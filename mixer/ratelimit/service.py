@@ -15,7 +15,7 @@ from mixer import config
 from mixer.errors import CounterError, DeadlineError
 from mixer.log import Throttle
 from mixer.metrics import Metrics
-from mixer.ratelimit import answer
+from mixer.ratelimit import answer, counted
 from mixer.ratelimit.answer import OK, OVER_LIMIT, LimitTexts
 from mixer.ratelimit.claims import Claim, Claims, hits
 from mixer.ratelimit.counters import SECOND, Counters, Outcomes
@@ -37,7 +37,7 @@ class QuotaService:
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._claims = Claims(limits.domains)
+        self._claims = Claims(limits.domains, metrics)
         self._counters = counters
         self._shadow_mode = settings.shadow_mode
         self._quota_mode = settings.quota_mode
@@ -58,12 +58,12 @@ class QuotaService:
             CounterError: the counters cannot answer.
         """
         found = self._claims.of(request)
-        counted = hits(found, request.hits_addend)
-        if not counted:
+        asked = hits(found, request.hits_addend)
+        if not asked:
             return self._answer(request, found, [])
         end = None if timeout is None else time.monotonic() + timeout
         try:
-            outcomes = self._counters.hit(counted, int(self._clock() * SECOND), timeout)
+            outcomes = self._counters.hit(asked, int(self._clock() * SECOND), timeout)
         except CounterError as error:
             self._fail(error, end)
             raise
@@ -109,7 +109,10 @@ class QuotaService:
                 parts.append(answer.UNLIMITED)
                 tally.unlimited = texts
                 continue
-            over, _, left, reset, _, _ = next(each)
+            outcome = next(each)
+            over, _, left, reset, _, _ = outcome
+            is_shadow = over and (limit.shadow_mode or self._shadow_mode)
+            counted.add(claim.tally, claim.hit, outcome, is_shadow)
             code = self._code(limit, over)
             parts.append(answer.status(texts.status[code], left, reset))
             tally.add(texts, left, reset, code, self._quota_mode or limit.quota_mode)

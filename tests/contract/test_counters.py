@@ -64,10 +64,8 @@ class Store:
 
 
 def redis_counters(url: str, **settings: object) -> RedisCounters:
-    return RedisCounters(
-        config.Redis.model_validate({"url": url, "timeout": f"{TIMEOUT}s", **settings}),
-        Metrics(CollectorRegistry()),
-    )
+    redis = {"url": url, "timeout": f"{TIMEOUT}s", **settings}
+    return RedisCounters(config.RateLimits.model_validate({"redis": redis}), Metrics(CollectorRegistry()))
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -195,7 +193,8 @@ from tests.ratelimit.counting import counts, one
 url, prefix, calls = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
 async def main():
-    settings = config.Redis.model_validate({"url": url, "key_prefix": prefix, "timeout": "20s"})
+    redis = {"url": url, "key_prefix": prefix, "timeout": "20s"}
+    settings = config.RateLimits.model_validate({"redis": redis})
     clients = [RedisCounters(settings, Metrics(CollectorRegistry())) for _ in range(4)]
     for client in clients:
         await client.start()

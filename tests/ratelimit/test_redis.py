@@ -31,9 +31,8 @@ T = TypeVar("T")
 
 
 def counters(url: str, registry: CollectorRegistry | None = None, **settings: object) -> RedisCounters:
-    return RedisCounters(
-        config.Redis.model_validate({"url": url, **settings}), Metrics(registry or CollectorRegistry())
-    )
+    redis = {"redis": {"url": url, **settings}}
+    return RedisCounters(config.RateLimits.model_validate(redis), Metrics(registry or CollectorRegistry()))
 
 
 @asynccontextmanager

@@ -498,7 +498,7 @@ def test_more_descriptors_than_are_remembered_are_answered_alike(monkeypatch: py
 
 def test_no_more_descriptors_are_remembered_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "REMEMBERED", 50)
-    found = claims.Claims(limits_of(LIMITS, "domain: other\n").domains)
+    found = claims.Claims(limits_of(LIMITS, "domain: other\n").domains, Metrics(CollectorRegistry()))
     objects = gc_objects(claims.Claim)
     for number in range(1000):
         found.of(request({"user": str(number)}, domain="shop"))
@@ -507,7 +507,7 @@ def test_no_more_descriptors_are_remembered_than_there_is_room_for(monkeypatch: 
 
 
 def test_long_descriptors_are_not_remembered() -> None:
-    found = claims.Claims(limits_of(LIMITS).domains)
+    found = claims.Claims(limits_of(LIMITS).domains, Metrics(CollectorRegistry()))
     objects = gc_objects(claims.Claim)
     assert found.of(request({"user": "x" * 1000})) != [None]
     assert gc_objects(claims.Claim) == objects
