@@ -78,8 +78,9 @@ def window_start(rule: Rule, now: int) -> int:
 
 
 def fixed_outcome(rule: Rule, count: int, passes: bool, now: int) -> Outcome:
-    reset = _seconds(rule.window - now % rule.window)
-    return Outcome(not passes, count, max(0, rule.limit - count), reset, 0 if passes else reset)
+    reset = rule.seconds - now // SECOND % rule.seconds  # of this second too: rounded up
+    left = rule.limit - count
+    return Outcome(not passes, count, left if left > 0 else 0, reset, 0 if passes else reset)
 
 
 # sliding_window

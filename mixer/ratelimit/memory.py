@@ -92,11 +92,11 @@ class MemoryCounters:
             counts = self._windows[window] = {}
         before = counts.get(name)
         count, passes = algorithms.fixed_window(rule, before or 0, hits)
-        if before is not None:
-            counts[name] = count
-        elif count:
+        if before is None:
+            if not count:
+                return count, passes
             self._make_room()
-            counts[name] = count
+        counts[name] = count
         return count, passes
 
     def _sliding(self, place: Place, rule: Rule, hits: int, now: int) -> Outcome:
