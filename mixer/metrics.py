@@ -7,7 +7,7 @@ child (`calls.labels(...)`) rather than looking it up again.
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
 from mixer.histogram import Histograms
-from mixer.tallies import Tallies, Tally
+from mixer.tallies import Counts, Tallies, Tally
 
 # Seconds. A cached check takes 50 µs, Envoy's default ext_authz timeout is 200 ms, and 1 s is far too late.
 CALL_BUCKETS = (
@@ -28,7 +28,7 @@ class Metrics:
 
         # Calls answered, by gRPC method ("Check") and code ("OK"). UNAVAILABLE: look at the error counters
         # below; INVALID_ARGUMENT: the caller's filter is set up wrongly; DEADLINE_EXCEEDED: Envoy gave up first.
-        self.calls = Counter(
+        self.calls = Counts(
             "mixer_calls", "Calls answered, by method and gRPC code.", ("method", "code"), registry=registry
         )
         # Time from a call's decoding to its answer. If it grows with load, add a worker; if not, look at the

@@ -12,6 +12,43 @@ from prometheus_client.registry import Collector
 OVERFLOW = "(other)"
 
 
+class Count:
+    """One number that goes up."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def inc(self, number: int = 1) -> None:
+        self.value += number
+
+
+class Counts(Collector):
+    """One metric: a number for each set of label values. As prometheus_client's `Counter`, without its locks."""
+
+    def __init__(
+        self, name: str, documentation: str, labelnames: tuple[str, ...], *, registry: CollectorRegistry
+    ) -> None:
+        self._family = name, documentation, labelnames
+        self._children: dict[tuple[str, ...], Count] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Count:
+        return self._children.setdefault(values, Count())
+
+    def describe(self) -> Iterable[Metric]:
+        name, documentation, labels = self._family
+        yield CounterMetricFamily(name, documentation, labels=labels)
+
+    def collect(self) -> Iterable[Metric]:
+        name, documentation, labels = self._family
+        family = CounterMetricFamily(name, documentation, labels=labels)
+        for values, count in list(self._children.items()):
+            family.add_metric(values, count.value)
+        yield family
+
+
 class Tally(Collector):
     """One metric with one label of fixed values. `row` has its numbers, to be added to in place."""
 

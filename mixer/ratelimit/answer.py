@@ -38,12 +38,6 @@ def _higher(number: int) -> bytes:
     return _varint(number)
 
 
-@lru_cache(maxsize=8192)
-def _until_reset(seconds: int) -> bytes:
-    duration = _SECONDS + _varint(seconds)
-    return _DURATION_UNTIL_RESET + _varint(len(duration)) + duration
-
-
 class LimitTexts:
     """What answers say about one limit: how a status begins (OK, then OVER_LIMIT), and the metadata if it decided."""
 
@@ -63,16 +57,30 @@ class LimitTexts:
         self.metadata = {code: metadata({"limit": limit.label}, code) for code in (OK, OVER_LIMIT)}
 
 
-def status(begin: bytes, remaining: int, until_reset: int) -> tuple[bytes, bytes, bytes, bytes]:
-    """One status, as parts of the answer. `until_reset` in seconds."""
-    left = _LIMIT_REMAINING + _varint(remaining) if remaining else b""  # a 0 is not written
-    reset = _until_reset(until_reset)
-    return _begin_of(len(begin) + len(left) + len(reset)), begin, left, reset
+# The parts of a status, in their order; what it begins with is the limit's own (`LimitTexts.status`).
 
 
 @lru_cache(maxsize=8192)
-def _begin_of(length: int) -> bytes:
+def begin_of(length: int) -> bytes:
+    """What stands before a status whose other parts are that long."""
     return _STATUSES + _varint(length)
+
+
+def remaining(left: int) -> bytes:
+    """What is left of the limit; not written for 0."""
+    return _LIMIT_REMAINING + _varint(left) if left else b""
+
+
+@lru_cache(maxsize=8192)
+def until_reset(seconds: int) -> bytes:
+    duration = _SECONDS + _varint(seconds)
+    return _DURATION_UNTIL_RESET + _varint(len(duration)) + duration
+
+
+def status(begin: bytes, left: int, reset: int) -> bytes:
+    """One status, as a part of the answer. `reset` in seconds."""
+    body = begin + remaining(left) + until_reset(reset)
+    return begin_of(len(body)) + body
 
 
 def metadata(decisive: dict[str, str], code: int) -> bytes:

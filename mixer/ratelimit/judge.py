@@ -7,8 +7,17 @@ As envoyproxy/ratelimit judges (`shouldRateLimitWorker` in its `ratelimit.go`, `
 from mixer import config
 from mixer.metrics import QUOTA_OUTCOMES, Metrics
 from mixer.ratelimit import answer, counted
-from mixer.ratelimit.answer import LimitTexts
-from mixer.ratelimit.claims import Asked, Claim
+from mixer.ratelimit.answer import (
+    MAX_REMAINING,
+    OK,
+    OVER_LIMIT,
+    OVERALL,
+    LimitTexts,
+    begin_of,
+    remaining,
+    until_reset,
+)
+from mixer.ratelimit.claims import Asked
 from mixer.ratelimit.counters import Hit, Outcomes
 from mixer.ratelimit.tree import Limit
 
@@ -55,37 +64,42 @@ class Judge:
         self._quota_mode = settings.quota_mode
         self._tally = metrics.quota_descriptors.row
         self._is_plain = not (
-            settings.shadow_mode or settings.quota_mode or settings.response_dynamic_metadata
+            settings.shadow_mode
+            or settings.quota_mode
+            or settings.response_dynamic_metadata
+            or settings.response_headers.enabled
         )
 
-    def __call__(self, asked: Asked, outcomes: Outcomes) -> Verdict:
-        """`outcomes`: of `asked.hits`."""
-        if asked.ordinary is not None and self._is_plain:
-            return self._ordinary(asked.ordinary, asked.hits, outcomes)
-        return self._any(asked, outcomes)
-
-    def _ordinary(self, claims: list[Claim], hits: list[Hit], outcomes: Outcomes) -> Verdict:
-        """As `_any` does, where each descriptor has an ordinary limit: the way of most requests, and short."""
-        verdict = Verdict()
-        parts, least, over_limits = verdict.parts, None, 0
-        for claim, hit, outcome in zip(claims, hits, outcomes, strict=True):
+    def ordinary(self, asked: Asked, outcomes: Outcomes) -> bytes | None:
+        """The answer by what `verdict` says, if each descriptor has an ordinary limit and the settings ask for nothing
+        more: the way of most requests, and short. None for others."""
+        if asked.ordinary is None or not self._is_plain:
+            return None
+        parts = [b""]
+        least, least_left, over_limits = asked.ordinary[0].texts, MAX_REMAINING, 0
+        for claim, hit, outcome in zip(asked.ordinary, asked.hits, outcomes, strict=True):
             over, used, left, reset, _, _ = outcome
-            texts = claim.texts
-            if over or used > texts.near or hit.hits < 0:
-                counted.add(claim.tally, texts.near, hit, outcome, False)
+            _, texts, tally, _, _, _ = claim
+            hits = hit[2]
+            if over or used > texts.near or hits < 0:
+                counted.add(tally, texts.near, hit, outcome, False)
                 over_limits += over
             else:
-                claim.tally[0] += hit.hits
-            parts += answer.status(texts.status[over], left, reset)
-            if over or least is None or left < verdict.left:
-                verdict.least = least = texts
-                verdict.left, verdict.reset = left, reset
-        verdict.is_over = over_limits > 0
+                tally[0] += hits
+            if over or left < least_left:
+                least, least_left = texts, left
+            head = texts.status[over]
+            rest = until_reset(reset) if not left else remaining(left) + until_reset(reset)
+            parts += begin_of(len(head) + len(rest)), head, rest
         self._tally[_OVER_LIMIT] += over_limits
         self._tally[_OK] += len(outcomes) - over_limits
-        return verdict
+        overall = OVER_LIMIT if over_limits else OK
+        parts[0] = OVERALL[overall]
+        parts.append(least.metadata[overall])
+        return b"".join(parts)
 
-    def _any(self, asked: Asked, outcomes: Outcomes) -> Verdict:
+    def verdict(self, asked: Asked, outcomes: Outcomes) -> Verdict:
+        """`outcomes`: of `asked.hits`."""
         verdict = Verdict()
         each = iter(zip(asked.hits, outcomes, strict=True))
         for claim in asked.claims:
@@ -106,7 +120,7 @@ class Judge:
             counted.add(claim.tally, texts.near, hit, outcome, is_shadow)
             self._tally[_SHADOW if is_shadow else _OVER_LIMIT if over else _OK] += 1
             refused = over and not limit.shadow_mode
-            verdict.parts += answer.status(texts.status[refused], left, reset)
+            verdict.parts.append(answer.status(texts.status[refused], left, reset))
             is_quota = self._quota_mode or limit.quota_mode
             if verdict.least is None or left < verdict.left or (refused and not is_quota):
                 verdict.least, verdict.left, verdict.reset = texts, left, reset

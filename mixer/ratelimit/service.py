@@ -80,7 +80,9 @@ class QuotaService:
 
     def answer(self, asked: Asked, outcomes: Outcomes) -> bytes:
         """The answer, where `outcomes` are those of the descriptors that are counted."""
-        verdict = self._judge(asked, outcomes)
+        if (ordinary := self._judge.ordinary(asked, outcomes)) is not None:
+            return ordinary
+        verdict = self._judge.verdict(asked, outcomes)
         overall = OVER_LIMIT if verdict.refuses() and not self._shadow_mode else OK
         if overall == OVER_LIMIT and verdict.taken:
             self._give_back(verdict.taken)
