@@ -62,7 +62,8 @@ class Store:
 
 def redis_counters(url: str, **settings: object) -> RedisCounters:
     redis = {"url": url, "timeout": f"{TIMEOUT}s", **settings}
-    return RedisCounters(config.RateLimits.model_validate({"redis": redis}), Metrics(CollectorRegistry()))
+    chosen = config.RateLimits.model_validate({"redis": redis, "local_cache": "off"})
+    return RedisCounters(chosen, Metrics(CollectorRegistry()))
 
 
 @pytest.fixture(params=["memory", "redis"])
