@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mixer.policy.polling import Bundles
     from mixer.policy.sources import Sources
     from mixer.ratelimit.counters import Counters
+    from mixer.ratelimit.limits import Limits
     from mixer.shadow.shadow import Shadow
     from mixer.shadow.tarball import Tarball
     from mixer.telemetry.sink import Kind, Sink
@@ -67,7 +68,7 @@ def _memory(_: config.RateLimits, metrics: Metrics) -> "Counters":
 def _redis(settings: config.RateLimits, metrics: Metrics) -> "Counters":
     from mixer.ratelimit.redis import RedisCounters
 
-    return RedisCounters(settings.redis, metrics)
+    return RedisCounters(settings, metrics)
 
 
 def _kafka(settings: Any, metrics: Metrics, kind: "Kind[Any]", name: str) -> "Sink[Any]":
@@ -202,17 +203,14 @@ class Runtime:
             service = "envoy.service.auth.v3.Authorization"
             methods.append(Unary(service, "Check", CheckRequest, check.check, check.check_all))
         if (rate_limits := self.settings.rate_limits) is not None:
-            from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
-
-            from mixer.ratelimit import limits as limits_files
             from mixer.ratelimit.service import QuotaService
 
-            limits = limits_files.load(rate_limits.paths, rate_limits.merge_domain_config)
+            limits = _limits(rate_limits)
             self.counters = COUNTERS[rate_limits.counters](rate_limits, self.metrics)
             await self.counters.start()
             quota = QuotaService(limits, self.counters, rate_limits, self.metrics)
             service = "envoy.service.ratelimit.v3.RateLimitService"
-            methods.append(Unary(service, "ShouldRateLimit", RateLimitRequest, quota.should_rate_limit))
+            methods.append(Unary(service, "ShouldRateLimit", None, quota.should_rate_limit))
         return methods
 
     async def _by_bundles(self, policy: config.Policy) -> "Checks":
@@ -404,6 +402,18 @@ class Runtime:
             await self.network.close()
 
 
+def _limits(settings: config.RateLimits) -> "Limits":
+    """Raises `LimitsError`."""
+    from mixer.ratelimit import limits
+
+    return limits.load(
+        settings.paths,
+        settings.merge_domain_config,
+        counts_over=settings.count_over_limit,
+        key_format=settings.key_format,
+    )
+
+
 def _log_policy(policy: config.Policy) -> "tuple[LogPolicy | None, Mapping[str, str]]":
     """`system.log` of the policies on disk, which the embedded engine evaluates whatever decides, and the bundles among
     them if they decide. Those of `policy.bundles` come later."""
@@ -451,10 +461,7 @@ async def validate(settings: config.Config) -> list[str]:
         if (candidate := policy.candidate()) is not None:
             lines += await _told_shadow(policy, candidate)
     if (rate_limits := settings.rate_limits) is not None:
-        from mixer.ratelimit import limits as limits_files
-
-        limits = limits_files.load(rate_limits.paths, rate_limits.merge_domain_config)
-        lines.append(f"rate limits: {limits.summary()}")
+        lines.append(f"rate limits: {_limits(rate_limits).summary()}")
     return lines
 
 

@@ -103,7 +103,7 @@ def test_errors_are_opas(
     given_ = {"schema": schema, "document": document}
     expected = opa.call("POST", "/v1/data/p/x", {"input": given_})[1].get("result")
     try:
-        answer = program.evaluate(json.dumps(given_))
+        answer = program.evaluate(json.dumps(given_).encode())
     except DecisionError:
         return  # what cannot be answered as OPA does
     assert (None if answer is None else json.loads(answer)) == expected
@@ -131,7 +131,7 @@ REFERENCES: list[tuple[Any, Any]] = [
 def test_schema_with_references_and_as_text(opa: Opa, program: Program, schema: Any, document: Any) -> None:
     given_ = {"schema": schema, "document": document}
     expected = opa.call("POST", "/v1/data/p/x", {"input": given_})[1].get("result")
-    answer = program.evaluate(json.dumps(given_))
+    answer = program.evaluate(json.dumps(given_).encode())
     assert (None if answer is None else json.loads(answer)) == expected
 
 
@@ -140,4 +140,4 @@ def test_schema_with_references_and_as_text(opa: Opa, program: Program, schema: 
 )
 def test_what_is_not_followed_fails_the_evaluation(program: Program, schema: Any) -> None:
     with pytest.raises(DecisionError, match="JSON schema"):
-        program.evaluate(json.dumps({"schema": schema, "document": []}))
+        program.evaluate(json.dumps({"schema": schema, "document": []}).encode())

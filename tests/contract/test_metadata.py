@@ -112,7 +112,7 @@ def test_metadata_are_opas(opa: Opa, module: str) -> None:
         assert status == 200, problem
     expected = opa.call("POST", "/v1/data/p/q/x", {"input": {}})[1]["result"]
     modules = Module("outer.rego", OUTER), Module("inner.rego", module)
-    answer = Program(Sources(modules, {}, ""), "p/q/x").evaluate("{}")
+    answer = Program(Sources(modules, {}, ""), "p/q/x").evaluate(b"{}")
     assert answer is not None
     ours = json.loads(answer)
     assert {name: ours.get(name) for name in expected} == expected

@@ -94,7 +94,7 @@ def program() -> Program:
 def test_text_is_opas(opa: Opa, program: Program, template: str) -> None:
     document = {"template": template, "data": DATA}
     expected = opa.call("POST", "/v1/data/p/x", {"input": document})[1].get("result")
-    answer = program.evaluate(json.dumps(document))
+    answer = program.evaluate(json.dumps(document).encode())
     assert (None if answer is None else json.loads(answer)) == expected
 
 
@@ -110,4 +110,4 @@ def test_text_is_opas(opa: Opa, program: Program, template: str) -> None:
 )
 def test_what_is_not_followed_fails_the_evaluation(program: Program, template: str) -> None:
     with pytest.raises(DecisionError, match="template"):
-        program.evaluate(json.dumps({"template": template, "data": DATA}))
+        program.evaluate(json.dumps({"template": template, "data": DATA}).encode())

@@ -260,7 +260,7 @@ def by_opa(server: Opa, module: str) -> Any:
 
 
 def by_embedded(module: str) -> Any:
-    answer = Program(Sources((Module("p.rego", module),), {}, ""), "p/x").evaluate("{}")
+    answer = Program(Sources((Module("p.rego", module),), {}, ""), "p/x").evaluate(b"{}")
     return UNDEFINED if answer is None else json.loads(answer)
 
 
