@@ -473,7 +473,7 @@ def test_a_connection_that_redis_closed_while_idle_is_made_anew(start_redis: Cal
 def test_more_calls_than_may_wait_are_an_overload(
     start_redis: Callable[..., Redis], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mixer.ratelimit.redis.MAX_WAITING", 10)
+    monkeypatch.setattr("mixer.ratelimit.lane.MAX_WAITING", 10)
     server = start_redis()
 
     async def scenario() -> Counter[str]:

@@ -145,7 +145,7 @@ def test_counters_are_readable_and_expire_after_their_window(redis_server: Redis
 
     asked(redis_server.url, scenario, key_prefix="mixer:")
     lines = redis_server.call("KEYS mixer:*").decode().split("\r\n")
-    keys = sorted(line for line in lines if line.startswith("mixer:"))
+    keys = sorted(line for line in lines if line.startswith("mixer:") and line != "mixer:probe")
     assert keys == [f"mixer:1|{START}|{name}", f"mixer:60|{START}|{name}"]
     assert redis_server.call(f"GET mixer:60|{START}|{name}") == b"$1\r\n3\r\n"
     for seconds in (1, 60):
@@ -222,7 +222,7 @@ def test_database_of_the_url_is_used(redis_server: Redis) -> None:
     url = redis_server.url.removesuffix("/0") + "/5"
     asked(url, lambda client: counts(client, [one("a")]))
     assert redis_server.call("DBSIZE") == b":0\r\n"
-    assert b"db5:keys=1" in redis_server.call("INFO keyspace")
+    assert b"db5:keys=" in redis_server.call("INFO keyspace")
 
 
 def test_unix_socket(start_redis: Callable[..., Redis]) -> None:
@@ -295,6 +295,9 @@ async def error_behind(answers: list[bytes]) -> CounterError:
             return caught.value
 
 
+PROVED = [b"+OK\r\n", b"*1\r\n:1\r\n"]  # to the connection's name, and to the script call that proves it
+
+
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [
@@ -302,11 +305,14 @@ async def error_behind(answers: list[bytes]) -> CounterError:
         ([b"+OK\r\n+OK\r\n"], "unavailable"),
         ([b"+OK\r\n", b"no Redis"], "unavailable"),
         ([b"+OK\r\n", b"-LOADING Redis is loading the dataset in memory\r\n"], "unavailable"),
-        ([b"+OK\r\n", b"*2\r\n:1\r\n$29\r\n@user_script: 1: -READONLY no\r\n"], "unavailable"),  # Redis 6
-        ([b"+OK\r\n", b"-OOM command not allowed\r\n"], "script"),
-        ([b"+OK\r\n", b"+OK\r\n"], "script"),
-        ([b"+OK\r\n", b"*1\r\n:1\r\n"], "script"),
-        ([b"+OK\r\n", b"*2\r\n:1\r\n$-1\r\n"], "script"),
+        ([b"+OK\r\n", b"*1\r\n$-1\r\n"], "unavailable"),
+        ([*PROVED, b"no Redis"], "unavailable"),
+        ([*PROVED, b"-LOADING Redis is loading the dataset in memory\r\n"], "unavailable"),
+        ([*PROVED, b"*2\r\n:1\r\n$29\r\n@user_script: 1: -READONLY no\r\n"], "unavailable"),  # Redis 6
+        ([*PROVED, b"-OOM command not allowed\r\n"], "script"),
+        ([*PROVED, b"+OK\r\n"], "script"),
+        ([*PROVED, b"*1\r\n:1\r\n"], "script"),
+        ([*PROVED, b"*2\r\n:1\r\n$-1\r\n"], "script"),
     ],
 )
 def test_answers_that_are_not_the_script_s_are_errors(answers: list[bytes], reason: str) -> None:
