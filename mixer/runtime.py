@@ -57,6 +57,10 @@ def _memory(_: config.RateLimits, metrics: Metrics) -> "Counters":
 
 
 def _redis(settings: config.RateLimits, metrics: Metrics) -> "Counters":
+    if settings.redis.mode == "cluster":
+        from mixer.ratelimit.cluster import ClusterCounters
+
+        return ClusterCounters(settings, metrics)
     from mixer.ratelimit.redis import RedisCounters
 
     return RedisCounters(settings, metrics)

@@ -60,6 +60,18 @@ class Call:
         self.answer.set_result(outcomes)
 
 
+def key_of(prefix: str, key_format: Format, hit: Hit, now: int) -> str:
+    """The Redis key of a hit's counter."""
+    rule = hit.rule
+    seconds = rule.seconds
+    if rule.algorithm == "fixed_window":
+        second = now // SECOND
+        return key_format.of_window(prefix, hit.name, seconds, second - second % seconds)
+    if rule.algorithm == "concurrency":
+        return keys.of_slots(prefix, seconds, hit.name)
+    return keys.of_state(prefix, "s" if rule.algorithm == "sliding_window" else "b", seconds, hit.name)
+
+
 class _Taking:
     """Single hits on one counter of which the rule has a lot: one operation, which takes others ahead."""
 
@@ -153,20 +165,18 @@ class Batch:
         return taking.place
 
     def _operate(self, hit: Hit, now: int) -> Place:
-        name, rule, hits, holder = hit
+        rule, hits = hit.rule, hit.hits
+        key = key_of(self._prefix, self._format, hit, now)
         common = (hits, now, self._slack)
         over = int(rule.counts_over)
         if rule.algorithm == "sliding_window":
-            key = keys.of_state(self._prefix, "s", rule.seconds, name)
             slices, each = algorithms.sliding_slices(rule)
             return self._operation(key, "sliding", *common, rule.limit, over, rule.window, slices, each)
         if rule.algorithm == "token_bucket":
-            key = keys.of_state(self._prefix, "b", rule.seconds, name)
             return self._operation(key, "bucket", *common, rule.size, over, rule.cost, rule.rate)
-        key = keys.of_slots(self._prefix, rule.seconds, name)
-        index = keys.of_holder(self._prefix, holder)
+        index = keys.of_holder(self._prefix, hit.holder)
         self._indexes.append(index)
-        return self._operation(key, "slot", *common, rule.limit, rule.window, holder, index)
+        return self._operation(key, "slot", *common, rule.limit, rule.window, hit.holder, index)
 
     def pack(self, command: bytes, script: bytes) -> bytes:
         slack = self._slack

@@ -25,6 +25,7 @@ from mixer.ratelimit.local import Local
 from mixer.ratelimit.scripts import HIT, Script
 
 MAX_WAITING = 8192  # calls; at 20,000 a second as long as the default timeout, so that more would only expire
+PROBE = "probe"  # key of the counter that probes count on, after the prefix
 PROBE_TTL = 1  # ms that a probe's counter lives
 
 Find = Callable[[], Awaitable[Endpoint]]

@@ -12,12 +12,10 @@ from mixer.ratelimit import keys
 from mixer.ratelimit.batch import Call
 from mixer.ratelimit.counters import Hit, Outcomes, PartlyCountedError
 from mixer.ratelimit.endpoint import Endpoint
-from mixer.ratelimit.lane import Lane
+from mixer.ratelimit.lane import PROBE, Lane
 from mixer.ratelimit.local import Local
 from mixer.ratelimit.scripts import RELEASE
 from mixer.ratelimit.sentinel import Sentinels
-
-PROBE = "probe"  # key of the counter that probes count on, after the prefix
 
 
 class RedisCounters:

@@ -15,8 +15,15 @@ from tests.components.server import Server, StartError, connect, free_port, http
 class Redis(Server):
     """A Redis without persistence: it is empty after a restart."""
 
-    def __init__(self, folder: Path, args: Sequence[str], unix: bool, cpu: int | None) -> None:
-        self.port = 0 if unix else free_port()
+    def __init__(
+        self,
+        folder: Path,
+        args: Sequence[str],
+        unix: bool = False,
+        cpu: int | None = None,
+        port: int | None = None,
+    ) -> None:
+        self.port = 0 if unix else port or free_port()
         path = folder / "redis.sock"
         self.address = f"unix:{path}" if unix else f"127.0.0.1:{self.port}"
         self.url = f"unix://{path}" if unix else f"redis://{self.address}/0"
