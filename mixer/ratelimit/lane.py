@@ -87,6 +87,7 @@ class Lane:
         self._waiting: deque[Call] = deque()
         self._in_flight: _Trip | None = None
         self._expiry: asyncio.TimerHandle | None = None
+        self._expiry_at = inf
         self._flush_is_due = False
         self._is_closed = False
         self._link: Link | None = None
@@ -140,7 +141,8 @@ class Lane:
             deadline = min(deadline, call.arrived + self._timeout)
         if deadline < inf:
             call.deadline = deadline
-            self._expire_at(deadline)
+            if self._expiry is None or deadline < self._expiry_at:
+                self._expire_at(deadline)
 
     def failure(self, reason: str, message: str) -> CounterError:
         """An error for a call, counted."""
@@ -281,11 +283,10 @@ class Lane:
     # Time and errors of calls
 
     def _expire_at(self, deadline: float) -> None:
-        """Look for calls that are out of time then, at the latest. One timer for all: most have the same time."""
-        if self._expiry is None or deadline < self._expiry.when():
-            if self._expiry is not None:
-                self._expiry.cancel()
-            self._expiry = self._loop.call_at(deadline, self._expire_due)
+        """Look for calls that are out of time then. One timer for all: most have the same time."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry, self._expiry_at = self._loop.call_at(deadline, self._expire_due), deadline
 
     def _expire_due(self) -> None:
         self._expiry = None
@@ -407,7 +408,7 @@ class Lane:
         if self._waiting:
             for call in self._waiting:
                 call.deadline = min(call.deadline, call.arrived + 2 * self._timeout)
-            self._expire_at(min(call.deadline for call in self._waiting))
+            self._expire_at(self._loop.time())  # when each of them is looked at
 
 
 async def _run(link: Link, script: Script, arguments: Sequence[str | int], asking: bool = False) -> Reply:
