@@ -173,6 +173,7 @@ class Runtime:
             methods.append(Unary(service, "Check", CheckRequest, check.check, check.check_all))
         if (rate_limits := self.settings.rate_limits) is not None:
             from mixer.ratelimit import limits as limits_files
+            from mixer.ratelimit.memory import MemoryCounters
             from mixer.ratelimit.service import QuotaService
 
             limits = limits_files.load(
@@ -180,10 +181,12 @@ class Runtime:
                 rate_limits.merge_domain_config,
                 counts_over=rate_limits.count_over_limit,
                 key_format=rate_limits.key_format,
+                has_shares=rate_limits.instances is not None,
             )
             self.counters = COUNTERS[rate_limits.counters](rate_limits, self.metrics)
             await self.counters.start()
-            quota = QuotaService(limits, self.counters, rate_limits, self.metrics)
+            shares = MemoryCounters(self.metrics)
+            quota = QuotaService(limits, self.counters, rate_limits, self.metrics, local=shares)
             service = "envoy.service.ratelimit.v3.RateLimitService"
             methods.append(Unary(service, "ShouldRateLimit", None, quota.should_rate_limit))
         return methods
@@ -299,17 +302,26 @@ class Runtime:
         reasons = [await self.engine.ready()] if self.engine else []
         if self.bundles is not None and not self.bundles.activated:
             reasons += self.bundles.problems()
-        reasons += [self.counters.ready()] if self.counters else []
+        if self._needs_counters():
+            reasons += [self.counters.ready()] if self.counters else []
         return [reason for reason in reasons if reason is not None]
 
     def degraded(self) -> list[str]:
         """What does not work as it should, though calls are answered: sinks that hold their records back, a shadow
-        whose candidate is away, bundles that cannot be had or used."""
+        whose candidate is away, bundles that cannot be had or used, counters that others stand in for."""
         sinks = [*self.sinks, *(self.decision_log.sinks if self.decision_log is not None else ())]
         reasons = [f"{sink.name}: {status}" for sink in sinks if (status := sink.status()) != "ok"]
         if self.shadow is not None and (status := self.shadow.status()) != "ok":
             reasons.append(f"shadow: {status}")
+        if self.counters is not None:
+            away = self.counters.ready()
+            reasons += self.counters.problems() if away is None else [away]
         return reasons + (self.bundles.problems() if self.bundles is not None else [])
+
+    def _needs_counters(self) -> bool:
+        """Whether calls fail without them, as far as the settings say it."""
+        rate_limits = self.settings.rate_limits
+        return rate_limits is not None and rate_limits.on_error == "error"
 
     def serving(self) -> list[str]:
         """What is served that may change while this runs: the policy's revision, where it comes in bundles."""
@@ -382,7 +394,11 @@ async def validate(settings: config.Config) -> list[str]:
     if (rate_limits := settings.rate_limits) is not None:
         from mixer.ratelimit import limits as limits_files
 
-        limits = limits_files.load(rate_limits.paths, rate_limits.merge_domain_config)
+        limits = limits_files.load(
+            rate_limits.paths,
+            rate_limits.merge_domain_config,
+            has_shares=rate_limits.instances is not None,
+        )
         lines.append(f"rate limits: {limits.summary()}")
     return lines
 
