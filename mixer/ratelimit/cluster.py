@@ -151,25 +151,31 @@ class ClusterCounters:
         """Take the calls of a batch where they belong. Nothing of it was counted."""
         code = scripts.code(reply)
         for part in cast(list[Part], batch.calls):
-            part.redirects += 1
-            if code == "TRYAGAIN":  # some of the counters are there already, some are here
-                pause = 0 if part.group == part.slot else PATIENCE
+            if code != "MOVED" and part.group == part.slot:
+                # The slot is on its way to another server, and of several counters one may be here and one there.
                 part.alone(asking=False)
-                self._loop.call_later(pause, self._put_in_slot, part)
-                continue
-            try:
-                target = self._led(lane, str(reply)) if part.redirects <= MAX_REDIRECTS else None
-            except CounterError as error:
-                part.fail(error)
-                continue
-            if target is None:
-                part.fail(lane.failed(reply))
-            elif code == "ASK":
-                part.alone(asking=True)
-                self._put(part, target)
+                self._put(part, lane)
+            elif code == "TRYAGAIN":
+                part.redirects = 0
+                part.alone(asking=False)
+                self._loop.call_later(PATIENCE, self._put_in_slot, part)
             else:
-                part.asking, part.group = False, part.slot
-                self._put(part, target)
+                self._follow(lane, part, code, reply)
+
+    def _follow(self, lane: Lane, part: Part, code: str, reply: Reply) -> None:
+        part.redirects += 1
+        try:
+            if part.redirects > MAX_REDIRECTS:
+                raise lane.failed(reply)
+            target = self._led(lane, str(reply))
+        except CounterError as error:
+            part.fail(error)
+            return
+        if code == "ASK":
+            part.alone(asking=True)
+        else:
+            part.asking, part.group = False, part.slot
+        self._put(part, target)
 
     def _led(self, lane: Lane, reply: str) -> Lane:
         """The server that a redirect names. Raises `CounterError` where it names none."""

@@ -39,9 +39,12 @@ class Redis(Server):
             cpu=cpu,
         )
 
-    def call(self, command: str) -> bytes:
+    def call(self, command: str, password: str = "") -> bytes:
         """Send one inline command and return the first bytes of the reply, as Redis wrote them."""
         with connect(self.address) as connection:
+            if password:
+                connection.sendall(f"AUTH {password}\r\n".encode())
+                connection.recv(65536)
             connection.sendall(command.encode() + b"\r\n")
             return connection.recv(65536)
 

@@ -1,7 +1,7 @@
 """Redis as it is run: a primary with a replica and sentinels, and a cluster. All of it is `redis-server`."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,31 +18,40 @@ FAST_REPLICATION = (
 class Sentinel(Server):
     """A sentinel that watches one primary under the name `mymaster`, and takes 0.3 s of silence for its end."""
 
-    def __init__(self, folder: Path, primary: Redis, quorum: int, lines: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, primary: Redis, quorum: int, password: str = "", own_password: str = ""
+    ) -> None:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.url = f"redis://{self.address}"
+        self._password = own_password
         file = folder / "sentinel.conf"
-        settings = (
+        settings = [
             f"port {self.port}",
             "bind 127.0.0.1",
             f"dir {folder}",
             f"sentinel monitor mymaster 127.0.0.1 {primary.port} {quorum}",
             "sentinel down-after-milliseconds mymaster 300",
             "sentinel failover-timeout mymaster 2000",
-            *lines,
-        )
+        ]
+        if password:
+            settings.append(f"sentinel auth-pass mymaster {password}")
+        if own_password:
+            settings.append(f"requirepass {own_password}")
         file.write_text("".join(f"{line}\n" for line in settings))
         super().__init__(
             "sentinel",
             [binaries.redis_server(), file, "--sentinel"],
             folder=folder,
-            answers=lambda: self.call("PING").startswith((b"+PONG", b"-NOAUTH")),
+            answers=lambda: self.call("PING").startswith(b"+PONG"),
         )
 
     def call(self, command: str) -> bytes:
         """Send one inline command and return the first bytes of the reply."""
         with connect(self.address) as connection:
+            if self._password:
+                connection.sendall(f"AUTH {self._password}\r\n".encode())
+                connection.recv(65536)
             connection.sendall(command.encode() + b"\r\n")
             return connection.recv(65536)
 
@@ -72,19 +81,27 @@ class Guarded:
 
 
 @contextlib.contextmanager
-def guarded(*args: str, sentinels: int = 3, lines: Sequence[str] = ()) -> Iterator[Guarded]:
-    """`args` are options of both redis-servers, `lines` of the sentinels' configuration."""
+def guarded(sentinels: int = 3, password: str = "", sentinel_password: str = "") -> Iterator[Guarded]:
+    """`password`: of both redis-servers."""
     with contextlib.ExitStack() as stack:
 
         def folder(name: str) -> Path:
             return stack.enter_context(scratch(name))
 
-        primary = stack.enter_context(running(Redis(folder("redis"), (*FAST_REPLICATION, *args))))
+        args = (
+            *FAST_REPLICATION,
+            *(("--requirepass", password, "--masterauth", password) if password else ()),
+        )
+        primary = stack.enter_context(running(Redis(folder("redis"), args)))
         follow = ("--replicaof", "127.0.0.1", str(primary.port))
-        replica = stack.enter_context(running(Redis(folder("redis"), (*FAST_REPLICATION, *args, *follow))))
+        replica = stack.enter_context(running(Redis(folder("redis"), (*args, *follow))))
+        # A sentinel looks for replicas when it starts, and every 10 s.
+        wait_until(lambda: b"online" in primary.call("INFO replication", password), 30, "a replica")
         quorum = sentinels // 2 + 1
         watching = [
-            stack.enter_context(running(Sentinel(folder("sentinel"), primary, quorum, lines)))
+            stack.enter_context(
+                running(Sentinel(folder("sentinel"), primary, quorum, password, sentinel_password))
+            )
             for _ in range(sentinels)
         ]
         for sentinel in watching:
