@@ -18,6 +18,7 @@ class Breaker:
 
     def __init__(self, settings: config.Breaker, metrics: Metrics) -> None:
         self._settings = settings
+        self._is_known = False  # whether it was ever reached
         self._failures = settings.failures - 1
         self._pause = min(FIRST_PAUSE, settings.max_pause)
         self._open = metrics.counter_breakers_open
@@ -47,6 +48,8 @@ class Breaker:
 
     def probed(self) -> bool:
         """Note that a probe succeeded; whether the breaker closes with that."""
+        if not self._is_known:
+            self._is_known, self._failures = True, 0
         if not self.is_open:
             return False
         self._close()

@@ -154,7 +154,7 @@ class Lane:
         if isinstance(reply, CounterError):
             return self.failure(reply.reason, str(reply))
         is_away = isinstance(reply, OSError) or scripts.code(reply) in scripts.NOT_NOW
-        return self.failure("unavailable" if is_away else "script", f"Redis at {self.name}: {reply}")
+        return self.failure("unavailable" if is_away else "script", f"Redis at {self.name}: {reply}".rstrip())
 
     async def run(
         self, script: Script, arguments: Sequence[str | int], timeout: float | None, asking: bool = False
@@ -252,7 +252,7 @@ class Lane:
     def _note(self, trip: _Trip, reply: Reply) -> None:
         """A batch to which the server gave no useful reply."""
         trip.failed += 1
-        self._why_away = str(reply)
+        self._why_away = str(reply).rstrip()
 
     def _end(self, trip: _Trip) -> None:
         trip.guard.cancel()
@@ -377,7 +377,7 @@ class Lane:
         for count in reply:
             if type(count) is not int:
                 text = count.decode(errors="replace") if isinstance(count, bytes) else repr(count)
-                raise ConnectionRefusedError(f"Redis cannot count: {text}")
+                raise ConnectionRefusedError(f"Redis cannot count: {text}".rstrip())
 
     def _failed(self) -> None:
         """The server failed: a whole round trip, or an attempt to connect."""
