@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mixer.policy.polling import Bundles
     from mixer.policy.sources import Sources
     from mixer.ratelimit.counters import Counters
+    from mixer.ratelimit.limits import Limits
     from mixer.shadow.shadow import Shadow
     from mixer.telemetry.sink import Kind, Sink
 
@@ -172,17 +173,10 @@ class Runtime:
             service = "envoy.service.auth.v3.Authorization"
             methods.append(Unary(service, "Check", CheckRequest, check.check, check.check_all))
         if (rate_limits := self.settings.rate_limits) is not None:
-            from mixer.ratelimit import limits as limits_files
             from mixer.ratelimit.memory import MemoryCounters
             from mixer.ratelimit.service import QuotaService
 
-            limits = limits_files.load(
-                rate_limits.paths,
-                rate_limits.merge_domain_config,
-                counts_over=rate_limits.count_over_limit,
-                key_format=rate_limits.key_format,
-                has_shares=rate_limits.instances is not None,
-            )
+            limits = _limits(rate_limits)
             self.counters = COUNTERS[rate_limits.counters](rate_limits, self.metrics)
             await self.counters.start()
             shares = MemoryCounters(self.metrics)
@@ -349,6 +343,19 @@ class Runtime:
             await self.engine.close()
 
 
+def _limits(settings: config.RateLimits) -> "Limits":
+    """Raises `LimitsError`."""
+    from mixer.ratelimit import limits
+
+    return limits.load(
+        settings.paths,
+        settings.merge_domain_config,
+        counts_over=settings.count_over_limit,
+        key_format=settings.key_format,
+        has_shares=settings.instances is not None,
+    )
+
+
 def _log_policy(policy: config.Policy) -> "LogPolicy | None":
     """`system.log` of the policies on disk, which the embedded engine evaluates whatever decides. That of bundles
     comes with them."""
@@ -392,14 +399,7 @@ async def validate(settings: config.Config) -> list[str]:
             await engine.start()
             lines += _told("policy.shadow", engine)[:1]  # a candidate has no cache
     if (rate_limits := settings.rate_limits) is not None:
-        from mixer.ratelimit import limits as limits_files
-
-        limits = limits_files.load(
-            rate_limits.paths,
-            rate_limits.merge_domain_config,
-            has_shares=rate_limits.instances is not None,
-        )
-        lines.append(f"rate limits: {limits.summary()}")
+        lines.append(f"rate limits: {_limits(rate_limits).summary()}")
     return lines
 
 
