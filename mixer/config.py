@@ -275,7 +275,7 @@ class Sentinel(Settings):
     """Who says where the primary is. `urls` as those of Redis, each with the sentinel's own user, password and TLS."""
 
     master: Annotated[str, Field(min_length=1)]  # its name in the sentinels' configuration
-    urls: Annotated[tuple[RedisUrl, ...], Field(min_length=1)]
+    urls: tuple[RedisUrl, ...]
 
 
 class Breaker(Settings):
@@ -701,6 +701,8 @@ def _of_redis(limits: RateLimits | None, file: str) -> list[Problem]:
     if (redis.mode == "sentinel") != (redis.sentinel is not None):
         what = "mode: sentinel and a section with master and urls go together"
         problems.append(Problem(file, "rate_limits.redis.sentinel", what))
+    if redis.sentinel is not None and not redis.sentinel.urls:
+        problems.append(Problem(file, "rate_limits.redis.sentinel.urls", "at least one is needed"))
     if redis.nodes and redis.mode != "cluster":
         problems.append(Problem(file, "rate_limits.redis.nodes", "has a meaning with mode: cluster alone"))
     if limits.on_error == "local" and limits.instances is None:

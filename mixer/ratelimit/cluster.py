@@ -25,7 +25,7 @@ from mixer.ratelimit.scripts import RELEASE
 from mixer.ratelimit.slots import SLOTS, Address, Part, Whole, parse_redirect, parse_slots, slot_of
 
 LOOK = 10.0  # seconds between looks where the slots are, if nothing fails
-LOOK_SOON = 0.2  # and if something does
+LOOK_SOON = (0.1, 1.0)  # and if something does: the first pause, and the longest
 MAX_REDIRECTS = 5  # of a call; more only while the cluster does not know itself
 MAX_TRIES = 4096  # to find a key in a server's slots
 PATIENCE = 0.02  # seconds until a counter in a slot that moves is asked for again
@@ -232,6 +232,7 @@ class ClusterCounters:
         return key
 
     async def _keep_looking(self) -> None:
+        pause, most = LOOK_SOON
         while True:
             try:
                 async with asyncio.timeout(LOOK * random.uniform(0.5, 1)):  # noqa: S311
@@ -240,9 +241,12 @@ class ClusterCounters:
                 pass
             self._is_stale.clear()
             await self._look()
-            await asyncio.sleep(LOOK_SOON * random.uniform(0.5, 1))  # noqa: S311
-            if self.ready() is not None or self.problems():
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
+            if self.problems():
                 self._is_stale.set()
+                pause = min(2 * pause, most)
+            else:
+                pause = LOOK_SOON[0]
 
     async def _look(self) -> None:
         """Ask where the slots are: the servers that are connected, then those that the settings name."""
@@ -281,7 +285,7 @@ class ClusterCounters:
         self._why_unknown = "no slot is anybody's"
         serving = set(slots)
         for address, lane in list(self._lanes.items()):
-            if lane not in serving and lane not in self._used:
+            if lane not in serving and lane not in self._used and lane.is_idle():
                 del self._lanes[address]
                 self._probe_keys.pop(lane, None)
                 closing = self._loop.create_task(lane.close())

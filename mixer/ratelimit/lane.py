@@ -123,6 +123,10 @@ class Lane:
         """Why the server cannot be asked now; None if it can."""
         return None if self._link is not None else f"redis at {self.name}: {self._why_away}"
 
+    def is_idle(self) -> bool:
+        """Whether no call waits for it, or for its reply."""
+        return self._in_flight is None and not self._waiting
+
     def put(self, call: Call, deadline: float = inf) -> None:
         """Take a call, to be settled or failed later. `deadline`: by the loop's clock.
 

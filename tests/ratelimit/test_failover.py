@@ -123,7 +123,7 @@ def test_a_primary_that_became_a_replica_is_left(watched: Guarded) -> None:
         async with started(URL, **by_sentinels(watched)) as client:
             await counts(client, [one("a")])
             first = watched.primary
-            assert watched.sentinels[0].call("SENTINEL FAILOVER mymaster").startswith(b"+OK")
+            await until(lambda: watched.sentinels[0].call("SENTINEL FAILOVER mymaster").startswith(b"+OK"))
             await until(lambda: watched.primary is not first)
             # As the sentinel has it do in the end. The connection stays, and every write is refused: READONLY.
             first.call(f"REPLICAOF 127.0.0.1 {watched.primary.port}")
