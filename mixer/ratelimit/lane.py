@@ -194,6 +194,7 @@ class Lane:
         waiting, most, oldest = self._waiting, self._max_batch, self._loop.time() - self._timeout
         groups: dict[object, Batch] = {}
         group: Batch | None = None
+        last: object = None  # whose batch `group` is
         calls = 0
         while waiting and calls < most and (group is None or group.has_room()):
             call = waiting.popleft()
@@ -202,8 +203,10 @@ class Lane:
             if call.arrived < oldest:
                 self._expire(call, self._timeout)
                 continue
-            if (group := groups.get(call.group)) is None:
-                group = groups[call.group] = self._make_batch()
+            if group is None or call.group is not last:
+                last = call.group
+                if (group := groups.get(last)) is None:
+                    group = groups[last] = self._make_batch()
             group.add(call)
             calls += 1
         if calls:
