@@ -29,6 +29,8 @@ from mixer.errors import Problem, SettingsError
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+# Without it, each process would admit all of the limit.
+INSTANCES = "local needs rate_limits.instances, the number of Mixer processes that share the counters"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, token
 
 
@@ -104,6 +106,8 @@ TcpAddress = Annotated[str, AfterValidator(_tcp_address)]
 DecisionPath = Annotated[str, AfterValidator(_decision)]
 DecisionName = Annotated[str, AfterValidator(_decision_name)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
+OnError = Literal["error", "allow", "deny", "local"]
 
 
 class Settings(BaseModel):
@@ -315,11 +319,33 @@ class Policy(Settings):
         return found
 
 
+class Sentinel(Settings):
+    """Who says where the primary is. `urls` as those of Redis, each with the sentinel's own user, password and TLS."""
+
+    master: Annotated[str, Field(min_length=1)]  # its name in the sentinels' configuration
+    urls: tuple[RedisUrl, ...]
+
+
+class Breaker(Settings):
+    """When a Redis is left alone: after so many failures in a row. A probe is sent every `max_pause` at least."""
+
+    failures: PositiveInt = 2
+    max_pause: Annotated[Seconds, Field(gt=0)] = 1.0
+
+
 class Redis(Settings):
     """Redis as the counters' store. `timeout` bounds one round trip."""
 
-    url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("redis://127.0.0.1:6379/0")
+    mode: Literal["single", "sentinel", "cluster"] = "single"
+    # With sentinels, user, password, database and TLS of the primary; its address is theirs to say.
+    url: RedisUrl = SecretStr("redis://127.0.0.1:6379/0")
+    sentinel: Sentinel | None = None
+    nodes: tuple[
+        TcpAddress, ...
+    ] = ()  # of a cluster: others that may be asked where its slots are, beside `url`
     timeout: Seconds = 0.5
+    connect_timeout: Annotated[Seconds, Field(gt=0)] = 0.5
+    breaker: Breaker = Breaker()
     key_prefix: str = "mixer:"
     max_batch: PositiveInt = 256  # calls that share one round trip at most
 
@@ -345,6 +371,10 @@ class RateLimits(Settings):
     counters: Literal["memory", "redis"] = "memory"
     redis: Redis = Redis()
     key_format: Literal["mixer", "ratelimit"] = "mixer"
+    # What a limit answers that does not say it itself, while its counter cannot be had. `local`: this process counts in
+    # its memory, up to the limit divided by `instances`.
+    on_error: OnError = "error"
+    instances: PositiveInt | None = None  # processes that share the counters
     count_over_limit: bool = True  # where a fixed window's limit does not say it itself
     local_cache: Annotated[LocalCache | None, BeforeValidator(_off)] = LocalCache()
     shadow_mode: bool = False
@@ -526,7 +556,7 @@ def _show(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-_SECRET_KEYS = {"url", "token", "password", "key"}
+_SECRET_KEYS = {"url", "urls", "token", "password", "key"}
 
 _EXPECTED = {
     "missing": "a value (this key is required)",
@@ -581,7 +611,7 @@ def _problems(error: ValidationError, file: str, document: Any) -> list[Problem]
             expected = _EXPECTED.get(kind, item["msg"])
         shown = (
             "a value that is kept secret"
-            if at and at[-1] in _SECRET_KEYS and _has_secret(got)
+            if _SECRET_KEYS.intersection(at[-2:]) and _has_secret(got)
             else _show(got)
         )
         problems.append(Problem(file, _key_path(at), expected, shown))
@@ -663,6 +693,7 @@ def _combinations(config: Config, file: str) -> list[Problem]:
         refuse(
             "rate_limits.key_format", f"{limits.key_format} is a format of Redis keys; use counters: redis"
         )
+    problems += _of_redis(limits, file)
     for role in ("check", "report"):
         if (count := getattr(workers, role)) > 1:
             refuse(
@@ -708,6 +739,23 @@ def _combinations(config: Config, file: str) -> list[Problem]:
             "rate_limits.paths",
             "at least one limits file or folder is needed; leave rate_limits out to switch Quota off",
         )
+    return problems
+
+
+def _of_redis(limits: RateLimits | None, file: str) -> list[Problem]:
+    if limits is None:
+        return []
+    problems = []
+    redis = limits.redis
+    if (redis.mode == "sentinel") != (redis.sentinel is not None):
+        what = "mode: sentinel and a section with master and urls go together"
+        problems.append(Problem(file, "rate_limits.redis.sentinel", what))
+    if redis.sentinel is not None and not redis.sentinel.urls:
+        problems.append(Problem(file, "rate_limits.redis.sentinel.urls", "at least one is needed"))
+    if redis.nodes and redis.mode != "cluster":
+        problems.append(Problem(file, "rate_limits.redis.nodes", "has a meaning with mode: cluster alone"))
+    if limits.on_error == "local" and limits.instances is None:
+        problems.append(Problem(file, "rate_limits.on_error", INSTANCES))
     return problems
 
 

@@ -155,6 +155,23 @@ class Metrics:
         self.counter_errors = Counter(
             "mixer_counter_errors", "Failed counter calls, by reason.", ("store", "reason"), registry=registry
         )
+        # Changes of the circuit breakers, one a Redis server: open (it failed, redis_away in the log says why),
+        # half_open (a probe), closed (it is back). Calls meanwhile are answered as the limits' on_error says.
+        self.counter_breaker_changes = Counter(
+            "mixer_counter_breaker_changes", "Circuit breakers' changes.", ("to",), registry=registry
+        )
+        # Open ones now. Not 0: look at that Redis; `/readyz` names it.
+        self.counter_breakers_open = Gauge(
+            "mixer_counter_breakers_open", "Redis servers that are not asked.", registry=registry
+        )
+        # Descriptors whose counter could not be had, by what their on_error made of it: error (of the call), allow,
+        # deny, local (this process's share decided). When it moves, look at the errors above.
+        self.counter_on_error = Counter(
+            "mixer_counter_on_error",
+            "Descriptors whose counter could not be had, by on_error.",
+            ("on_error",),
+            registry=registry,
+        )
         # Calls that shared one round trip to the counters. Rises with load, which is right.
         self.counter_batch = Histograms(
             "mixer_counter_batch_size", "Calls in one round trip to the counters.", ("store",),

@@ -66,6 +66,10 @@ def _memory(_: config.RateLimits, metrics: Metrics) -> "Counters":
 
 
 def _redis(settings: config.RateLimits, metrics: Metrics) -> "Counters":
+    if settings.redis.mode == "cluster":
+        from mixer.ratelimit.cluster import ClusterCounters
+
+        return ClusterCounters(settings, metrics)
     from mixer.ratelimit.redis import RedisCounters
 
     return RedisCounters(settings, metrics)
@@ -203,12 +207,14 @@ class Runtime:
             service = "envoy.service.auth.v3.Authorization"
             methods.append(Unary(service, "Check", CheckRequest, check.check, check.check_all))
         if (rate_limits := self.settings.rate_limits) is not None:
+            from mixer.ratelimit.memory import MemoryCounters
             from mixer.ratelimit.service import QuotaService
 
             limits = _limits(rate_limits)
             self.counters = COUNTERS[rate_limits.counters](rate_limits, self.metrics)
             await self.counters.start()
-            quota = QuotaService(limits, self.counters, rate_limits, self.metrics)
+            shares = MemoryCounters(self.metrics)
+            quota = QuotaService(limits, self.counters, rate_limits, self.metrics, local=shares)
             service = "envoy.service.ratelimit.v3.RateLimitService"
             methods.append(Unary(service, "ShouldRateLimit", None, quota.should_rate_limit))
         return methods
@@ -356,19 +362,28 @@ class Runtime:
         reasons = [await self.engine.ready()] if self.engine else []
         if self.bundles is not None and not self.bundles.activated:
             reasons += self.bundles.problems()
-        reasons += [self.counters.ready()] if self.counters else []
+        if self._needs_counters():
+            reasons += [self.counters.ready()] if self.counters else []
         return [reason for reason in reasons if reason is not None]
 
     def degraded(self) -> list[str]:
         """What does not work as it should, though calls are answered: sinks that hold their records back, a shadow
-        whose candidate is away, bundles that cannot be had or used."""
+        whose candidate is away, bundles that cannot be had or used, counters that others stand in for."""
         sinks = [*self.sinks, *(self.decision_log.sinks if self.decision_log is not None else ())]
         reasons = [f"{sink.name}: {status}" for sink in sinks if (status := sink.status()) != "ok"]
         if self.shadow is not None and (status := self.shadow.status()) != "ok":
             reasons.append(f"shadow: {status}")
         if self.shadow_bundles is not None:
             reasons += [f"shadow: {problem}" for problem in self.shadow_bundles.problems()]
+        if self.counters is not None:
+            away = self.counters.ready()
+            reasons += self.counters.problems() if away is None else [away]
         return reasons + (self.bundles.problems() if self.bundles is not None else [])
+
+    def _needs_counters(self) -> bool:
+        """Whether calls fail without them, as far as the settings say it."""
+        rate_limits = self.settings.rate_limits
+        return rate_limits is not None and rate_limits.on_error == "error"
 
     def serving(self) -> list[str]:
         """What is served that may change while this runs: the policy's revision, where it comes in bundles or is pushed
@@ -411,6 +426,7 @@ def _limits(settings: config.RateLimits) -> "Limits":
         settings.merge_domain_config,
         counts_over=settings.count_over_limit,
         key_format=settings.key_format,
+        has_shares=settings.instances is not None,
     )
 
 

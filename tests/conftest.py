@@ -14,7 +14,7 @@ import pytest
 
 from tests.components import processes
 from tests.components.binaries import ComponentError
-from tests.components.processes import Envoy, Kafka, Mixer, Opa, Redis, ServerT
+from tests.components.processes import Cluster, Envoy, Kafka, Mixer, Opa, Redis, ServerT
 
 # With it, regorus walks the stack at each error that it makes: evaluations that fail take many times as long.
 os.environ.pop("RUST_BACKTRACE", None)
@@ -49,6 +49,15 @@ def redis_server() -> Iterator[Redis]:
 def redis_url(redis_server: Redis) -> str:
     """The URL of the run's Redis, which is empty at the start of each test."""
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[Cluster]:
+    """Three nodes for the whole run; do not stop them, and take keys of your own: they are never emptied."""
+    with contextlib.ExitStack() as stack:
+        with _clearly():
+            cluster = stack.enter_context(processes.cluster())
+        yield cluster
 
 
 @pytest.fixture(scope="session")

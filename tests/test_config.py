@@ -335,6 +335,23 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
             'rate_limits.local_cache.max_age: expected a duration such as "500ms", "10s", "5m" or "1h", got 1',
         ),
         (
+            "rate_limits: {paths: [a], on_error: pass}",
+            'rate_limits.on_error: expected error, allow, deny or local, got "pass"',
+        ),
+        (
+            "rate_limits: {paths: [a], redis: {mode: clustre}}",
+            'rate_limits.redis.mode: expected single, sentinel or cluster, got "clustre"',
+        ),
+        (
+            "rate_limits: {paths: [a], redis: {mode: cluster, nodes: [localhost]}}",
+            'rate_limits.redis.nodes[0]: expected "host:port", "[::1]:port" or "unix:/path", got "localhost"',
+        ),
+        (
+            "rate_limits: {paths: [a], redis: {mode: sentinel, sentinel: {master: m, urls: ['http://:s3same@h']}}}",
+            'rate_limits.redis.sentinel.urls[0]: expected "redis://host:port/db", "rediss://…" or "unix:///path", '
+            "got a value that is kept secret",
+        ),
+        (
             "rate_limits: {paths: [a], counters: disk}",
             'rate_limits.counters: expected memory or redis, got "disk"',
         ),
@@ -474,6 +491,27 @@ def test_mistake_says_where_what_was_expected_and_what_was_got(
             "policy: {engine: opa, shadow: {decision: a/b}}",
             "policy.shadow.paths: the embedded engine evaluates the candidate, also with engine: opa; "
             "it needs at least one .rego file or folder",
+        ),
+        (
+            "rate_limits: {paths: [a], redis: {mode: sentinel}}",
+            "rate_limits.redis.sentinel: mode: sentinel and a section with master and urls go together",
+        ),
+        (
+            "rate_limits: {paths: [a], redis: {sentinel: {master: m, urls: ['redis://h']}}}",
+            "rate_limits.redis.sentinel: mode: sentinel and a section with master and urls go together",
+        ),
+        (
+            "rate_limits: {paths: [a], redis: {mode: sentinel, sentinel: {master: m, urls: []}}}",
+            "rate_limits.redis.sentinel.urls: at least one is needed",
+        ),
+        (
+            "rate_limits: {paths: [a], redis: {nodes: ['h:1']}}",
+            "rate_limits.redis.nodes: has a meaning with mode: cluster alone",
+        ),
+        (
+            "rate_limits: {paths: [a], on_error: local}",
+            "rate_limits.on_error: local needs rate_limits.instances, the number of Mixer processes that share the "
+            "counters",
         ),
         (
             "rate_limits: {}",

@@ -21,6 +21,7 @@ BACKENDS = {
     "mixer.policy.opa": "mixer.policy",
     "mixer.ratelimit.memory": "mixer.ratelimit",
     "mixer.ratelimit.redis": "mixer.ratelimit",
+    "mixer.ratelimit.cluster": "mixer.ratelimit",
     "mixer.telemetry.prometheus": "mixer.telemetry",
     "mixer.telemetry.kafka": "mixer.telemetry",
     "mixer.telemetry.file": "mixer.telemetry",

@@ -262,6 +262,21 @@ def test_not_ready_while_redis_is_away(
     wait_until(lambda: mixer.call("/readyz") == (200, "ready\n"), what="ready again")
 
 
+def test_ready_and_degraded_while_redis_is_stood_in_for(
+    start_mixer: StartMixer, start_redis: StartRedis, tmp_path: Path
+) -> None:
+    redis = start_redis()
+    limits = {**with_counters(tmp_path, redis.url), "on_error": "allow"}
+    mixer = start_mixer(settings(rate_limits=limits), "--role", "check")
+    redis.stop()
+    wait_until(lambda: "degraded: redis at " in mixer.call("/readyz")[1], what="degraded")
+    assert mixer.call("/readyz")[0] == 200
+    is_open = "mixer_counter_breakers_open 1.0\n"
+    wait_until(lambda: is_open in get(mixer.admin, "/metrics")[1], what="an open breaker")
+    redis.start()
+    wait_until(lambda: mixer.call("/readyz") == (200, "ready\n"), what="ready again")
+
+
 def test_ready_and_degraded_while_kafka_is_away(start_mixer: StartMixer) -> None:
     sink = {"type": "kafka", "bootstrap_servers": [f"127.0.0.1:{free_port()}"]}
     mixer = start_mixer(settings(telemetry={"sinks": [sink]}, drain_timeout="1s"), "--role", "report")

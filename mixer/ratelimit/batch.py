@@ -5,9 +5,10 @@ import random
 from collections.abc import Sequence
 from math import inf
 
+from mixer.errors import CounterError
 from mixer.ratelimit import algorithms, keys
 from mixer.ratelimit.algorithms import Bucket, Sliding
-from mixer.ratelimit.counters import SECOND, Hit, Outcome, Outcomes
+from mixer.ratelimit.counters import SECOND, Hit, Outcome, Outcomes, PartlyCountedError
 from mixer.ratelimit.keys import Format
 from mixer.ratelimit.link import Reply, pack
 from mixer.ratelimit.local import Local
@@ -27,6 +28,9 @@ class Call:
 
     __slots__ = ("answer", "arrived", "deadline", "hits", "known", "now")
 
+    group: object = None  # calls of the same group share a script call
+    asking = False  # whether it is for a slot that a node of a cluster takes over just now
+
     def __init__(self, hits: Sequence[Hit], now: int, answer: Answer, arrived: float) -> None:
         self.hits = hits
         self.known: list[Outcome | None] | None = None  # what needs no store; None: all hits do
@@ -41,6 +45,13 @@ class Call:
             return self.hits
         return [hit for hit, known in zip(self.hits, self.known, strict=True) if known is None]
 
+    def is_done(self) -> bool:
+        return self.answer.done()
+
+    def fail(self, error: CounterError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error if self.known is None else PartlyCountedError(error, self.known))
+
     def settle(self, outcomes: Outcomes) -> None:
         """Answer, with the outcomes of the unknown hits."""
         if self.answer.done():
@@ -49,6 +60,19 @@ class Call:
             each = iter(outcomes)
             outcomes = [next(each) if known is None else known for known in self.known]
         self.answer.set_result(outcomes)
+
+
+def key_of(prefix: str, key_format: Format, hit: Hit, now: int) -> str:
+    """The Redis key of a hit's counter."""
+    rule = hit.rule
+    seconds = rule.seconds
+    if rule.algorithm == "fixed_window":
+        second = now // SECOND
+        head, tail = key_format.of_window(prefix, seconds, second - second % seconds)
+        return head + hit.name + tail
+    if rule.algorithm == "concurrency":
+        return keys.of_slots(prefix, seconds, hit.name)
+    return keys.of_state(prefix, "s" if rule.algorithm == "sliding_window" else "b", seconds, hit.name)
 
 
 class _Taking:
@@ -76,7 +100,6 @@ class Batch:
 
     def __init__(self, prefix: str, key_format: Format, local: Local) -> None:
         self.calls: list[Call] = []
-        self.guard: asyncio.TimerHandle
         self._prefix = prefix
         self._format = key_format
         self._local = local
@@ -86,6 +109,7 @@ class Batch:
         self._seconds: list[int] = []  # of its window
         self._operated: list[str] = []  # a key for each operation
         self._operations: list[str | int] = []
+        self._indexes: list[str] = []  # further keys that operations touch
         self._takings: dict[Place, _Taking] = {}
         self._fixed: dict[
             str, _Taking | None
@@ -153,24 +177,24 @@ class Batch:
         return taking.place
 
     def _operate(self, hit: Hit, now: int) -> Place:
-        name, rule, hits, holder = hit
+        rule, hits = hit.rule, hit.hits
+        key = key_of(self._prefix, self._format, hit, now)
         common = (hits, now, self._slack)
         over = int(rule.counts_over)
         if rule.algorithm == "sliding_window":
-            key = keys.of_state(self._prefix, "s", rule.seconds, name)
             slices, each = algorithms.sliding_slices(rule)
             return self._operation(key, "sliding", *common, rule.limit, over, rule.window, slices, each)
         if rule.algorithm == "token_bucket":
-            key = keys.of_state(self._prefix, "b", rule.seconds, name)
             return self._operation(key, "bucket", *common, rule.size, over, rule.cost, rule.rate)
-        key = keys.of_state(self._prefix, "c", rule.seconds, name)
-        index = keys.of_holder(self._prefix, holder)
-        return self._operation(key, "slot", *common, rule.limit, rule.window, holder, index)
+        index = keys.of_holder(self._prefix, hit.holder)
+        self._indexes.append(index)
+        return self._operation(key, "slot", *common, rule.limit, rule.window, hit.holder, index)
 
     def pack(self, command: bytes, script: bytes) -> bytes:
         slack = self._slack
-        counters = len(self._totals) + len(self._operated)
-        arguments: list[bytes | str | int] = [command, script, counters, *self._plain, *self._operated]
+        count = len(self._totals) + len(self._operated) + len(self._indexes)
+        arguments: list[bytes | str | int] = [command, script, count, *self._plain, *self._operated]
+        arguments += self._indexes
         arguments.append(len(self._totals))
         for total, seconds in zip(self._totals, self._seconds, strict=True):
             arguments += (total, seconds * 1000 + slack)
@@ -227,7 +251,7 @@ class Batch:
         for taking in self._takings.values():
             if taking.left:
                 self._local.lots.put(taking.hit, taking.now, taking.counted, taking.left)
-        return [(call, text) for call, text in failed if not call.answer.done()]
+        return [(call, text) for call, text in failed if not call.is_done()]
 
 
 def _outcome(hit: Hit, reply: list[int], now: int) -> Outcome:

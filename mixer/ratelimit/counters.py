@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, NamedTuple, Protocol
 
+from mixer.errors import CounterError
+
 Algorithm = Literal["fixed_window", "sliding_window", "token_bucket", "concurrency"]
 
 SECOND = 1_000_000  # in µs, the unit of all times here
@@ -113,6 +115,14 @@ class Outcome(NamedTuple):
 Outcomes = list[Outcome]
 
 
+class PartlyCountedError(CounterError):
+    """A call of which some hits have an outcome all the same."""
+
+    def __init__(self, error: CounterError, outcomes: "Sequence[Outcome | None]") -> None:
+        super().__init__(error.reason, str(error))
+        self.outcomes = tuple(outcomes)  # in the order of the hits
+
+
 class Counters(Protocol):
     """Counts hits for all who share the store.
 
@@ -130,6 +140,9 @@ class Counters(Protocol):
 
     def ready(self) -> str | None:
         """Why no count can be had now, in a few words; None if it can. Returns at once."""
+
+    def problems(self) -> list[str]:
+        """Why some counts cannot be had now though others can: a line for each part of the store."""
 
     def hit(
         self, hits: Sequence[Hit], now: int, timeout: float | None = None
@@ -152,7 +165,7 @@ class Counters(Protocol):
         Raises, at once or when it is waited for:
             CounterError: with the reason `unavailable` (no store, or the connection broke), `timeout`, `overload` (too
                 many calls wait already) or `full` (no room for another counter), or `script` (the store refused the
-                operation).
+                operation). It is a `PartlyCountedError` where some of the hits have an outcome.
         """
         ...
 

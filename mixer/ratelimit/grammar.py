@@ -4,6 +4,9 @@ It takes what envoyproxy/ratelimit takes (`loadDescriptors` in its `config_impl.
 refuses, with one exception: key `a_b` beside key `a` with value `b` is no duplicate here (see `tree`).
 """
 
+from typing import get_args
+
+from mixer.config import INSTANCES, OnError
 from mixer.errors import Problem
 from mixer.ratelimit import rules
 from mixer.ratelimit.keys import Format
@@ -24,12 +27,15 @@ from mixer.ratelimit.yaml_v2 import Node, YamlError, read
 class Reader:
     """Reads files, one by one, into `domains`; `findings` tells what is wrong with them."""
 
-    def __init__(self, merge_domain_config: bool, counts_over: bool, key_format: Format) -> None:
+    def __init__(
+        self, merge_domain_config: bool, counts_over: bool, key_format: Format, has_shares: bool
+    ) -> None:
         self.domains: dict[str, Domain] = {}
         self.findings = Findings()
         self._merge_domain_config = merge_domain_config
         self._counts_over = counts_over
         self._format = key_format
+        self._has_shares = has_shares
         self._domain_files: dict[str, str] = {}
         self._places: dict[tuple[Level, str, str], str] = {}  # where a descriptor was given first
         self._names: set[tuple[Domain, str]] = set()  # of limits
@@ -128,6 +134,9 @@ class Reader:
             self._names.add((domain, name))
         unlimited = section.flag("unlimited")
         rate, unit, rule = rules.read(section, unlimited, self._counts_over)
+        on_error = section.choice("on_error", get_args(OnError), "")
+        if on_error == "local" and not self._has_shares:
+            section.problem(section.at("on_error"), INSTANCES)
         return Limit(
             full_key=full_key,
             requests_per_unit=rate,
@@ -139,6 +148,7 @@ class Reader:
             quota_mode=flags["quota_mode"],
             replaces=self._replaces(section, domain, name),
             metadata=metadata,
+            on_error=on_error or "",
             detailed_metric=flags["detailed_metric"],
             value_to_metric=flags["value_to_metric"],
         )

@@ -4,6 +4,9 @@ As envoyproxy/ratelimit judges (`shouldRateLimitWorker` in its `ratelimit.go`, `
 `base_limiter.go`).
 """
 
+from collections.abc import Iterable
+from itertools import repeat
+
 from mixer import config
 from mixer.metrics import QUOTA_OUTCOMES, Metrics
 from mixer.ratelimit import answer, counted
@@ -19,6 +22,7 @@ from mixer.ratelimit.answer import (
 )
 from mixer.ratelimit.claims import Asked
 from mixer.ratelimit.counters import Hit, Outcomes
+from mixer.ratelimit.on_error import Replaced
 from mixer.ratelimit.tree import Limit
 
 _OK, _OVER_LIMIT, _SHADOW, _UNLIMITED, _NO_LIMIT = range(len(QUOTA_OUTCOMES))
@@ -103,10 +107,14 @@ class Judge:
         parts.append(least.metadata[overall])
         return b"".join(parts)
 
-    def verdict(self, asked: Asked, outcomes: Outcomes) -> Verdict:
-        """`outcomes`: of `asked.hits`."""
+    def verdict(self, asked: Asked, outcomes: Outcomes, replaced: Replaced | None = None) -> Verdict:
+        """`outcomes`: of `asked.hits`; or what stands in their place."""
         verdict = Verdict()
-        each = iter(zip(asked.hits, outcomes, strict=True))
+        modes: Iterable[str] = repeat("", len(outcomes))
+        hits = asked.hits
+        if replaced is not None:
+            hits, outcomes, modes = replaced.hits, replaced.outcomes, replaced.modes
+        each = iter(zip(hits, outcomes, modes, strict=True))
         for claim in asked.claims:
             if claim is None:
                 self._tally[_NO_LIMIT] += 1
@@ -119,10 +127,13 @@ class Judge:
                 verdict.parts.append(answer.UNLIMITED)
                 verdict.unlimited = texts
                 continue
-            hit, outcome = next(each)
+            hit, outcome, mode = next(each)
             over, _, left, reset, _, _ = outcome
             is_shadow = over and (limit.shadow_mode or self._shadow_mode)
-            counted.add(claim.tally, texts.near, hit, outcome, is_shadow)
+            if not mode:
+                counted.add(claim.tally, texts.near, hit, outcome, is_shadow)
+            elif mode == "local":
+                counted.add(claim.tally, hit.rule.size * 4 // 5, hit, outcome, is_shadow)
             self._tally[_SHADOW if is_shadow else _OVER_LIMIT if over else _OK] += 1
             refused = over and not limit.shadow_mode
             verdict.parts.append(answer.status(texts.status[refused], left, reset))
@@ -138,6 +149,6 @@ class Judge:
                     verdict.first_quota_over = verdict.first_quota_over or texts
             else:
                 verdict.is_over |= refused
-            if hit.holder and hit.hits > 0 and not over:
+            if hit.holder and hit.hits > 0 and not over and not mode:
                 verdict.taken.append(hit)
         return verdict

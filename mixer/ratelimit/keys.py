@@ -75,13 +75,22 @@ FORMATS: dict[str, Format] = {"mixer": MIXER, "ratelimit": RatelimitFormat()}
 
 
 def of_state(prefix: str, kind: str, seconds: int, name: str) -> str:
-    """The Redis key of a counter that is no fixed window: `kind` is a letter for its algorithm."""
+    """The Redis key of a sliding window (`kind` s) or a bucket (b)."""
     return f"{prefix}{kind}{seconds}|{name}"
+
+
+# Slots and who holds them are touched by one script, so that a cluster must keep them on one node: by this hash tag.
+_SLOTS = "{c}"
+
+
+def of_slots(prefix: str, seconds: int, name: str) -> str:
+    """The Redis key of a counter of slots."""
+    return f"{prefix}{_SLOTS}{seconds}|{name}"
 
 
 def of_holder(prefix: str, holder: str) -> str:
     """The Redis key of the set of counters in which a holder has slots."""
-    return f"{prefix}h|{holder}"
+    return f"{prefix}{_SLOTS}h|{holder}"
 
 
 def bounded(name: str) -> str:

@@ -34,17 +34,19 @@ def load(
     *,
     counts_over: bool = True,
     key_format: str = "mixer",
+    has_shares: bool = False,
 ) -> Limits:
     """Read limits from files, and from the `*.yaml` and `*.yml` of folders (in order of their names).
 
     `merge_domain_config`: several files may add to one domain; otherwise that is a mistake. `counts_over`: whether
-    hits beyond a fixed window's limit count where the limit does not say. `key_format`: one of `keys.FORMATS`. Each
-    warning is logged as `limits_warning`.
+    hits beyond a fixed window's limit count where the limit does not say. `key_format`: one of `keys.FORMATS`.
+    `has_shares`: whether the settings say what this process's share is (`on_error: local`). Each warning is logged as
+    `limits_warning`.
 
     Raises:
         LimitsError: with every mistake of every file.
     """
-    reader = Reader(merge_domain_config, counts_over, keys.FORMATS[key_format])
+    reader = Reader(merge_domain_config, counts_over, keys.FORMATS[key_format], has_shares)
     problems: list[Problem] = []
     for path in paths:
         for file in _files(path, problems):

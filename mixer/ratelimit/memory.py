@@ -52,6 +52,9 @@ class MemoryCounters:
     def ready(self) -> str | None:
         return None
 
+    def problems(self) -> list[str]:
+        return []
+
     def hit(self, hits: Sequence[Hit], now: int, timeout: float | None = None) -> Outcomes:
         do, windows = self._do, self._windows
         outcomes = []

@@ -1,7 +1,8 @@
 """How a limit of a file is counted: the keys of a `rate_limit` that envoyproxy/ratelimit has, and those it has not.
 
 `algorithm` (fixed_window unless given; see `algorithms`), `window` in place of `unit`, `burst`, `lease`,
-`count_over_limit` and `lot` are ours. Without them a limit is counted as that server counts it.
+`count_over_limit`, `lot` and `on_error` (see the module of that name) are ours. Without them a limit is counted as that
+server counts it.
 """
 
 from typing import cast, get_args
@@ -41,7 +42,7 @@ def read(section: Section, unlimited: bool, counts_over: bool) -> tuple[int, int
     if algorithm is None:
         return rate, 0, None
     for name in ("unit", *OWN_LIMIT_KEYS[1:]):
-        if section.has(name) and name not in _KEYS[algorithm]:
+        if section.has(name) and name not in (*_KEYS[algorithm], "on_error"):
             section.problem(section.at(name), f"no {name} beside algorithm: {algorithm}", section.shown(name))
     unit, seconds = (0, section.seconds("lease", MAX_WINDOW // SECOND))
     if algorithm != "concurrency":

@@ -17,7 +17,7 @@ from mixer.ratelimit.yaml_v2 import Node
 FILE_KEYS = ("domain", "descriptors")
 FLAGS = ("shadow_mode", "quota_mode", "detailed_metric", "value_to_metric", "share_threshold")
 DESCRIPTOR_KEYS = ("key", "value", "rate_limit", "descriptors", *FLAGS, "metadata")
-OWN_LIMIT_KEYS = ("algorithm", "window", "burst", "lease", "count_over_limit", "lot")
+OWN_LIMIT_KEYS = ("algorithm", "window", "burst", "lease", "count_over_limit", "lot", "on_error")
 LIMIT_KEYS = ("unit", "requests_per_unit", "unlimited", "name", "replaces", *OWN_LIMIT_KEYS)
 REPLACES_KEYS = ("name",)
 

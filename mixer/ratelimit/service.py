@@ -1,7 +1,7 @@
 """Quota: `envoy.service.ratelimit.v3.RateLimitService`, free of gRPC.
 
 Answers as envoyproxy/ratelimit does, and always adds the dynamic metadata `mixer: {limit, code}`: the limit that
-fired, else the one with the least left.
+fired, else the one with the least left; and `on_error`, if the counters could not be had and limits said what to do.
 """
 
 import time
@@ -21,6 +21,7 @@ from mixer.ratelimit.counters import SECOND, Counters, Hit, Outcomes
 from mixer.ratelimit.judge import Judge
 from mixer.ratelimit.limits import Limits
 from mixer.ratelimit.metadata import of_request
+from mixer.ratelimit.on_error import AtOnce, OnError, Replaced
 from mixer.server.front import Done, Pending
 
 _log = structlog.get_logger()
@@ -35,11 +36,15 @@ class QuotaService:
         counters: Counters,
         settings: config.RateLimits,
         metrics: Metrics,
+        *,
+        local: AtOnce,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`local`: where limits count in this process, while `counters` cannot be had, if they say so."""
         self._claims = Claims(limits.domains, metrics)
         self._counters = counters
         self._judge = Judge(settings, metrics)
+        self._on_error = OnError(settings, local, metrics)
         self._shadow_mode = settings.shadow_mode
         self._with_metadata_of_request = settings.response_dynamic_metadata
         self._headers = settings.response_headers
@@ -55,7 +60,7 @@ class QuotaService:
             RequestError: the request is wrong; the message says what and where.
             DecodeError: it is no RateLimitRequest.
             DeadlineError: the counters did not answer within `timeout` seconds.
-            CounterError: the counters cannot answer.
+            CounterError: the counters cannot answer, and a limit is to fail then (`on_error`).
         """
         asked = self._claims.of_message(message)
         if not asked.hits:
@@ -63,13 +68,20 @@ class QuotaService:
         try:
             outcomes = self._counters.hit(asked.hits, int(self._clock() * SECOND), timeout)
         except CounterError as error:
-            self.failed(error, None)
-            raise
+            return self.without(asked, error, None)
         if isinstance(outcomes, list):
             return self.answer(asked, outcomes)
         end = None if timeout is None else time.monotonic() + timeout
         waited = outcomes if isinstance(outcomes, Future) else ensure_future(outcomes)
         return _Waiting(self, asked, waited, end)
+
+    def without(self, asked: Asked, error: CounterError, end: float | None) -> bytes:
+        """The answer where the counters have none. Raises as `should_rate_limit` does; `end`: see `failed`."""
+        failed = self.failed(error, end)
+        replaced = self._on_error.outcomes(asked, error, int(self._clock() * SECOND))
+        if replaced is None:
+            raise failed
+        return self.answer(asked, replaced.outcomes, replaced)
 
     def failed(self, error: CounterError, end: float | None) -> CallError:
         """Log the error. What it is to the caller, whose time is over at `end` (of `time.monotonic`)."""
@@ -79,18 +91,23 @@ class QuotaService:
             return DeadlineError("deadline", str(error))
         return error
 
-    def answer(self, asked: Asked, outcomes: Outcomes) -> bytes:
-        """The answer, where `outcomes` are those of the descriptors that are counted."""
-        if (ordinary := self._judge.ordinary(asked, outcomes)) is not None:
+    def answer(self, asked: Asked, outcomes: Outcomes, replaced: Replaced | None = None) -> bytes:
+        """The answer, where `outcomes` are those of the descriptors that are counted. `replaced`: what they are, if
+        not the counters'."""
+        if replaced is None and (ordinary := self._judge.ordinary(asked, outcomes)) is not None:
             return ordinary
-        verdict = self._judge.verdict(asked, outcomes)
+        verdict = self._judge.verdict(asked, outcomes, replaced)
         overall = OVER_LIMIT if verdict.refuses() and not self._shadow_mode else OK
         if overall == OVER_LIMIT and verdict.taken:
             self._give_back(verdict.taken)
         parts = verdict.parts
         parts[0] = answer.OVERALL[overall]
         decisive = verdict.decisive()
-        parts.append(decisive.metadata[overall] if decisive else answer.NO_LIMIT_METADATA[overall])
+        if replaced is not None and decisive is not None:
+            told = {"limit": decisive.limit.label, "on_error": replaced.told()}
+            parts.append(answer.metadata(told, overall))
+        else:
+            parts.append(decisive.metadata[overall] if decisive else answer.NO_LIMIT_METADATA[overall])
         if self._with_metadata_of_request:
             parts.append(answer.more_metadata(of_request(asked.request, verdict.passed)))
         if self._headers.enabled and verdict.least is not None:
@@ -148,9 +165,10 @@ class _Waiting(Pending):
     def _finish(self, outcomes: Future[Outcomes]) -> None:
         result: bytes | BaseException
         try:
-            result = self._service.answer(self._asked, outcomes.result())
-        except CounterError as error:
-            result = self._service.failed(error, self._end)
+            try:
+                result = self._service.answer(self._asked, outcomes.result())
+            except CounterError as error:
+                result = self._service.without(self._asked, error, self._end)
         except (Exception, CancelledError) as error:
             result = error
         self._done(result)

@@ -42,6 +42,7 @@ class Limit:
     quota_mode: bool = False
     replaces: frozenset[str] = frozenset()
     metadata: Mapping[str, Any] | None = None
+    on_error: str = ""  # error, allow, deny or local; empty: as the settings say
     # Its statistics are kept by the values in the request: all of them, or those of the descriptors that say so.
     detailed_metric: bool = False
     value_to_metric: bool = False

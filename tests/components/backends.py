@@ -15,8 +15,15 @@ from tests.components.server import Server, StartError, connect, free_port, http
 class Redis(Server):
     """A Redis without persistence: it is empty after a restart."""
 
-    def __init__(self, folder: Path, args: Sequence[str], unix: bool, cpu: int | None) -> None:
-        self.port = 0 if unix else free_port()
+    def __init__(
+        self,
+        folder: Path,
+        args: Sequence[str],
+        unix: bool = False,
+        cpu: int | None = None,
+        port: int | None = None,
+    ) -> None:
+        self.port = 0 if unix else port or free_port()
         path = folder / "redis.sock"
         self.address = f"unix:{path}" if unix else f"127.0.0.1:{self.port}"
         self.url = f"unix://{path}" if unix else f"redis://{self.address}/0"
@@ -32,9 +39,12 @@ class Redis(Server):
             cpu=cpu,
         )
 
-    def call(self, command: str) -> bytes:
+    def call(self, command: str, password: str = "") -> bytes:
         """Send one inline command and return the first bytes of the reply, as Redis wrote them."""
         with connect(self.address) as connection:
+            if password:
+                connection.sendall(f"AUTH {password}\r\n".encode())
+                connection.recv(65536)
             connection.sendall(command.encode() + b"\r\n")
             return connection.recv(65536)
 

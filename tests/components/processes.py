@@ -5,10 +5,13 @@ Each yields once the component really answers, and stops it by its pid at the en
 
 from tests.components.backends import Kafka, Opa, RateLimit, Redis, kafka, opa, ratelimit, redis
 from tests.components.fronts import Envoy, Mixer, envoy, mixer
+from tests.components.redis_fleet import Cluster, Guarded, cluster, guarded
 from tests.components.server import Server, ServerT, StartError, free_port, wait_until
 
 __all__ = [
+    "Cluster",
     "Envoy",
+    "Guarded",
     "Kafka",
     "Mixer",
     "Opa",
@@ -17,8 +20,10 @@ __all__ = [
     "Server",
     "ServerT",
     "StartError",
+    "cluster",
     "envoy",
     "free_port",
+    "guarded",
     "kafka",
     "mixer",
     "opa",

@@ -11,6 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -18,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from mixer import config
 from mixer.errors import CounterError
 from mixer.metrics import Metrics
+from mixer.ratelimit.cluster import ClusterCounters
 from mixer.ratelimit.counters import SECOND, Counters
 from mixer.ratelimit.memory import MemoryCounters
 from mixer.ratelimit.redis import RedisCounters
@@ -31,8 +33,9 @@ TIMEOUT = 0.3  # seconds, of a round trip to Redis
 class Store:
     """A store of counters, and clients of it: the same object in memory, connections of their own to Redis."""
 
-    def __init__(self, url: str | None) -> None:
+    def __init__(self, url: str | None, mode: str = "single") -> None:
         self._url = url
+        self._mode = mode
         self._names = itertools.count()
         self.prefix = f"{uuid.uuid4()}:"  # of the keys in Redis
 
@@ -42,7 +45,9 @@ class Store:
         if self._url is None:
             opened = [MemoryCounters(Metrics(CollectorRegistry()), lambda: float(START))]
         else:
-            opened = [redis_counters(self._url, key_prefix=self.prefix) for _ in range(count)]
+            opened = [
+                redis_counters(self._url, mode=self._mode, key_prefix=self.prefix) for _ in range(count)
+            ]
         for client in opened:
             await client.start()
         try:
@@ -60,14 +65,18 @@ class Store:
         return f"name{next(self._names)}|"
 
 
-def redis_counters(url: str, **settings: object) -> RedisCounters:
-    redis = {"url": url, "timeout": f"{TIMEOUT}s", **settings}
-    chosen = config.RateLimits.model_validate({"redis": redis, "local_cache": "off"})
-    return RedisCounters(chosen, Metrics(CollectorRegistry()))
+def redis_counters(url: str, mode: str = "single", **settings: object) -> Any:
+    redis = {"url": url, "mode": mode, "timeout": f"{TIMEOUT}s", **settings}
+    counters = ClusterCounters if mode == "cluster" else RedisCounters
+    return counters(
+        config.RateLimits.model_validate({"redis": redis, "local_cache": "off"}), Metrics(CollectorRegistry())
+    )
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cluster"])
 def store(request: pytest.FixtureRequest) -> Store:
+    if request.param == "cluster":
+        return Store(request.getfixturevalue("redis_cluster").url, "cluster")
     return Store(request.getfixturevalue("redis_url") if request.param == "redis" else None)
 
 
@@ -438,7 +447,7 @@ def test_a_connection_that_redis_closed_while_idle_is_made_anew(start_redis: Cal
 def test_more_calls_than_may_wait_are_an_overload(
     start_redis: Callable[..., Redis], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mixer.ratelimit.redis.MAX_WAITING", 10)
+    monkeypatch.setattr("mixer.ratelimit.lane.MAX_WAITING", 10)
     server = start_redis()
 
     async def scenario() -> Counter[str]:

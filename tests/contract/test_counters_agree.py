@@ -12,9 +12,11 @@ from prometheus_client import CollectorRegistry
 
 from mixer import config
 from mixer.metrics import Metrics
+from mixer.ratelimit.cluster import ClusterCounters
 from mixer.ratelimit.counters import MAX_HITS, MAX_LIMIT, SECOND, Counters, Hit, Outcome, Rule
 from mixer.ratelimit.memory import MemoryCounters
 from mixer.ratelimit.redis import RedisCounters
+from tests.components.processes import Cluster
 from tests.ratelimit.counting import NOW, outcomes
 from tests.ratelimit.loop import run
 from tests.ratelimit.model import Model
@@ -70,24 +72,29 @@ def sequences(draw: st.DrawFn) -> list[list[Step]]:
 class Stores:
     """New counters of each kind, without what may answer from elsewhere."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, cluster_url: str) -> None:
+        self._url, self._cluster_url = url, cluster_url
         self._names = itertools.count()
         self._prefix = uuid.uuid4()
 
     def new(self) -> dict[str, Counters]:
-        redis = {"url": self._url, "key_prefix": f"{self._prefix}{next(self._names)}:", "timeout": "5s"}
-        settings = config.RateLimits.model_validate({"redis": redis, "local_cache": "off"})
+        prefix = f"{self._prefix}{next(self._names)}:"
+
+        def settings(url: str, mode: str) -> config.RateLimits:
+            redis = {"url": url, "mode": mode, "key_prefix": prefix, "timeout": "5s"}
+            return config.RateLimits.model_validate({"redis": redis, "local_cache": "off"})
+
         metrics = Metrics(CollectorRegistry())
         return {
             "memory": MemoryCounters(metrics, lambda: NOW / SECOND),
-            "redis": RedisCounters(settings, metrics),
+            "redis": RedisCounters(settings(self._url, "single"), metrics),
+            "cluster": ClusterCounters(settings(self._cluster_url, "cluster"), metrics),
         }
 
 
 @pytest.fixture
-def stores(redis_url: str) -> Stores:
-    return Stores(redis_url)
+def stores(redis_url: str, redis_cluster: Cluster) -> Stores:
+    return Stores(redis_url, redis_cluster.url)
 
 
 async def done(counters: Counters, groups: Sequence[Sequence[Step]]) -> list[list[Outcome]]:

@@ -110,7 +110,7 @@ MISTAKES = {
     "rate_limit that is a number": (
         "domain: d\ndescriptors:\n- {key: a, rate_limit: 5}\n",
         "a.yaml: descriptors[0].rate_limit: expected a mapping with unit, requests_per_unit, unlimited, "
-        "name, replaces, algorithm, window, burst, lease, count_over_limit, lot, got 5",
+        "name, replaces, algorithm, window, burst, lease, count_over_limit, lot, on_error, got 5",
     ),
     "no unit": (
         "domain: d\ndescriptors:\n- {key: a, rate_limit: {requests_per_unit: 5}}\n",
@@ -193,6 +193,19 @@ MISTAKES = {
     "flag of a count in words": (
         "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: day, count_over_limit: never}}\n",
         "a.yaml: descriptors[0].rate_limit.count_over_limit: expected true or false, got never",
+    ),
+    "on_error of another kind": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: day, requests_per_unit: 5, on_error: pass}}\n",
+        "a.yaml: descriptors[0].rate_limit.on_error: expected error, allow, deny or local, got pass",
+    ),
+    "a share of how many": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: day, requests_per_unit: 5, on_error: local}}\n",
+        "a.yaml: descriptors[0].rate_limit.on_error: local needs rate_limits.instances, the number of Mixer "
+        "processes that share the counters",
+    ),
+    "on_error of what is not counted": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {unlimited: true, on_error: deny}}\n",
+        "a.yaml: descriptors[0].rate_limit.on_error: expected no on_error beside unlimited: true, got deny",
     ),
     "lot beyond the limit": (
         "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: day, requests_per_unit: 5, lot: 6}}\n",

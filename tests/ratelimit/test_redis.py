@@ -7,8 +7,7 @@ import socket
 import socketserver
 import ssl
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,38 +18,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import CollectorRegistry
 
-from mixer import config
 from mixer.errors import CounterError, StartError
-from mixer.metrics import Metrics
 from mixer.ratelimit.redis import RedisCounters
 from tests.components.processes import Redis
+from tests.ratelimit.clients import asked, connected, counters
 from tests.ratelimit.counting import START, counts, one
 from tests.ratelimit.loop import run
 
 T = TypeVar("T")
-
-
-def counters(url: str, registry: CollectorRegistry | None = None, **settings: object) -> RedisCounters:
-    redis = {"redis": {"url": url, **settings}}
-    return RedisCounters(config.RateLimits.model_validate(redis), Metrics(registry or CollectorRegistry()))
-
-
-@asynccontextmanager
-async def connected(url: str, **options: object) -> AsyncIterator[RedisCounters]:
-    client = counters(url, **options)  # type: ignore[arg-type]
-    await client.start()
-    try:
-        yield client
-    finally:
-        await client.close()
-
-
-def asked(url: str, scenario: Callable[[RedisCounters], Awaitable[T]], **options: object) -> T:
-    async def main() -> T:
-        async with connected(url, **options) as client:
-            return await scenario(client)
-
-    return run(main())
 
 
 def batches(registry: CollectorRegistry) -> tuple[float, float]:
@@ -145,7 +120,7 @@ def test_counters_are_readable_and_expire_after_their_window(redis_server: Redis
 
     asked(redis_server.url, scenario, key_prefix="mixer:")
     lines = redis_server.call("KEYS mixer:*").decode().split("\r\n")
-    keys = sorted(line for line in lines if line.startswith("mixer:"))
+    keys = sorted(line for line in lines if line.startswith("mixer:") and line != "mixer:probe")
     assert keys == [f"mixer:1|{START}|{name}", f"mixer:60|{START}|{name}"]
     assert redis_server.call(f"GET mixer:60|{START}|{name}") == b"$1\r\n3\r\n"
     for seconds in (1, 60):
@@ -222,7 +197,7 @@ def test_database_of_the_url_is_used(redis_server: Redis) -> None:
     url = redis_server.url.removesuffix("/0") + "/5"
     asked(url, lambda client: counts(client, [one("a")]))
     assert redis_server.call("DBSIZE") == b":0\r\n"
-    assert b"db5:keys=1" in redis_server.call("INFO keyspace")
+    assert b"db5:keys=" in redis_server.call("INFO keyspace")
 
 
 def test_unix_socket(start_redis: Callable[..., Redis]) -> None:
@@ -295,6 +270,9 @@ async def error_behind(answers: list[bytes]) -> CounterError:
             return caught.value
 
 
+PROVED = [b"+OK\r\n", b"*1\r\n:1\r\n"]  # to the connection's name, and to the script call that proves it
+
+
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [
@@ -302,11 +280,14 @@ async def error_behind(answers: list[bytes]) -> CounterError:
         ([b"+OK\r\n+OK\r\n"], "unavailable"),
         ([b"+OK\r\n", b"no Redis"], "unavailable"),
         ([b"+OK\r\n", b"-LOADING Redis is loading the dataset in memory\r\n"], "unavailable"),
-        ([b"+OK\r\n", b"*2\r\n:1\r\n$29\r\n@user_script: 1: -READONLY no\r\n"], "unavailable"),  # Redis 6
-        ([b"+OK\r\n", b"-OOM command not allowed\r\n"], "script"),
-        ([b"+OK\r\n", b"+OK\r\n"], "script"),
-        ([b"+OK\r\n", b"*1\r\n:1\r\n"], "script"),
-        ([b"+OK\r\n", b"*2\r\n:1\r\n$-1\r\n"], "script"),
+        ([b"+OK\r\n", b"*1\r\n$-1\r\n"], "unavailable"),
+        ([*PROVED, b"no Redis"], "unavailable"),
+        ([*PROVED, b"-LOADING Redis is loading the dataset in memory\r\n"], "unavailable"),
+        ([*PROVED, b"*2\r\n:1\r\n$29\r\n@user_script: 1: -READONLY no\r\n"], "unavailable"),  # Redis 6
+        ([*PROVED, b"-OOM command not allowed\r\n"], "script"),
+        ([*PROVED, b"+OK\r\n"], "script"),
+        ([*PROVED, b"*1\r\n:1\r\n"], "script"),
+        ([*PROVED, b"*2\r\n:1\r\n$-1\r\n"], "script"),
     ],
 )
 def test_answers_that_are_not_the_script_s_are_errors(answers: list[bytes], reason: str) -> None:
@@ -319,6 +300,15 @@ def test_answers_that_are_not_the_script_s_are_errors(answers: list[bytes], reas
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A self-signed certificate of localhost, and its key."""
+    return self_signed(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def other_certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return self_signed(tmp_path_factory.mktemp("tls"))
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
@@ -334,7 +324,6 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    folder = tmp_path_factory.mktemp("tls")
     (folder / "cert.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
     (folder / "key.pem").write_bytes(
         key.private_bytes(
@@ -353,10 +342,16 @@ def pump(source: socket.socket, target: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def tls_in_front_of(server: Redis, certificate: tuple[Path, Path]) -> Iterator[int]:
-    """The port of a relay that speaks TLS to clients and nothing of it to Redis."""
+def tls_in_front_of(
+    server: Redis, certificate: tuple[Path, Path], client_ca: Path | None = None
+) -> Iterator[int]:
+    """The port of a relay that speaks TLS to clients and nothing of it to Redis. With `client_ca`, clients must show a
+    certificate of it."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*certificate)
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(client_ca)
 
     class Relay(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -380,14 +375,16 @@ def tls_in_front_of(server: Redis, certificate: tuple[Path, Path]) -> Iterator[i
             thread.join()
 
 
-def over_tls(server: Redis, certificate: tuple[Path, Path], query: str) -> list[int] | str | None:
+def over_tls(
+    server: Redis, certificate: tuple[Path, Path], query: str, client_ca: Path | None = None
+) -> list[int] | str | None:
     """The answer to a hit, or why there is none."""
 
     async def scenario(client: RedisCounters) -> list[int] | str | None:
         reason = client.ready()
         return reason if reason is not None else await counts(client, [one("a")])
 
-    with tls_in_front_of(server, certificate) as port:
+    with tls_in_front_of(server, certificate, client_ca) as port:
         return asked(f"rediss://localhost:{port}{query}", scenario)
 
 
@@ -401,3 +398,20 @@ def test_tls_refuses_a_certificate_of_nobody_known(
     answer = over_tls(redis_server, certificate, "/0")
     assert isinstance(answer, str)
     assert "certificate verify failed" in answer
+
+
+def test_tls_refuses_a_certificate_of_another_authority(
+    redis_server: Redis, certificate: tuple[Path, Path], other_certificate: tuple[Path, Path]
+) -> None:
+    answer = over_tls(redis_server, certificate, f"/0?ssl_ca_certs={other_certificate[0]}")
+    assert isinstance(answer, str)
+    assert "certificate verify failed" in answer
+
+
+def test_tls_of_both_sides(
+    redis_server: Redis, certificate: tuple[Path, Path], other_certificate: tuple[Path, Path]
+) -> None:
+    query = f"/0?ssl_ca_certs={certificate[0]}"
+    own = f"&ssl_certfile={other_certificate[0]}&ssl_keyfile={other_certificate[1]}"
+    assert over_tls(redis_server, certificate, query + own, client_ca=other_certificate[0]) == [1]
+    assert isinstance(over_tls(redis_server, certificate, query, client_ca=other_certificate[0]), str)

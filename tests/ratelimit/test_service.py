@@ -59,11 +59,12 @@ class Quota:
         self.now = float(START)
         self.metrics = Metrics(CollectorRegistry())
         self.service = QuotaService(
-            limits_of(limits),
+            limits_of(limits, has_shares=True),
             counters or MemoryCounters(self.metrics, self.clock),
             config.RateLimits.model_validate(chosen),
             self.metrics,
-            self.clock,
+            local=MemoryCounters(self.metrics, self.clock),
+            clock=self.clock,
         )
 
     def clock(self) -> float:
