@@ -7,7 +7,7 @@ child (`calls.labels(...)`) rather than looking it up again.
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
 from mixer.histogram import Histograms
-from mixer.tallies import Tallies
+from mixer.tallies import Counts, Tallies, Tally
 
 # Seconds. A cached check takes 50 µs, Envoy's default ext_authz timeout is 200 ms, and 1 s is far too late.
 CALL_BUCKETS = (
@@ -15,6 +15,7 @@ CALL_BUCKETS = (
     0.0075, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 1.0,
 )  # fmt: skip
 
+QUOTA_OUTCOMES = ("ok", "over_limit", "shadow", "unlimited", "no_limit")
 LIMIT_HITS = ("within", "near", "over", "over_local", "shadow", "given_back")
 MAX_LIMITS = 1000  # with series of their own
 
@@ -27,7 +28,7 @@ class Metrics:
 
         # Calls answered, by gRPC method ("Check") and code ("OK"). UNAVAILABLE: look at the error counters
         # below; INVALID_ARGUMENT: the caller's filter is set up wrongly; DEADLINE_EXCEEDED: Envoy gave up first.
-        self.calls = Counter(
+        self.calls = Counts(
             "mixer_calls", "Calls answered, by method and gRPC code.", ("method", "code"), registry=registry
         )
         # Time from a call's decoding to its answer. If it grows with load, add a worker; if not, look at the
@@ -129,8 +130,12 @@ class Metrics:
 
         # Descriptors judged, by outcome (ok, over_limit, shadow, unlimited, no_limit). Much no_limit: Envoy's
         # descriptors and the limits file do not fit together.
-        self.quota_descriptors = Counter(
-            "mixer_quota_descriptors", "Descriptors judged, by outcome.", ("outcome",), registry=registry
+        self.quota_descriptors = Tally(
+            "mixer_quota_descriptors",
+            "Descriptors judged, by outcome.",
+            "outcome",
+            kinds=QUOTA_OUTCOMES,
+            registry=registry,
         )
         # Hits by limit (its name, or its place in the file) and what became of them: within; near: above 0.8 of the
         # limit, and still passed; over: refused; over_local: refused from this process's memory; shadow: over, and

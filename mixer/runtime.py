@@ -168,8 +168,6 @@ class Runtime:
             service = "envoy.service.auth.v3.Authorization"
             methods.append(Unary(service, "Check", CheckRequest, check.check, check.check_all))
         if (rate_limits := self.settings.rate_limits) is not None:
-            from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
-
             from mixer.ratelimit import limits as limits_files
             from mixer.ratelimit.service import QuotaService
 
@@ -183,7 +181,7 @@ class Runtime:
             await self.counters.start()
             quota = QuotaService(limits, self.counters, rate_limits, self.metrics)
             service = "envoy.service.ratelimit.v3.RateLimitService"
-            methods.append(Unary(service, "ShouldRateLimit", RateLimitRequest, quota.should_rate_limit))
+            methods.append(Unary(service, "ShouldRateLimit", None, quota.should_rate_limit))
         return methods
 
     async def _by_bundles(self, policy: config.Policy) -> "Checks":

@@ -37,6 +37,9 @@ class OverLimits:
         self._max_age = int(settings.max_age * SECOND)
         self._over: dict[str, _Over] = {}
 
+    def __len__(self) -> int:
+        return len(self._over)
+
     def find(self, hit: Hit, now: int) -> Outcome | None:
         over = self._over.get(hit.name)
         if over is None:
@@ -94,6 +97,9 @@ class Lots:
         self._lots: dict[str, _Lot] = {}
         self._swept = 0
 
+    def __len__(self) -> int:
+        return len(self._lots)
+
     def take(self, hit: Hit, now: int) -> Outcome | None:
         """The outcome of a hit that the lot covers."""
         lot = self._lots.get(hit.name)
@@ -142,6 +148,8 @@ class Local:
 
     def answer(self, hits: Sequence[Hit], now: int) -> list[Outcome | None] | None:
         """The outcomes of what can be answered here; None if nothing can."""
+        if not (self._over or self.lots):
+            return None
         found: list[Outcome | None] | None = None
         for index, hit in enumerate(hits):
             outcome = None

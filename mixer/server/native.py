@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -22,7 +23,7 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 from mixer import config
 from mixer.metrics import Metrics
 from mixer.server import threads
-from mixer.server.front import ClientStream, Methods, Unary
+from mixer.server.front import ClientStream, Methods, Pending, Unary
 from mixer.server.handlers import QUIET, Begin, Handlers, Received, StatusError
 from mixer.server.health import Health
 from mixer.server.listening import MAX_MESSAGE, OPTIONS, bound, cannot_listen, refuse_socket_in_use
@@ -45,6 +46,7 @@ class NativeFront:
         self._handlers = Handlers(methods, metrics)
         self._methods = methods
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._pending: dict[int, Pending] = {}
         self._stopping = False
 
     async def start(self) -> None:
@@ -88,6 +90,8 @@ class NativeFront:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        for pending in list(self._pending.values()):
+            pending.cancel()
         await behind
         if not done:
             await asyncio.sleep(QUIET)  # the last answers are written, which closing does not wait for
@@ -119,8 +123,8 @@ class NativeFront:
             for method, received in calls.items():
                 self._begin_all(method, received)
             for call in cancelled:
-                if (task := self._tasks.get(call)) is not None:
-                    task.cancel()
+                if (waited := self._tasks.get(call) or self._pending.get(call)) is not None:
+                    waited.cancel()
 
     def _begin_all(self, method: int, received: list[tuple[int, Received]]) -> None:
         begun = self._begin[method]([message for _, message in received])
@@ -129,8 +133,18 @@ class NativeFront:
                 self._front.respond(call, answer)
             elif isinstance(answer, StatusError):
                 self._fail(call, answer)
+            elif isinstance(answer, Pending):
+                self._pending[call] = answer
+                answer.then(partial(self._end, call))
             else:
                 self._tasks[call] = self._loop.create_task(self._wait(call, answer))
+
+    def _end(self, call: int, result: bytes | BaseException) -> None:
+        del self._pending[call]
+        if isinstance(result, bytes):
+            self._front.respond(call, result)
+        else:  # a client that cancelled is not there to hear it
+            self._fail(call, result if isinstance(result, StatusError) else _STOPPING)
 
     async def _wait(self, call: int, answer: Awaitable[bytes]) -> None:
         try:

@@ -68,7 +68,7 @@ class Quota:
 
     def ask(self, request: RateLimitRequest, timeout: float | None = None) -> RateLimitResponse:
         async def call() -> bytes:
-            answer = self.service.should_rate_limit(request, timeout)
+            answer = self.service.should_rate_limit(request.SerializeToString(), timeout)
             return answer if isinstance(answer, bytes) else await answer
 
         return RateLimitResponse.FromString(asyncio.run(call()))
