@@ -209,6 +209,10 @@ WARNINGS = {
         "domain: d\ndescriptors: [{key: a, rate_limit: {unlimited: true, requests_per_unit: 5}}]\n",
         "a.yaml: descriptors[0].rate_limit.requests_per_unit: changes nothing beside unlimited: true",
     ),
+    "no unit of an unlimited one": (
+        "domain: d\ndescriptors: [{key: a, rate_limit: {unlimited: true, unit: eon}}]\n",
+        "a.yaml: descriptors[0].rate_limit.unit: changes nothing beside unlimited: true",
+    ),
     "replaces what is not there": (
         "domain: d\ndescriptors: [{key: a, rate_limit: {unit: day, replaces: [{name: x}]}}]\n",
         'a.yaml: descriptors[0].rate_limit.replaces[0].name: no limit of domain "d" is named "x"',
