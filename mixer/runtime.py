@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from mixer import config
-from mixer.errors import Problem, SettingsError
+from mixer.errors import Problem, SettingsError, StartError
 from mixer.metrics import Metrics
 from mixer.policy.cache import DecisionCache
 from mixer.policy.engine import PolicyEngine
@@ -23,6 +23,9 @@ from mixer.policy.references import dotted
 from mixer.server.front import ClientStream, Front, Method, Methods, Unary
 
 if TYPE_CHECKING:
+    from aiohttp.web import RouteDef
+
+    from mixer.admin.limits import LimitPages
     from mixer.authz.body import Bodies
     from mixer.authz.decided import Observer
     from mixer.authz.routing import Checks
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from mixer.policy.polling import Bundles
     from mixer.policy.sources import Sources
     from mixer.ratelimit.counters import Counters
+    from mixer.ratelimit.desk import Entry
+    from mixer.ratelimit.limits import Limits
     from mixer.shadow.shadow import Shadow
     from mixer.telemetry.sink import Kind, Sink
 
@@ -121,6 +126,7 @@ class Runtime:
     sinks: "list[Sink[Any]]" = field(default_factory=list)
     decision_log: "DecisionLog | None" = None
     fronts: dict[str, Front] = field(default_factory=dict)
+    limit_pages: "LimitPages | None" = None
 
     @classmethod
     def build(cls, settings: config.Config, role: Role, revision: str) -> "Runtime":
@@ -168,18 +174,15 @@ class Runtime:
             service = "envoy.service.auth.v3.Authorization"
             methods.append(Unary(service, "Check", CheckRequest, check.check, check.check_all))
         if (rate_limits := self.settings.rate_limits) is not None:
-            from mixer.ratelimit import limits as limits_files
+            from mixer.admin.limits import LimitPages
+            from mixer.ratelimit.desk import Desk
             from mixer.ratelimit.service import QuotaService
 
-            limits = limits_files.load(
-                rate_limits.paths,
-                rate_limits.merge_domain_config,
-                counts_over=rate_limits.count_over_limit,
-                key_format=rate_limits.key_format,
-            )
+            limits = limits_of(rate_limits)
             self.counters = COUNTERS[rate_limits.counters](rate_limits, self.metrics)
             await self.counters.start()
             quota = QuotaService(limits, self.counters, rate_limits, self.metrics)
+            self.limit_pages = LimitPages(Desk(limits, self.counters), quota.should_rate_limit)
             service = "envoy.service.ratelimit.v3.RateLimitService"
             methods.append(Unary(service, "ShouldRateLimit", None, quota.should_rate_limit))
         return methods
@@ -313,6 +316,10 @@ class Runtime:
             return []
         return [f"policy: revision {self.engine.revision}"]
 
+    def pages(self) -> "Sequence[RouteDef]":
+        """Further pages of the admin listener."""
+        return self.limit_pages.routes() if self.limit_pages is not None else ()
+
     async def close(self, timeout: float) -> None:
         """Drain the fronts, then flush the sinks and give back connections; `timeout` seconds in all."""
         end = time.monotonic() + timeout
@@ -376,11 +383,59 @@ async def validate(settings: config.Config) -> list[str]:
             await engine.start()
             lines += _told("policy.shadow", engine)[:1]  # a candidate has no cache
     if (rate_limits := settings.rate_limits) is not None:
-        from mixer.ratelimit import limits as limits_files
-
-        limits = limits_files.load(rate_limits.paths, rate_limits.merge_domain_config)
-        lines.append(f"rate limits: {limits.summary()}")
+        lines.append(f"rate limits: {limits_of(rate_limits).summary()}")
     return lines
+
+
+def limits_of(settings: config.RateLimits) -> "Limits":
+    """What the limits files say. Raises `LimitsError`."""
+    from mixer.ratelimit import limits
+
+    return limits.load(
+        settings.paths,
+        settings.merge_domain_config,
+        counts_over=settings.count_over_limit,
+        key_format=settings.key_format,
+    )
+
+
+async def at_desk(
+    settings: config.Config,
+    rate_limits: config.RateLimits,
+    do: Literal["peek", "reset"],
+    domain: str,
+    entries: "Sequence[Entry]",
+) -> dict[str, Any]:
+    """Look at the counter of a descriptor, or set it back: in Redis, or where counters are in memory, by the server
+    that has them. Raises `MixerError`."""
+    if rate_limits.counters == "memory":
+        return await _at_admin(settings.listeners.admin.address, do, domain, entries)
+    from mixer.ratelimit.desk import Desk
+
+    counters = COUNTERS[rate_limits.counters](rate_limits, Metrics(CollectorRegistry()))
+    await counters.start()
+    try:
+        desk = Desk(limits_of(rate_limits), counters)
+        seen = await (desk.peek if do == "peek" else desk.reset)(domain, entries)
+    finally:
+        await counters.close()
+    return seen.plain()
+
+
+async def _at_admin(address: str, do: str, domain: str, entries: "Sequence[Entry]") -> dict[str, Any]:
+    from mixer.admin.client import ask
+
+    if address.endswith(":0"):
+        raise StartError(
+            f"the counters are in the memory of the server, which is asked on listeners.admin.address; {address} does "
+            "not say on which port"
+        )
+    descriptor = {"entries": [entry._asdict() for entry in entries]}
+    try:
+        (found,) = await ask(address, f"/limits/{do}", {"domain": domain, "descriptors": [descriptor]})
+    except StartError as error:
+        raise StartError(f"the counters are in the memory of the server; {error}") from error
+    return found  # type: ignore[no-any-return]
 
 
 def deps(policy: config.Policy) -> list[str]:
