@@ -8,6 +8,7 @@ It takes a message whole before its size can be judged, so listen where only you
 """
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 import threading
@@ -47,6 +48,7 @@ class NativeFront:
         self._methods = methods
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._pending: dict[int, Pending] = {}
+        self._ended = asyncio.Event()  # one of those, while this front drains
         self._stopping = False
 
     async def start(self) -> None:
@@ -85,18 +87,30 @@ class NativeFront:
         done = await self._handlers.drain(timeout / 2)
         self._stopping = True
         behind = asyncio.ensure_future(self._behind.stop(timeout / 2))
+        end = self._loop.time() + timeout / 2
         if self._tasks:
             _, late = await asyncio.wait(self._tasks.values(), timeout=timeout / 2)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        for pending in list(self._pending.values()):
-            pending.cancel()
+        await self._end_pending(end)
         await behind
         if not done:
             await asyncio.sleep(QUIET)  # the last answers are written, which closing does not wait for
         await asyncio.to_thread(self._front.close)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _end_pending(self, end: float) -> None:
+        """Wait for them until `end`, by the loop's clock; then cancel them."""
+        while self._pending and (left := end - self._loop.time()) > 0:
+            self._ended.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), left)
+        for pending in list(self._pending.values()):
+            pending.cancel()
+        while self._pending:
+            self._ended.clear()
+            await self._ended.wait()
 
     def _dispatch(self) -> None:
         """Of a thread of its own: hands events to the loop until the front is closed."""
@@ -141,6 +155,8 @@ class NativeFront:
 
     def _end(self, call: int, result: bytes | BaseException) -> None:
         del self._pending[call]
+        if self._stopping:
+            self._ended.set()
         if isinstance(result, bytes):
             self._front.respond(call, result)
         else:  # a client that cancelled is not there to hear it

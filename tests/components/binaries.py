@@ -105,7 +105,7 @@ def java() -> Path:
 
 
 def ratelimit_peer() -> Path:
-    """envoyproxy/ratelimit, the peer of Quota: MIXER_RATELIMIT, the cache."""
+    """envoyproxy/ratelimit, which shares a Redis with Mixer, and is a benchmark's peer: MIXER_RATELIMIT, the cache."""
     return (
         _given("MIXER_RATELIMIT")
         or _executable(ratelimit_folder() / "service_cmd")

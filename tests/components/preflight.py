@@ -38,7 +38,7 @@ def absent(find: Callable[[], object]) -> bool:
 
 
 def lacks() -> list[Lack]:
-    """Every toolchain that is missing for what the tests and the benchmarks need.
+    """Every toolchain that is missing for what the tests need.
 
     Raises ComponentError when an environment variable names something that is not there.
     """
