@@ -100,7 +100,7 @@ def assert_alike(exchange: Exchange, is_shadow: bool = False, says_more: bool = 
             assert ours == grpc.StatusCode.INVALID_ARGUMENT
 
 
-@settings(examples, max_examples=40)
+@settings(examples, max_examples=200)
 @given(cases(), st.sampled_from(("mixer", "ratelimit")), st.booleans())
 def test_requests_are_answered_alike(plain: Pair, case: Case, key_format: str, says_more: bool) -> None:
     files, asked = case
@@ -119,7 +119,7 @@ def test_requests_are_answered_alike(plain: Pair, case: Case, key_format: str, s
         assert sorted(ours.values()) == sorted(peer.values())
 
 
-@settings(examples, max_examples=150)
+@settings(examples, max_examples=100)
 @given(st.booleans().flatmap(lambda merged: cases(Terms(overrides=False, merged=merged))))
 def test_requests_are_answered_alike_in_shadow_mode_and_from_the_local_cache(
     special: Pair, case: Case
@@ -131,7 +131,7 @@ def test_requests_are_answered_alike_in_shadow_mode_and_from_the_local_cache(
     assert ours == peer
 
 
-@settings(examples, max_examples=500)
+@settings(examples, max_examples=400)
 @given(odd_files())
 def test_files_are_taken_or_refused_alike(plain: Pair, files: Files) -> None:
     refused, limits, _ = plain.load(files)
@@ -145,7 +145,7 @@ def statistic_cases() -> st.SearchStrategy[Case]:
     return cases(Terms(overrides=False, key_patterns=False, large=False))
 
 
-@settings(examples, max_examples=80)
+@settings(examples, max_examples=60)
 @given(statistic_cases())
 def test_statistics_are_alike(counting: Pair, case: Case) -> None:
     files, asked = case
@@ -180,8 +180,10 @@ def their_statistics(statistics: Statistics) -> Statistics:
     for limit, kinds in statistics.items():
         of_limit = found.setdefault(as_statistic(limit), {})
         for name, value in kinds.items():
-            # within_limit leaves out what passes of hits that cross the limit; ours have it.
-            if value and name != "within_limit":
+            # within_limit leaves out what passes of hits that cross the limit; ours have it. In shadow mode we do not
+            # tell where it was known that a limit is over.
+            left_out = {"within_limit", "over_limit_with_local_cache" if kinds.get("shadow_mode") else ""}
+            if value and name not in left_out:
                 of_limit[name] = of_limit.get(name, 0) + value
         if not of_limit:
             del found[as_statistic(limit)]
