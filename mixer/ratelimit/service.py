@@ -68,7 +68,8 @@ class QuotaService:
         if isinstance(outcomes, list):
             return self.answer(asked, outcomes)
         end = None if timeout is None else time.monotonic() + timeout
-        return _Waiting(self, asked, ensure_future(outcomes), end)
+        waited = outcomes if isinstance(outcomes, Future) else ensure_future(outcomes)
+        return _Waiting(self, asked, waited, end)
 
     def failed(self, error: CounterError, end: float | None) -> CallError:
         """Log the error. What it is to the caller, whose time is over at `end` (of `time.monotonic`)."""
