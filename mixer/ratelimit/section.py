@@ -147,7 +147,7 @@ class Section:
         if node.kind != "mapping":
             self.problem(self.at(name), "a mapping", show(node))
             return None
-        return _plain(node) or None
+        return {key.text: _plain(value) for key, value in node.pairs()} or None
 
     def _read(self, node: Node) -> None:
         written = [key.text for key in node.children[::2]]
@@ -264,5 +264,15 @@ def _plain(node: Node) -> Any:
     if node.kind == "list":
         return [_plain(item) for item in node.children]
     if node.kind == "mapping":
-        return {key.text: _plain(value) for key, value in node.pairs()}
+        return {_key(key): _plain(value) for key, value in node.pairs()}
     return node.value()
+
+
+def _key(node: Node) -> str:
+    """A key within metadata, as Go prints what YAML reads there: `y: 1` has the key "true"."""
+    value = _value(node)
+    if value is None:
+        return "<nil>"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int) else node.text

@@ -90,6 +90,12 @@ def test_unlimited_needs_no_unit() -> None:
     assert (limit.unlimited, limit.unit) == (True, 0)
 
 
+def test_keys_within_metadata_are_what_yaml_reads() -> None:
+    """As in envoyproxy/ratelimit of mid-2026, which has it from Go's way to print them."""
+    limit = limit_with("unit: day", "key: a, metadata: {y: 1, m: {y: 1, 0x10: 2, ~: 3, 'n': 4}}")
+    assert limit.metadata == {"y": 1, "m": {"true": 1, "16": 2, "<nil>": 3, "n": 4}}
+
+
 def test_name_replaces_and_metadata_are_kept() -> None:
     limit = limit_with(
         "unit: day, name: n, replaces: [{name: x}, {name: y}]",
