@@ -185,7 +185,6 @@ def requests(draw: st.DrawFn, trees: dict[str, Tree], terms: Terms = ALL) -> lis
 
 # Files that are wrong, or look so. Scalars are as they stand in the text.
 
-Scalar = str
 Pairs = list[tuple[str, Any]]  # a mapping, whose keys may be given twice
 
 SCALARS = (
