@@ -3,17 +3,25 @@
 import argparse
 import asyncio
 import hashlib
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from mixer import __version__
 from mixer.errors import LoadError, MixerError, Problem, SettingsError
+
+if TYPE_CHECKING:
+    from mixer import config
 
 _EPILOG = """\
 examples:
   mixer demo                          see it work: a real Envoy in front, sample traffic, what came out
   mixer validate --config mixer.yaml  name every mistake in the settings, policies and limits
   mixer policy deps policies/         what the decision reads, and what keeps it from being cached
+  mixer limits show --config mixer.yaml                        every rate limit, and where it comes from
+  mixer limits peek --config mixer.yaml shop user=alice        which limit applies, and what is left of it
   mixer serve --config mixer.yaml     serve until SIGTERM
 
 docs: README.md, policies/README.md for authors of policies, deploy/envoy/ for Envoy's side
@@ -72,6 +80,25 @@ def _parser() -> argparse.ArgumentParser:
         "--decision", metavar="RULE", help='a rule, "envoy/authz/allow"; by default the settings\''
     )
     deps.set_defaults(run=_deps)
+
+    limits = commands.add_parser(
+        "limits", help="look into rate limits and their counters", description="Look into rate limits."
+    )
+    desks = limits.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    show = desks.add_parser("show", help="what is loaded, and from where", description=_limits_show.__doc__)
+    show.set_defaults(run=_limits_show)
+    peek = desks.add_parser("peek", help="where a counter is at", description=_limits_peek.__doc__)
+    peek.set_defaults(run=_limits_peek)
+    reset = desks.add_parser("reset", help="set a counter back", description=_limits_reset.__doc__)
+    reset.set_defaults(run=_limits_reset)
+    for command in (show, peek, reset):
+        _config_option(command)
+        command.add_argument("--json", action="store_true", help="for machines")
+    for command in (peek, reset):
+        command.add_argument("domain", metavar="DOMAIN", help="as in the limits file")
+        command.add_argument(
+            "entries", metavar="KEY=VALUE", nargs="+", help="the descriptor's entries, in order"
+        )
 
     demo = commands.add_parser("demo", help="see it work behind a real Envoy", description=_demo.__doc__)
     demo.add_argument(
@@ -141,6 +168,79 @@ def _deps(options: argparse.Namespace) -> int:
     for line in asyncio.run(runtime.deps(policy)):
         print(line)
     return 0
+
+
+def _limits_show(options: argparse.Namespace) -> int:
+    """Print every rate limit that the settings' files give: its domain and descriptor, how it is counted, its name and
+    flags, and the place in the file that it comes from. Nothing is connected to."""
+    from mixer import runtime
+    from mixer.ratelimit import shown
+
+    _, rate_limits = _rate_limits(options.config)
+    limits = runtime.limits_of(rate_limits)
+    if options.json:
+        print(_json([shown.described(domain, limit) for domain, limit in shown.in_order(limits)]))
+    else:
+        print("\n".join(shown.table(limits)))
+    return 0
+
+
+def _limits_peek(options: argparse.Namespace) -> int:
+    """Print which limit applies to a descriptor, the name of its counter, and what is left of it now. Nothing is
+    counted. Counters are read in Redis; for those in memory, the server is asked on its admin listener."""
+    found = _at_desk(options, "peek")
+    print(_json(found) if options.json else "\n".join(_seen(found)))
+    return 0
+
+
+def _limits_reset(options: argparse.Namespace) -> int:
+    """Set the counter that applies to a descriptor back, and print what was removed; of slots, give back the one of
+    this id. It asks nothing. Servers may refuse for rate_limits.local_cache.max_age (1s) more, by what they know."""
+    found = _at_desk(options, "reset")
+    print(_json(found) if options.json else "\n".join(_seen(found)))
+    return 0
+
+
+def _at_desk(options: argparse.Namespace, do: Literal["peek", "reset"]) -> dict[str, Any]:
+    from mixer import runtime
+    from mixer.ratelimit.desk import Entry
+
+    settings, rate_limits = _rate_limits(options.config)
+    entries = [Entry(*text.partition("=")[::2]) for text in options.entries]
+    return asyncio.run(runtime.at_desk(settings, rate_limits, do, options.domain, entries))
+
+
+def _rate_limits(file: Path) -> "tuple[config.Config, config.RateLimits]":
+    """All settings, and those of rate limits. Warnings go to standard error."""
+    from mixer import config, log
+
+    settings = config.load(file)
+    log.setup(settings.logging)
+    if settings.rate_limits is None:
+        raise SettingsError([Problem(str(file), "rate_limits", "there is none, so Quota is not served")])
+    return settings, settings.rate_limits
+
+
+def _seen(found: dict[str, Any]) -> Iterator[str]:
+    """What there is to say of a limit and its counter, a line each."""
+    limit = found["limit"]
+    yield f"limit      {limit.get('name') or _descriptor(limit['keys'])}: {limit['rate']}"
+    yield f"from       {limit['file']}: {limit['path']}"
+    if "counter" in found:
+        yield f"counter    {found['counter']}"
+        yield f"used       {found['used']}{', over the limit' if found['over_limit'] else ''}"
+        yield f"remaining  {found['remaining']}"
+        yield f"reset      in {found['reset']} s"
+    if "removed" in found:
+        yield f"removed    {found['removed']}"
+
+
+def _descriptor(keys: list[dict[str, str]]) -> str:
+    return " > ".join(f"{each['key']}={each['value']}" if "value" in each else each["key"] for each in keys)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -147,7 +147,7 @@ class ReportListener(Listener):
 
 
 class AdminListener(Settings):
-    """`/metrics`, `/healthz` and `/readyz` over HTTP."""
+    """`/metrics`, `/healthz` and `/readyz` over HTTP; to callers on the same machine the pages on rate limits, too."""
 
     address: TcpAddress = "127.0.0.1:9901"
 

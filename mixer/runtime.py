@@ -23,6 +23,9 @@ from mixer.policy.references import dotted
 from mixer.server.front import ClientStream, Front, Method, Methods, Unary
 
 if TYPE_CHECKING:
+    from aiohttp.web import RouteDef
+
+    from mixer.admin.limits import LimitPages
     from mixer.authz.body import Bodies
     from mixer.authz.decided import Observer
     from mixer.authz.routing import Checks
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from mixer.policy.polling import Bundles
     from mixer.policy.sources import Sources
     from mixer.ratelimit.counters import Counters
+    from mixer.ratelimit.desk import Entry
     from mixer.ratelimit.limits import Limits
     from mixer.shadow.shadow import Shadow
     from mixer.shadow.tarball import Tarball
@@ -160,6 +164,7 @@ class Runtime:
     sinks: "list[Sink[Any]]" = field(default_factory=list)
     decision_log: "DecisionLog | None" = None
     fronts: dict[str, Front] = field(default_factory=dict)
+    limit_pages: "LimitPages | None" = None
 
     @classmethod
     def build(cls, settings: config.Config, role: Role, revision: str) -> "Runtime":
@@ -207,14 +212,17 @@ class Runtime:
             service = "envoy.service.auth.v3.Authorization"
             methods.append(Unary(service, "Check", CheckRequest, check.check, check.check_all))
         if (rate_limits := self.settings.rate_limits) is not None:
+            from mixer.admin.limits import LimitPages
+            from mixer.ratelimit.desk import Desk
             from mixer.ratelimit.memory import MemoryCounters
             from mixer.ratelimit.service import QuotaService
 
-            limits = _limits(rate_limits)
+            limits = limits_of(rate_limits)
             self.counters = COUNTERS[rate_limits.counters](rate_limits, self.metrics)
             await self.counters.start()
             shares = MemoryCounters(self.metrics)
             quota = QuotaService(limits, self.counters, rate_limits, self.metrics, local=shares)
+            self.limit_pages = LimitPages(Desk(limits, self.counters), quota.should_rate_limit)
             service = "envoy.service.ratelimit.v3.RateLimitService"
             methods.append(Unary(service, "ShouldRateLimit", None, quota.should_rate_limit))
         return methods
@@ -393,6 +401,10 @@ class Runtime:
             return []
         return [f"policy: revision {self.engine.revision}"]
 
+    def pages(self) -> "Sequence[RouteDef]":
+        """Further pages of the admin listener."""
+        return self.limit_pages.routes() if self.limit_pages is not None else ()
+
     async def close(self, timeout: float) -> None:
         """Drain the fronts, then flush the sinks and give back connections; `timeout` seconds in all."""
         end = time.monotonic() + timeout
@@ -415,19 +427,6 @@ class Runtime:
             await self.engine.close()
         if self.network is not None:
             await self.network.close()
-
-
-def _limits(settings: config.RateLimits) -> "Limits":
-    """Raises `LimitsError`."""
-    from mixer.ratelimit import limits
-
-    return limits.load(
-        settings.paths,
-        settings.merge_domain_config,
-        counts_over=settings.count_over_limit,
-        key_format=settings.key_format,
-        has_shares=settings.instances is not None,
-    )
 
 
 def _log_policy(policy: config.Policy) -> "tuple[LogPolicy | None, Mapping[str, str]]":
@@ -477,8 +476,60 @@ async def validate(settings: config.Config) -> list[str]:
         if (candidate := policy.candidate()) is not None:
             lines += await _told_shadow(policy, candidate)
     if (rate_limits := settings.rate_limits) is not None:
-        lines.append(f"rate limits: {_limits(rate_limits).summary()}")
+        lines.append(f"rate limits: {limits_of(rate_limits).summary()}")
     return lines
+
+
+def limits_of(settings: config.RateLimits) -> "Limits":
+    """What the limits files say. Raises `LimitsError`."""
+    from mixer.ratelimit import limits
+
+    return limits.load(
+        settings.paths,
+        settings.merge_domain_config,
+        counts_over=settings.count_over_limit,
+        key_format=settings.key_format,
+        has_shares=settings.instances is not None,
+    )
+
+
+async def at_desk(
+    settings: config.Config,
+    rate_limits: config.RateLimits,
+    do: Literal["peek", "reset"],
+    domain: str,
+    entries: "Sequence[Entry]",
+) -> dict[str, Any]:
+    """Look at the counter of a descriptor, or set it back: in Redis, or where counters are in memory, by the server
+    that has them. Raises `MixerError`."""
+    if rate_limits.counters == "memory":
+        return await _at_admin(settings.listeners.admin.address, do, domain, entries)
+    from mixer.ratelimit.desk import Desk
+
+    counters = COUNTERS[rate_limits.counters](rate_limits, Metrics(CollectorRegistry()))
+    await counters.start()
+    try:
+        desk = Desk(limits_of(rate_limits), counters)
+        seen = await (desk.peek if do == "peek" else desk.reset)(domain, entries)
+    finally:
+        await counters.close()
+    return seen.plain()
+
+
+async def _at_admin(address: str, do: str, domain: str, entries: "Sequence[Entry]") -> dict[str, Any]:
+    from mixer.admin.client import ask
+
+    if address.endswith(":0"):
+        raise StartError(
+            f"the counters are in the memory of the server, which is asked on listeners.admin.address; {address} does "
+            "not say on which port"
+        )
+    descriptor = {"entries": [entry._asdict() for entry in entries]}
+    try:
+        (found,) = await ask(address, f"/limits/{do}", {"domain": domain, "descriptors": [descriptor]})
+    except StartError as error:
+        raise StartError(f"the counters are in the memory of the server; {error}") from error
+    return found  # type: ignore[no-any-return]
 
 
 async def deps(policy: config.Policy) -> list[str]:

@@ -28,6 +28,7 @@ async def serve(settings: Config, role: Role, revision: str) -> None:
         runtime.not_ready,
         runtime.degraded,
         runtime.serving,
+        pages=runtime.pages,
     )
     try:
         await runtime.start()

@@ -1,16 +1,19 @@
 """The command line: what it prints, and its exit codes."""
 
+import json
 import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import mixer
 from mixer import cli
-from tests.components.processes import Opa
+from tests.components.processes import Mixer, Opa, free_port
+from tests.components.server import connect, http_call
 
 POLICY = 'package envoy.authz\n\nallow := input.attributes.request.http.method == "GET"\n'
 LIMITS = "domain: test\ndescriptors: [{key: user, rate_limit: {unit: hour, requests_per_unit: 9}}]\n"
@@ -218,11 +221,11 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 0
     out, err = capsys.readouterr()
     assert err == ""
-    for command in ("serve", "validate", "policy", "demo", "version"):
+    for command in ("serve", "validate", "policy", "limits", "demo", "version"):
         assert re.search(rf"^    {command} +\w", out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["serve", "validate", "policy", "demo", "version"])
+@pytest.mark.parametrize("command", ["serve", "validate", "policy", "limits", "demo", "version"])
 def test_each_command_has_a_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])
@@ -329,3 +332,135 @@ def test_policy_deps_of_what_is_not_there(
     out, err = capsys.readouterr()
     assert out == ""
     assert message in err
+
+
+SHOP = """\
+domain: shop
+descriptors:
+- {key: user, rate_limit: {name: per-user, unit: day, requests_per_unit: 5}}
+- {key: user, value: admin, rate_limit: {unlimited: true}}
+- key: tenant
+  descriptors:
+  - {key: job, rate_limit: {algorithm: concurrency, requests_per_unit: 2, lease: 5m}}
+  - {key: path, value: /a*, share_threshold: true, shadow_mode: true,
+     rate_limit: {algorithm: token_bucket, window: 90s, requests_per_unit: 9, burst: 3, replaces: [{name: per-user}]}}
+"""
+
+
+def quota(folder: Path, **rate_limits: object) -> Path:
+    """Settings of these rate limits, with the limits `SHOP`."""
+    (folder / "limits.yaml").write_text(SHOP)
+    settings = {
+        "listeners": {
+            "check": {"address": "127.0.0.1:0"},
+            "report": {"address": "127.0.0.1:0"},
+            "admin": {"address": f"127.0.0.1:{free_port()}"},
+        },
+        "rate_limits": {"paths": ["limits.yaml"], **rate_limits},
+    }
+    (folder / "quota.yaml").write_text(json.dumps(settings))
+    return folder / "quota.yaml"
+
+
+def test_limits_show_is_a_table_with_every_limit_and_where_it_comes_from(tmp_path: Path) -> None:
+    done = run("limits", "show", "--config", quota(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [re.split("  +", line) for line in done.stdout.splitlines()] == [
+        ["DOMAIN", "DESCRIPTOR", "LIMIT", "ALGORITHM", "NAME", "FLAGS", "FROM"],
+        *(
+            [*columns, f"{tmp_path}/limits.yaml: {path}"]
+            for columns, path in (
+                (
+                    ["shop", "user", "5 per day", "fixed_window", "per-user", "-"],
+                    "descriptors[0].rate_limit",
+                ),
+                (["shop", "user=admin", "unlimited", "-", "-", "-"], "descriptors[1].rate_limit"),
+                (
+                    ["shop", "tenant > job", "2 at once, for 5m at most", "concurrency", "-", "-"],
+                    "descriptors[2].descriptors[0].rate_limit",
+                ),
+                (
+                    [
+                        *("shop", "tenant > path=/a*", "9 per 90s, burst 3", "token_bucket", "-"),
+                        "shadow_mode, share_threshold, replaces per-user",
+                    ],
+                    "descriptors[2].descriptors[1].rate_limit",
+                ),
+            )
+        ),
+    ]
+
+
+def test_limits_show_for_machines(tmp_path: Path) -> None:
+    done = run("limits", "show", "--json", "--config", quota(tmp_path))
+    assert json.loads(done.stdout)[3] == {
+        "domain": "shop",
+        "keys": [{"key": "tenant"}, {"key": "path", "value": "/a*"}],
+        "rate": "9 per 90s, burst 3",
+        "algorithm": "token_bucket",
+        "requests_per_unit": 9,
+        "window": 90,
+        "burst": 3,
+        "count_over_limit": False,
+        "shadow_mode": True,
+        "share_threshold": True,
+        "replaces": ["per-user"],
+        "file": f"{tmp_path}/limits.yaml",
+        "path": "descriptors[2].descriptors[1].rate_limit",
+    }
+
+
+@pytest.mark.parametrize("counters", ["memory", "redis"])
+def test_limits_peek_and_reset_where_the_counters_are(
+    tmp_path: Path, redis_url: str, start_mixer: Callable[..., Mixer], counters: str
+) -> None:
+    """Those in memory are the server's; for Redis none needs to run."""
+    file = quota(tmp_path, counters=counters, redis={"url": redis_url})
+    mixer = start_mixer(file)
+    alice = {"domain": "shop", "descriptors": [{"entries": [{"key": "user", "value": "alice=1"}]}]}
+    for _ in range(3):
+        assert http_call(connect(mixer.admin), "POST", "/json", json.dumps(alice))[0] == 200
+    if counters == "redis":
+        mixer.stop()
+    peek = [
+        "limit      per-user: 5 per day",
+        f"from       {tmp_path}/limits.yaml: descriptors[0].rate_limit",
+        "counter    shop|user=alice=1|",
+        "used       3",
+        "remaining  2",
+    ]
+    done = run("limits", "peek", "--config", file, "shop", "user=alice=1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[:5] == peek
+    assert re.fullmatch(r"reset      in \d+ s", done.stdout.splitlines()[5])
+    done = run("limits", "reset", "--json", "--config", file, "shop", "user=alice=1")
+    found = json.loads(done.stdout)
+    assert (found["removed"], found["used"], found["remaining"]) == (3, 0, 5)
+    done = run("limits", "reset", "--config", file, "shop", "user=alice=1")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "removed    0")
+
+
+def test_limits_peek_of_what_no_limit_applies_to(tmp_path: Path, redis_url: str) -> None:
+    file = quota(tmp_path, counters="redis", redis={"url": redis_url})
+    done = run("limits", "peek", "--config", file, "shop", "tenant=a", "nobody")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == 'mixer: no limit of domain "shop" applies to (tenant=a, nobody=)\n'
+
+
+def test_limits_reset_says_where_counters_in_memory_are(tmp_path: Path) -> None:
+    file = quota(tmp_path)
+    done = run("limits", "reset", "--config", file, "shop", "user=a")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(
+        "mixer: the counters are in the memory of the server; no Mixer answers on 127"
+    )
+    file.write_text(re.sub(r"127\.0\.0\.1:[1-9]\d+", "127.0.0.1:0", file.read_text()))
+    done = run("limits", "reset", "--config", file, "shop", "user=a")
+    assert "listeners.admin.address" in done.stderr
+
+
+def test_limits_of_settings_without_any(folder: Path) -> None:
+    (folder / "mixer.yaml").write_text("policy: {paths: [authz.rego]}\n")
+    done = run("limits", "show", "--config", folder / "mixer.yaml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{folder}/mixer.yaml: rate_limits: there is none, so Quota is not served\n"

@@ -1,7 +1,7 @@
-"""`/metrics`, `/healthz` and `/readyz`."""
+"""`/metrics`, `/healthz` and `/readyz`, and the pages of what is served."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -13,7 +13,7 @@ from mixer.errors import StartError
 class AdminServer:
     """`registry`: what `/metrics` shows. `not_ready`: why `/readyz` must say 503; empty when it may say 200, and
     then `degraded` is told beside it: a broker that is away is no reason to send no traffic here. `serving`: what else
-    it says then."""
+    it says then. `pages`: further ones, asked for at the start."""
 
     def __init__(
         self,
@@ -22,12 +22,15 @@ class AdminServer:
         not_ready: Callable[[], Awaitable[list[str]]],
         degraded: Callable[[], list[str]],
         serving: Callable[[], list[str]] = list,
+        *,
+        pages: Callable[[], Iterable[web.RouteDef]] = tuple,
     ) -> None:
         self.address = address
         self._registry = registry
         self._not_ready = not_ready
         self._degraded = degraded
         self._serving = serving
+        self._pages = pages
 
     async def start(self) -> None:
         """Raises `StartError` where the address cannot be had."""
@@ -37,6 +40,7 @@ class AdminServer:
                 web.get("/metrics", self._metrics),
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
+                *self._pages(),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)

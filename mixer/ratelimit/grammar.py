@@ -23,6 +23,8 @@ from mixer.ratelimit.section import (
 from mixer.ratelimit.tree import Descriptor, Domain, Level, Limit
 from mixer.ratelimit.yaml_v2 import Node, YamlError, read
 
+Keys = tuple[tuple[str, str], ...]  # of descriptors one below the other, with their values
+
 
 class Reader:
     """Reads files, one by one, into `domains`; `findings` tells what is wrong with them."""
@@ -82,29 +84,27 @@ class Reader:
             self._domain_files.setdefault(name, section.file)
         else:
             domain = Domain("")  # for the sake of the mistakes in what follows
-        self._descriptors(section, domain, domain.level, f"{domain.name}.", by_value=False)
+        self._descriptors(section, domain, domain.level, (), by_value=False)
 
     def _descriptors(
-        self, parent: Section, domain: Domain, level: Level, parent_key: str, by_value: bool
+        self, parent: Section, domain: Domain, level: Level, above: Keys, by_value: bool
     ) -> None:
-        """`by_value`: whether a descriptor above has `value_to_metric`."""
+        """`above`: the descriptors above, and `by_value`: whether one of them has `value_to_metric`."""
         for section in parent.sections("descriptors", DESCRIPTOR_KEYS):
             key, value = section.text("key"), section.text("value")
             if key == "":
                 section.problem(section.at("key"), "a name", "nothing")
-            full_key = parent_key + (f"{key}_{value}" if value else f"{key}")
+            keys = (*above, (key or "", value or ""))
             flags = {name: section.flag(name) for name in FLAGS}
             if flags["share_threshold"] and key is not None and value is not None and "*" not in key + value:
                 got = f'the value "{value}"' if value else "no value"
                 section.problem(section.at("share_threshold"), "a wildcard (*) in the value beside it", got)
             to_metric = flags["value_to_metric"]
-            limit = self._limit(
-                section, domain, full_key, {**flags, "value_to_metric": by_value or to_metric}
-            )
+            limit = self._limit(section, domain, keys, {**flags, "value_to_metric": by_value or to_metric})
             is_shared = flags["share_threshold"] or self._names_holder(section, limit)
             descriptor = Descriptor(key or "", value or "", is_shared, to_metric, self._format)
             descriptor.limit = limit
-            self._descriptors(section, domain, descriptor.nested, f"{full_key}.", by_value or to_metric)
+            self._descriptors(section, domain, descriptor.nested, keys, by_value or to_metric)
             if key and value is not None:
                 self._place(section, level, key, value, descriptor)
 
@@ -119,9 +119,7 @@ class Reader:
             section.path, "a key and value not given before on this level", f"{shown}, as at {first}"
         )
 
-    def _limit(
-        self, descriptor: Section, domain: Domain, full_key: str, flags: dict[str, bool]
-    ) -> Limit | None:
+    def _limit(self, descriptor: Section, domain: Domain, keys: Keys, flags: dict[str, bool]) -> Limit | None:
         metadata = descriptor.anything("metadata")
         section = descriptor.section("rate_limit", LIMIT_KEYS)
         if section is None:
@@ -138,7 +136,10 @@ class Reader:
         if on_error == "local" and not self._has_shares:
             section.problem(section.at("on_error"), INSTANCES)
         return Limit(
-            full_key=full_key,
+            full_key=".".join((domain.name, *(f"{key}_{value}" if value else key for key, value in keys))),
+            keys=keys,
+            file=section.file,
+            path=section.path,
             requests_per_unit=rate,
             unit=unit,
             rule=rule,
@@ -147,6 +148,7 @@ class Reader:
             shadow_mode=flags["shadow_mode"],
             quota_mode=flags["quota_mode"],
             replaces=self._replaces(section, domain, name),
+            share_threshold=flags["share_threshold"],
             metadata=metadata,
             on_error=on_error or "",
             detailed_metric=flags["detailed_metric"],

@@ -29,7 +29,8 @@ def of_request(request: RateLimitRequest, passed: Iterable[Limit]) -> dict[str, 
 def _descriptor(descriptor: RateLimitDescriptor) -> dict[str, Any]:
     fields: dict[str, Any] = {"entries": [f"{entry.key}={entry.value}" for entry in descriptor.entries]}
     if descriptor.HasField("limit"):
-        fields["limit"] = text_format.MessageToString(descriptor.limit, as_one_line=True)
+        # As Go writes it: numbers and enums alone stand in it.
+        fields["limit"] = text_format.MessageToString(descriptor.limit, as_one_line=True).replace(": ", ":")
     if descriptor.HasField("hits_addend"):
         fields["hitsAddend"] = descriptor.hits_addend.value
     return fields

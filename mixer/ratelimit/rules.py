@@ -32,11 +32,7 @@ def read(section: Section, unlimited: bool, counts_over: bool) -> tuple[int, int
     are mistakes (noted). `counts_over`: what `count_over_limit` is for a fixed window that does not say it."""
     rate = section.whole_number("requests_per_unit", MAX_LIMIT)
     if unlimited:
-        if section.has("requests_per_unit"):
-            section.warn(section.at("requests_per_unit"), "changes nothing beside unlimited: true")
-        for name in ("unit", *OWN_LIMIT_KEYS):
-            if section.has(name):
-                section.problem(section.at(name), f"no {name} beside unlimited: true", section.shown(name))
+        _check_unlimited(section)
         return rate, 0, None
     algorithm = section.choice("algorithm", get_args(Algorithm), "fixed_window")
     if algorithm is None:
@@ -63,6 +59,20 @@ def read(section: Section, unlimited: bool, counts_over: bool) -> tuple[int, int
         section.problem(section.at(_FIELDS[error.name]), error.expected, error.got)
         return rate, unit, None
     return rate, unit, rule
+
+
+def _check_unlimited(section: Section) -> None:
+    """Note what makes no sense beside `unlimited`."""
+    if section.has("requests_per_unit"):
+        section.warn(section.at("requests_per_unit"), "changes nothing beside unlimited: true")
+    # What is no unit at all is no mistake for envoyproxy/ratelimit here.
+    if (text := section.text("unit")) is not None and section.has("unit") and text.upper() not in _UNITS:
+        section.warn(section.at("unit"), "changes nothing beside unlimited: true")
+    elif text:
+        section.problem(section.at("unit"), "no unit beside unlimited: true", section.shown("unit"))
+    for name in OWN_LIMIT_KEYS:
+        if section.has(name):
+            section.problem(section.at(name), f"no {name} beside unlimited: true", section.shown(name))
 
 
 def _window(section: Section) -> tuple[int, int | None]:

@@ -147,7 +147,7 @@ class Section:
         if node.kind != "mapping":
             self.problem(self.at(name), "a mapping", show(node))
             return None
-        return _plain(node) or None
+        return {key.text: _plain(value) for key, value in node.pairs()} or None
 
     def _read(self, node: Node) -> None:
         written = [key.text for key in node.children[::2]]
@@ -169,7 +169,43 @@ class Section:
             else:
                 if name in self._values and written.count(name) > 1:
                     self.warn(self.at(name), "is given twice; the last one counts")
+                    self._check_kind(name, self._values[name], self.at(name))
                 self._values[name] = self._merged(name, value)
+
+    def _check_kind(self, name: str, node: Node, path: str) -> None:
+        """yaml.v2 decodes what a later value of the same key replaces, too, and it must be of its kind."""
+        value = _value(node)
+        expected = None
+        if name in FLAGS or name == "unlimited":
+            expected = None if isinstance(value, bool) else "true or false"
+        elif name == "requests_per_unit":
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            expected = None if is_number and 0 <= value < 2**32 else f"a whole number from 0 to {2**32 - 1}"
+        elif name in ("rate_limit", "metadata"):
+            expected = None if node.kind == "mapping" else "a mapping"
+        elif name in ("descriptors", "replaces"):
+            expected = None if node.kind == "list" else "a list of mappings"
+        elif node.kind != "scalar":
+            expected = "text"
+        if value is None:
+            return
+        if expected is not None:
+            self.problem(path, expected, show(node))
+        elif node.kind != "scalar" and name != "metadata":
+            self._check_kinds(node, path)
+
+    def _check_kinds(self, node: Node, path: str) -> None:
+        """Of all that stands below."""
+        if node.kind == "mapping":
+            for key, value in node.pairs():
+                if isinstance(name := _value(key), str) and name in _KNOWN:
+                    self._check_kind(name, value, f"{path}.{name}")
+            return
+        for index, item in enumerate(node.children):
+            if item.kind == "mapping":
+                self._check_kinds(item, f"{path}[{index}]")
+            elif _value(item) is not None:
+                self.problem(f"{path}[{index}]", "a mapping", show(item))
 
     def _merged(self, name: str, value: Node) -> Node:
         before = self._values.get(name)
@@ -228,5 +264,15 @@ def _plain(node: Node) -> Any:
     if node.kind == "list":
         return [_plain(item) for item in node.children]
     if node.kind == "mapping":
-        return {key.text: _plain(value) for key, value in node.pairs()}
+        return {_key(key): _plain(value) for key, value in node.pairs()}
     return node.value()
+
+
+def _key(node: Node) -> str:
+    """A key within metadata, as Go prints what YAML reads there: `y: 1` has the key "true"."""
+    value = _value(node)
+    if value is None:
+        return "<nil>"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int) else node.text

@@ -41,11 +41,16 @@ class Limit:
     shadow_mode: bool = False
     quota_mode: bool = False
     replaces: frozenset[str] = frozenset()
+    share_threshold: bool = False
     metadata: Mapping[str, Any] | None = None
     on_error: str = ""  # error, allow, deny or local; empty: as the settings say
     # Its statistics are kept by the values in the request: all of them, or those of the descriptors that say so.
     detailed_metric: bool = False
     value_to_metric: bool = False
+    # Its place once more, as keys and values ("": the key alone), and where it is written. Empty for a request's own.
+    keys: tuple[tuple[str, str], ...] = ()
+    file: str = ""
+    path: str = ""  # in the file: "descriptors[0].rate_limit"
 
     @property
     def label(self) -> str:
@@ -94,7 +99,8 @@ class Descriptor:
         self.value_to_metric = value_to_metric
         self._format = key_format
         # What stands for the value in the counter's name when all values share one counter.
-        self.shared_value = (value or "*") if shared else None
+        of_key = f"{key}_{value}" if value else key  # as envoyproxy/ratelimit has it
+        self.shared_value = (of_key if "*" in key else value or "*") if shared else None
         # The entry's part of the counter's name, where every request that comes here has the same.
         self.part: str | None = None
         if "*" not in key and (shared or (value and "*" not in value)):

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -195,12 +197,14 @@ class RateLimit(Server):
     def __init__(
         self, folder: Path, limits: Path, redis_address: str, cpu: int | None, env: Mapping[str, str]
     ) -> None:
-        self.port, http_port = free_port(), free_port()
+        self.port, http_port, debug_port = free_port(), free_port(), free_port()
         self.address, self._http_address = f"127.0.0.1:{self.port}", f"127.0.0.1:{http_port}"
-        config = folder / "runtime" / "ratelimit" / "config"
-        config.mkdir(parents=True)
-        for file in limits.glob("*.yaml") if limits.is_dir() else (limits,):
-            (config / file.name).write_bytes(file.read_bytes())
+        self._debug_address = f"127.0.0.1:{debug_port}"
+        self._runtime = folder / "current"  # a link, for that server looks again when it is exchanged
+        self._versions = itertools.count()
+        self._read = 0  # bytes of its log that were looked at
+        files = sorted(limits.glob("*.yaml")) if limits.is_dir() else [limits]
+        self._exchange({file.name: file.read_bytes() for file in files})
         super().__init__(
             "ratelimit",
             [binaries.ratelimit_peer()],
@@ -213,18 +217,65 @@ class RateLimit(Server):
                 "BACKEND_TYPE": "redis",
                 "REDIS_SOCKET_TYPE": "tcp",
                 "REDIS_URL": redis_address,
-                "RUNTIME_ROOT": str(folder / "runtime"),
+                "RUNTIME_ROOT": str(self._runtime),
                 "RUNTIME_SUBDIRECTORY": "ratelimit",
-                "RUNTIME_WATCH_ROOT": "false",
+                "RUNTIME_WATCH_ROOT": "true",
                 "GRPC_HOST": "127.0.0.1",
                 "GRPC_PORT": str(self.port),
                 "HOST": "127.0.0.1",
                 "PORT": str(http_port),
                 "DEBUG_HOST": "127.0.0.1",
-                "DEBUG_PORT": str(free_port()),
+                "DEBUG_PORT": str(debug_port),
                 **env,
             },
         )  # fmt: skip
+
+    def start(self) -> None:
+        super().start()
+        self._read = self.log.stat().st_size
+
+    def load(self, files: Mapping[str, bytes]) -> str | None:
+        """Exchange its limits, files by name; why it refuses them and keeps those it had, None if it does not.
+
+        Needs LOG_LEVEL=info."""
+        self._exchange(files)
+        said: list[str] = []
+
+        def is_loaded() -> bool:
+            said.extend(line for line in self.new_lines() if "new configuration" in line)
+            return bool(said)
+
+        self.wait_until(is_loaded, 10, "load its limits")
+        return None if "Successfully loaded" in said[0] else said[0]
+
+    def new_lines(self) -> list[str]:
+        """What it has printed since it was asked last."""
+        with self.log.open("rb") as log:
+            log.seek(self._read)
+            text, _, _ = log.read().rpartition(b"\n")
+        self._read += len(text) + bool(text)
+        return text.decode("utf-8", "replace").splitlines()
+
+    def call(self, method: str, path: str, body: str | None = None) -> tuple[int, Any]:
+        """Status and body of its HTTP port's answer, decoded if it is JSON."""
+        return http_call(connect(self._http_address), method, path, body)
+
+    def debug(self, path: str) -> str:
+        """A page of its debug port."""
+        return str(http_call(connect(self._debug_address), "GET", path)[1])
+
+    def _exchange(self, files: Mapping[str, bytes]) -> None:
+        version = self._runtime.with_name(f"runtime{next(self._versions)}")
+        config = version / "ratelimit" / "config"
+        config.mkdir(parents=True)
+        for name, content in files.items():
+            (config / name).write_bytes(content)
+        link = version.with_name("next")
+        link.symlink_to(version)
+        before = self._runtime.resolve()
+        link.replace(self._runtime)
+        if before != self._runtime:
+            shutil.rmtree(before)
 
 
 @contextlib.contextmanager

@@ -90,6 +90,12 @@ def test_unlimited_needs_no_unit() -> None:
     assert (limit.unlimited, limit.unit) == (True, 0)
 
 
+def test_keys_within_metadata_are_what_yaml_reads() -> None:
+    """As in envoyproxy/ratelimit of mid-2026, which has it from Go's way to print them."""
+    limit = limit_with("unit: day", "key: a, metadata: {y: 1, m: {y: 1, 0x10: 2, ~: 3, 'n': 4}}")
+    assert limit.metadata == {"y": 1, "m": {"true": 1, "16": 2, "<nil>": 3, "n": 4}}
+
+
 def test_name_replaces_and_metadata_are_kept() -> None:
     limit = limit_with(
         "unit: day, name: n, replaces: [{name: x}, {name: y}]",
@@ -208,6 +214,10 @@ WARNINGS = {
     "rate of an unlimited one": (
         "domain: d\ndescriptors: [{key: a, rate_limit: {unlimited: true, requests_per_unit: 5}}]\n",
         "a.yaml: descriptors[0].rate_limit.requests_per_unit: changes nothing beside unlimited: true",
+    ),
+    "no unit of an unlimited one": (
+        "domain: d\ndescriptors: [{key: a, rate_limit: {unlimited: true, unit: eon}}]\n",
+        "a.yaml: descriptors[0].rate_limit.unit: changes nothing beside unlimited: true",
     ),
     "replaces what is not there": (
         "domain: d\ndescriptors: [{key: a, rate_limit: {unit: day, replaces: [{name: x}]}}]\n",

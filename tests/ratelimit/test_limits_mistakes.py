@@ -126,6 +126,14 @@ MISTAKES = {
         "domain: d\ndescriptors:\n- {key: a, rate_limit: {unlimited: true, unit: day}}\n",
         "a.yaml: descriptors[0].rate_limit.unit: expected no unit beside unlimited: true, got day",
     ),
+    "wrong kind of what is given twice": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: day, rate_limit: {unit: day}}\n",
+        "a.yaml: descriptors[0].rate_limit: expected a mapping, got day",
+    ),
+    "wrong kind below what is given twice": (
+        "domain: d\ndescriptors: [{key: [a]}]\ndescriptors: []\n",
+        "a.yaml: descriptors[0].key: expected text, got a list",
+    ),
     "unknown algorithm": (
         "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: day, algorithm: leaky}}\n",
         "a.yaml: descriptors[0].rate_limit.algorithm: expected fixed_window, sliding_window, token_bucket or "

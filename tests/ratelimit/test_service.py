@@ -350,7 +350,7 @@ def test_metadata_of_the_request_when_asked_for() -> None:
         "domain": "shop",
         "hitsAddend": 3.0,
         "descriptors": [
-            {"entries": ["open=x"], "limit": "requests_per_unit: 5 unit: HOUR"},
+            {"entries": ["open=x"], "limit": "requests_per_unit:5 unit:HOUR"},
             {"entries": ["closed=y"], "hitsAddend": 1.0},
             {"entries": ["user=alice"]},
         ],

@@ -1,0 +1,102 @@
+"""Pages on rate limits: what is loaded, what a request would get, where counters are at.
+
+`/json` and `/rlconfig` are envoyproxy/ratelimit's. They change counters or tell of them, so they answer only callers on
+the same machine, wherever the listener is bound to.
+"""
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from aiohttp import web
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
+from google.protobuf import json_format
+
+from mixer.errors import CounterError, RequestError
+from mixer.ratelimit import shown
+from mixer.ratelimit.desk import Desk, Entry, Seen
+
+Quota = Callable[[bytes, float | None], bytes | Awaitable[bytes]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class LimitPages:
+    """`quota` answers RateLimitRequests as it does on gRPC."""
+
+    def __init__(self, desk: Desk, quota: Quota) -> None:
+        self._desk = desk
+        self._quota = quota
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        return [
+            web.post("/json", _guarded(self._json)),
+            web.get("/rlconfig", _guarded(self._rlconfig)),
+            web.post("/limits/peek", _guarded(self._peek)),
+            web.post("/limits/reset", _guarded(self._reset)),
+        ]
+
+    async def _json(self, request: web.Request) -> web.Response:
+        """A RateLimitRequest as JSON, which is judged and counted: 200, or 429 where it is over a limit."""
+        answer = self._quota((await _asked(request)).SerializeToString(), None)
+        response = RateLimitResponse.FromString(answer if isinstance(answer, bytes) else await answer)
+        over = response.overall_code == RateLimitResponse.OVER_LIMIT
+        text = json_format.MessageToJson(response, indent=None)
+        return web.Response(status=429 if over else 200, text=text, content_type="application/json")
+
+    async def _rlconfig(self, _: web.Request) -> web.Response:
+        return web.Response(text=shown.dump(self._desk.limits))
+
+    async def _peek(self, request: web.Request) -> web.Response:
+        """What applies to each descriptor of a RateLimitRequest; nothing is counted."""
+        return await _each(await _asked(request), self._desk.peek)
+
+    async def _reset(self, request: web.Request) -> web.Response:
+        """Set the counter of each descriptor of a RateLimitRequest back."""
+        if request.content_type != "application/json":  # which no other site's page can make a browser send
+            raise RequestError(f"content-type: expected application/json, got {request.content_type}")
+        return await _each(await _asked(request), self._desk.reset)
+
+
+def _guarded(handler: Handler) -> Handler:
+    """Only for callers on this machine; errors of ours as status and text."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if not is_near(request.remote):
+            return web.Response(status=403, text="only for callers on this machine: 127.0.0.1 or ::1\n")
+        try:
+            return await handler(request)
+        except RequestError as error:
+            return web.Response(status=400, text=f"{error}\n")
+        except CounterError as error:
+            return web.Response(status=500, text=f"{error}\n")
+
+    return handle
+
+
+def is_near(remote: str | None) -> bool:
+    """Whether an address is one of the machine's own loopback."""
+    try:
+        address = ipaddress.ip_address(remote or "")
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+async def _asked(request: web.Request) -> RateLimitRequest:
+    try:
+        return json_format.Parse(await request.text(), RateLimitRequest())
+    except (json_format.ParseError, UnicodeDecodeError, LookupError, RecursionError) as error:
+        raise RequestError(f"expected a RateLimitRequest as JSON: {error}") from None
+
+
+async def _each(
+    asked: RateLimitRequest, do: Callable[[str, Sequence[Entry]], Awaitable[Seen]]
+) -> web.Response:
+    if not asked.descriptors:
+        raise RequestError("descriptors: expected at least one, got none")
+    found: list[dict[str, Any]] = []
+    for descriptor in asked.descriptors:
+        entries = [Entry(entry.key, entry.value) for entry in descriptor.entries]
+        found.append((await do(asked.domain, entries)).plain())
+    return web.json_response(found)
