@@ -20,18 +20,16 @@ from mixer.ratelimit import keys, scripts
 from mixer.ratelimit.batch import Batch, Call
 from mixer.ratelimit.breaker import Breaker
 from mixer.ratelimit.endpoint import Endpoint
-from mixer.ratelimit.link import Link, Reply, pack
+from mixer.ratelimit.link import Link, Reply
 from mixer.ratelimit.local import Local
 from mixer.ratelimit.scripts import HIT, Script
 
 MAX_WAITING = 8192  # calls; at 20,000 a second as long as the default timeout, so that more would only expire
 PROBE = "probe"  # key of the counter that probes count on, after the prefix
-PROBE_TTL = 1  # ms that a probe's counter lives
 
 Find = Callable[[], Awaitable[Endpoint]]
 Redirect = Callable[["Lane", Batch, Reply], None]
 
-_ASKING = pack(("ASKING",))
 _log = structlog.get_logger()
 
 
@@ -173,7 +171,7 @@ class Lane:
         seconds = self._timeout if timeout is None else min(timeout, self._timeout)
         try:
             async with asyncio.timeout(seconds):
-                return await _run(self._link, script, arguments, asking)
+                return await scripts.run(self._link, script, arguments, asking)
         except TimeoutError:
             raise self.failure("timeout", f"Redis at {self.name}: no reply in {seconds:g} s") from None
 
@@ -218,7 +216,7 @@ class Lane:
 
     def _send(self, link: Link, trip: _Trip, group: Batch, command: bytes, script: bytes) -> None:
         if group.calls[0].asking:
-            link.send(_ASKING, _ignore)
+            scripts.ask_for_moved(link)
         link.send(group.pack(command, script), partial(self._on_reply, trip, group))
 
     def _on_reply(self, trip: _Trip, group: Batch, reply: Reply) -> None:
@@ -232,11 +230,12 @@ class Lane:
             return
         elif self._redirect is not None and (code in scripts.REDIRECTS or code == "TRYAGAIN"):
             self._redirect(self, group, reply)  # nothing was counted
+            group.calls = []  # they are elsewhere now
         else:
             if isinstance(reply, OSError) or code in scripts.OF_SERVER:
                 self._note(trip, reply)
             if code in scripts.LEAVE:
-                self._leave(str(reply))
+                self.leave(str(reply))
             for call in group.calls:
                 if not call.is_done():
                     call.fail(self.failed(reply))
@@ -254,7 +253,7 @@ class Lane:
         if len(failed) == len(group.calls) and texts.keys() <= scripts.OF_SERVER:
             self._note(trip, failed[0][1])
         for code in texts.keys() & scripts.LEAVE:
-            self._leave(texts[code])
+            self.leave(texts[code])
 
     def _note(self, trip: _Trip, reply: Reply) -> None:
         """A batch to which the server gave no useful reply."""
@@ -276,7 +275,7 @@ class Lane:
         if trip is self._in_flight:
             message = f"no reply in {self._timeout:g} s"
             self._give_up(trip, CounterError("timeout", f"Redis at {self.name}: {message}"))
-            self._leave(message)
+            self.leave(message)
             self._failed()
 
     def _give_up(self, trip: _Trip, error: CounterError) -> None:
@@ -356,7 +355,8 @@ class Lane:
             async with asyncio.timeout(self._connect_timeout):
                 link = await endpoint.connect(self._on_lost)
                 try:
-                    await self._prove(link)
+                    if not await scripts.prove(link, self._probe_key(), self._redirect is not None):
+                        self._on_trouble()  # it lives; where its slots have gone is for the cluster to find out
                 except BaseException:
                     link.abort()
                     raise
@@ -367,44 +367,21 @@ class Lane:
         self.endpoint = endpoint
         return link
 
-    async def _prove(self, link: Link) -> None:
-        """Count on a counter of our own. Raises OSError where that is refused."""
-        key = self._probe_key()
-        arguments: tuple[str | int, ...] = (0, 0) if key is None else (1, key, 1, 1, PROBE_TTL)
-        reply = await _run(link, HIT, arguments)
-        if isinstance(reply, OSError):
-            raise reply
-        code = scripts.code(reply)
-        if code in scripts.REDIRECTS and self._redirect is not None:
-            self._on_trouble()  # it lives; where its slots have gone is for the cluster to find out
-            return
-        if not isinstance(reply, list):
-            hint = "; it is one of a cluster: set rate_limits.redis.mode: cluster" if code == "MOVED" else ""
-            raise ConnectionRefusedError(f"Redis answers EVALSHA with: {reply}{hint}")
-        for count in reply:
-            if type(count) is not int:
-                text = count.decode(errors="replace") if isinstance(count, bytes) else repr(count)
-                raise ConnectionRefusedError(f"Redis cannot count: {text}".rstrip())
-
     def _failed(self) -> None:
         """The server failed: a whole round trip, or an attempt to connect."""
         if self._breaker.failed():
             _log.warning("redis_away", endpoint=self.name, error=self._why_away)
         if self._breaker.is_open:
-            self._leave(self._why_away)
+            self.leave(self._why_away)
             self._fail_waiting()
         self._on_trouble()
 
-    def _leave(self, why: str) -> None:
-        """Give the connection up, and make a new one."""
+    def leave(self, why: str) -> None:
+        """Give the connection up, look for the server anew, and make a new one."""
         if self._link is not None:
             self._link.abort()
             self._on_lost(self._link)
             self._why_away = why
-
-    def leave(self, why: str) -> None:
-        """Look for the server anew: it is another one now."""
-        self._leave(why)
 
     def _on_lost(self, link: Link) -> None:
         if link is not self._link:
@@ -416,18 +393,3 @@ class Lane:
             for call in self._waiting:
                 call.deadline = min(call.deadline, call.arrived + 2 * self._timeout)
             self._expire_at(self._loop.time())  # when each of them is looked at
-
-
-async def _run(link: Link, script: Script, arguments: Sequence[str | int], asking: bool = False) -> Reply:
-    """The reply to a script call, whether the server knows the script or not."""
-    for command, text in ((b"EVALSHA", script.sha), (b"EVAL", script.text)):
-        if asking:
-            link.send(_ASKING, _ignore)
-        reply = await link.ask(command, text, *arguments)
-        if scripts.code(reply) != "NOSCRIPT":
-            break
-    return reply
-
-
-def _ignore(_: Reply) -> None:
-    """The reply to ASKING."""
