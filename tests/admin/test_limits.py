@@ -46,7 +46,7 @@ class Page:
     def __init__(self, counters: Counters | None = None) -> None:
         metrics, limits = Metrics(CollectorRegistry()), limits_of(LIMITS)
         counters = counters or MemoryCounters(metrics)
-        quota = QuotaService(limits, counters, config.RateLimits(), metrics)
+        quota = QuotaService(limits, counters, config.RateLimits(), metrics, local=MemoryCounters(metrics))
         self._pages = LimitPages(Desk(limits, counters), quota.should_rate_limit)
 
     @contextlib.asynccontextmanager

@@ -24,6 +24,7 @@ from mixer.errors import LimitsError
 from mixer.metrics import Metrics
 from mixer.ratelimit.limits import Limits, load
 from mixer.ratelimit.redis import RedisCounters
+from mixer.ratelimit.memory import MemoryCounters
 from mixer.ratelimit.service import QuotaService
 from mixer.server.front import Unary
 from mixer.server.native import NativeFront
@@ -150,7 +151,7 @@ class Pair:
         metrics = Metrics(CollectorRegistry())
         settings = config.RateLimits.model_validate(self._settings)
         counters = RedisCounters(settings, metrics)
-        self._service = QuotaService(limits, counters, settings, metrics)
+        self._service = QuotaService(limits, counters, settings, metrics, local=MemoryCounters(metrics))
         await counters.start()
         asked, answers = [], ([], [])
         try:
