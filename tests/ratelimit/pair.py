@@ -22,9 +22,10 @@ from prometheus_client import CollectorRegistry
 from mixer import config
 from mixer.errors import LimitsError
 from mixer.metrics import Metrics
+from mixer.ratelimit.lane import PROBE
 from mixer.ratelimit.limits import Limits, load
-from mixer.ratelimit.redis import RedisCounters
 from mixer.ratelimit.memory import MemoryCounters
+from mixer.ratelimit.redis import RedisCounters
 from mixer.ratelimit.service import QuotaService
 from mixer.server.front import Unary
 from mixer.server.native import NativeFront
@@ -174,6 +175,7 @@ class Pair:
                 name.decode().removeprefix(prefix): int(value)
                 for name, value in zip(names, values, strict=True)
                 if name.decode().startswith(prefix)
+                and name.decode() != prefix + PROBE  # what a connection is tried with
                 and int(value)  # a look leaves a 0 there, and nothing here
             }
             for prefix in (PEER_PREFIX, OUR_PREFIX)
