@@ -72,7 +72,8 @@ class QuotaService:
         if isinstance(outcomes, list):
             return self.answer(asked, outcomes)
         end = None if timeout is None else time.monotonic() + timeout
-        return _Waiting(self, asked, ensure_future(outcomes), end)
+        waited = outcomes if isinstance(outcomes, Future) else ensure_future(outcomes)
+        return _Waiting(self, asked, waited, end)
 
     def without(self, asked: Asked, error: CounterError, end: float | None) -> bytes:
         """The answer where the counters have none. Raises as `should_rate_limit` does; `end`: see `failed`."""
