@@ -2,8 +2,8 @@
 -- KEYS: the plain counters, each once, then a counter for each further operation, then what else operations touch.
 -- ARGV: the number of plain counters; for each of them its hits (0: only read) and its milliseconds to live; then the
 -- operations, each with its kind and what that takes. Times are µs, and all numbers integers below 2^53.
--- Answers, for each counter in the order of KEYS: for a plain counter the count after the hits; for an operation what its function
--- returns, as a list; for a counter that failed the error as text.
+-- Answers, for each counter in the order of KEYS: for a plain one the count after the hits; for an operation what its
+-- function returns, as a list; for a counter that failed the error as text.
 local SATURATED = 2 ^ 53 -- what a number here can hold exactly
 local MAX_SLIDING, MAX_LEVEL = 2 ^ 32, 2 ^ 53 - 1
 

@@ -10,6 +10,7 @@ from tests.components.backends import Redis
 from tests.components.server import LAST_PORT, Server, connect, free_port, running, scratch, wait_until
 
 SLOTS = 16384
+INLINE_SLOTS = 8192  # that one inline command can name
 FAST_REPLICATION = (
     *("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"),
 )
@@ -171,7 +172,9 @@ def cluster(*args: str, primaries: int = 3, replicas: int = 0) -> Iterator[Clust
         found = Cluster(nodes)
         for index in range(primaries):
             first, last = index * SLOTS // primaries, (index + 1) * SLOTS // primaries
-            found.run(nodes[index], f"CLUSTER ADDSLOTS {' '.join(map(str, range(first, last)))}")
+            for start in range(first, last, INLINE_SLOTS):
+                slots = range(start, min(last, start + INLINE_SLOTS))
+                found.run(nodes[index], f"CLUSTER ADDSLOTS {' '.join(map(str, slots))}")
             found.run(nodes[index], f"CLUSTER SET-CONFIG-EPOCH {index + 1}")
         for node in nodes[1:]:
             found.run(node, f"CLUSTER MEET 127.0.0.1 {nodes[0].port}")

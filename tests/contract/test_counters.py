@@ -68,9 +68,8 @@ class Store:
 def redis_counters(url: str, mode: str = "single", **settings: object) -> Any:
     redis = {"url": url, "mode": mode, "timeout": f"{TIMEOUT}s", **settings}
     counters = ClusterCounters if mode == "cluster" else RedisCounters
-    return counters(
-        config.RateLimits.model_validate({"redis": redis, "local_cache": "off"}), Metrics(CollectorRegistry())
-    )
+    chosen = config.RateLimits.model_validate({"redis": redis, "local_cache": "off"})
+    return counters(chosen, Metrics(CollectorRegistry()))
 
 
 @pytest.fixture(params=["memory", "redis", "cluster"])

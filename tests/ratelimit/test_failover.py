@@ -222,7 +222,10 @@ def small() -> Iterator[Cluster]:
         yield running
 
 
-def test_a_node_that_dies_is_followed_to_its_replica_and_the_others_go_on(small: Cluster) -> None:
+def test_a_node_that_dies_is_followed_to_its_replica_and_the_others_go_on(
+    small: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_module, "LOOK", 1000.0)
     victim = small.nodes[0]
     lost, kept = names_on(small, victim)[0], names_on(small, small.nodes[1])[0]
 

@@ -18,8 +18,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import CollectorRegistry
 
+from mixer import config
 from mixer.errors import CounterError, StartError
+from mixer.metrics import Metrics
+from mixer.ratelimit.cluster import ClusterCounters
 from mixer.ratelimit.redis import RedisCounters
+from tests.components import processes
 from tests.components.processes import Redis
 from tests.ratelimit.clients import asked, connected, counters
 from tests.ratelimit.counting import START, counts, one
@@ -415,3 +419,25 @@ def test_tls_of_both_sides(
     own = f"&ssl_certfile={other_certificate[0]}&ssl_keyfile={other_certificate[1]}"
     assert over_tls(redis_server, certificate, query + own, client_ca=other_certificate[0]) == [1]
     assert isinstance(over_tls(redis_server, certificate, query, client_ca=other_certificate[0]), str)
+
+
+def test_tls_to_each_node_of_a_cluster(certificate: tuple[Path, Path]) -> None:
+    async def scenario(url: str) -> list[int]:
+        settings = config.RateLimits.model_validate({"redis": {"mode": "cluster", "url": url}})
+        client = ClusterCounters(settings, Metrics(CollectorRegistry()))
+        await client.start()
+        try:
+            return await counts(client, [one("a"), one("b")])
+        finally:
+            await client.close()
+
+    with (
+        processes.cluster(primaries=1) as cluster,
+        tls_in_front_of(cluster.nodes[0], certificate) as port,
+    ):
+        node = cluster.nodes[0]
+        node._command += ("--cluster-announce-port", str(port))  # as a cluster that speaks TLS alone would
+        node.restart()
+        processes.wait_until(lambda: b"cluster_state:ok" in node.call("CLUSTER INFO"))
+        processes.wait_until(lambda: f":{port}\r\n".encode() in node.call("CLUSTER SLOTS"))
+        assert run(scenario(f"rediss://localhost:{port}?ssl_ca_certs={certificate[0]}")) == [1, 1]

@@ -159,6 +159,31 @@ def test_what_waits_for_a_connection_that_was_lost_is_counted_once_it_is_back(
     asked(server.url, scenario)
 
 
+def test_what_waits_behind_a_round_trip_that_was_lost_is_counted_by_the_next_connection(
+    start_redis: Callable[..., Redis],
+) -> None:
+    server = start_redis()
+
+    async def scenario(client: RedisCounters) -> None:
+        await counts(client, [one("a")])
+        server.pause()
+        try:
+            sent = asyncio.ensure_future(counts(client, [one("a")]))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            waiting = asyncio.ensure_future(counts(client, [one("b")]))
+            await asyncio.sleep(0)
+            assert client._lane._link is not None
+            client._lane._link.abort()
+        finally:
+            server.resume()
+        with pytest.raises(CounterError):
+            await sent
+        assert await waiting == [1]
+
+    asked(server.url, scenario)
+
+
 def test_a_closed_client_leaves_no_open_breaker_behind(start_redis: Callable[..., Redis]) -> None:
     server = start_redis()
     server.kill()
