@@ -7,9 +7,10 @@ from pathlib import Path
 
 from tests.components import binaries
 from tests.components.backends import Redis
-from tests.components.server import LAST_PORT, Server, connect, free_port, running, scratch, wait_until
+from tests.components.server import Server, connect, free_port, running, scratch, wait_until
 
 SLOTS = 16384
+BUS = 10_000  # between a node's port and that of its cluster bus
 INLINE_SLOTS = 8192  # that one inline command can name
 FAST_REPLICATION = (
     *("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"),
@@ -165,7 +166,7 @@ def cluster(*args: str, primaries: int = 3, replicas: int = 0) -> Iterator[Clust
         )  # fmt: skip
         nodes = [
             stack.enter_context(
-                running(Redis(stack.enter_context(scratch("redis")), options, port=_cluster_port()))
+                running(Redis(stack.enter_context(scratch("redis")), options, port=free_port(beside=BUS)))
             )
             for _ in range(primaries + replicas)
         ]
@@ -198,13 +199,6 @@ def _knows(node: Redis, nodes: int) -> bool:
 
 def _follows(node: Redis) -> bool:
     return b"master_link_status:up" in node.call("INFO replication")
-
-
-def _cluster_port() -> int:
-    """A port whose cluster bus, 10,000 above, is below those of clients."""
-    while (port := free_port()) + 10_000 >= LAST_PORT:
-        pass
-    return port
 
 
 def _bulk(reply: bytes) -> str:

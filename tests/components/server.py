@@ -138,20 +138,26 @@ class Server:
         return log
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listens on, and that this process has not been given before."""
+def free_port(beside: int = 0) -> int:
+    """A TCP port of 127.0.0.1 that nothing listens on, and that this process has not been given before. The one that
+    many `beside` it is free too."""
     while True:
-        port = random.randrange(12_000, LAST_PORT)
-        if port in _given_ports:
+        port = random.randrange(12_000, LAST_PORT - beside)
+        ports = {port, port + beside}
+        if ports & _given_ports or not all(map(_is_free, ports)):
             continue
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        _given_ports.add(port)
+        _given_ports.update(ports)
         return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def wait_until(condition: Callable[[], bool], within: float = 10, what: str = "the condition") -> None:
