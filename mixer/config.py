@@ -443,8 +443,22 @@ class DecisionLog(Settings):
     buffer: Buffer = Buffer(max_records=10_000)  # decisions whose event is not made yet
 
 
+class Redaction(Settings):
+    """What no record has. Headers that are secrets by their nature never do (`mixer.telemetry.redaction`)."""
+
+    headers: tuple[HeaderName, ...] = ()  # others that are dropped
+    # Parameters whose values are replaced, in the query and in headers that are URLs.
+    query: tuple[Annotated[str, Field(min_length=1)], ...] = (
+        "access_token", "id_token", "refresh_token", "token", "api_key", "apikey", "client_secret", "password",
+        "AWSAccessKeyId", "Signature", "sig", "X-Amz-Credential", "X-Amz-Security-Token", "X-Amz-Signature",
+        "X-Goog-Signature",
+    )  # fmt: skip
+
+
 class Telemetry(Settings):
     sinks: tuple[Sink, ...] = ()
+    redaction: Redaction = Redaction()
+    export_timeout: Annotated[Seconds, Field(gt=0)] = 10.0  # until an OTLP Export's records must be durable
     max_series: PositiveInt = 10_000  # label sets a metric; the rest goes to one overflow series
 
 

@@ -188,6 +188,11 @@ class Metrics:
         self.streams_ended = Counter(
             "mixer_report_streams_ended", "Access-log streams ended, by how.", ("how",), registry=registry
         )
+        # Log records of OTLP Exports, by answer. rejected: malformed or too large, the log says what; look at
+        # Envoy's attributes. unacknowledged: a sink was away or full; without a retry policy Envoy drops them.
+        self.exported = Counter(
+            "mixer_report_exported", "Log records of OTLP Exports, by answer.", ("answer",), registry=registry
+        )
         # Records a sink has made durable (Kafka: acknowledged; file: written).
         self.sink_records = Counter(
             "mixer_sink_records", "Records delivered, by sink.", ("sink",), registry=registry

@@ -351,9 +351,11 @@ class Runtime:
         ]
 
     async def _report_methods(self) -> Methods:
+        from mixer.telemetry.export import ExportService
         from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
         from mixer.telemetry.prometheus import PrometheusSink
         from mixer.telemetry.record import ACCESS
+        from mixer.telemetry.redaction import Redaction
         from mixer.telemetry.service import ReportService
 
         telemetry = self.settings.telemetry
@@ -361,9 +363,15 @@ class Runtime:
         self.sinks += self._sinks(telemetry.sinks, ACCESS)
         for sink in self.sinks:
             await sink.start()
-        report = ReportService(self.sinks, self.metrics)
-        service = "envoy.service.accesslog.v3.AccessLogService"
-        return [ClientStream(service, "StreamAccessLogs", StreamAccessLogsMessage, report.stream)]
+        redaction = Redaction(telemetry.redaction.headers, telemetry.redaction.query)
+        report = ReportService(self.sinks, self.metrics, redaction)
+        export = ExportService(self.sinks, self.metrics, redaction, telemetry.export_timeout)
+        streams = "envoy.service.accesslog.v3.AccessLogService"
+        logs = "opentelemetry.proto.collector.logs.v1.LogsService"
+        return [
+            ClientStream(streams, "StreamAccessLogs", StreamAccessLogsMessage, report.stream),
+            Unary(logs, "Export", None, export.export),
+        ]
 
     async def not_ready(self) -> list[str]:
         """Why this process should get no traffic now."""

@@ -28,7 +28,12 @@ BACKENDS = {
     "mixer.server.native": "mixer.server",
     "mixer.server.grpcio": "mixer.server",
 }
-SERVICES = {"mixer.authz.service", "mixer.ratelimit.service", "mixer.telemetry.service"}
+SERVICES = {
+    "mixer.authz.service",
+    "mixer.ratelimit.service",
+    "mixer.telemetry.service",
+    "mixer.telemetry.export",
+}
 FOUNDATIONS = {  # what each may import of ours
     "mixer.errors": set[str](),
     "mixer.histogram": set[str](),

@@ -4,6 +4,7 @@ from typing import Literal
 
 from mixer import config
 from mixer.metrics import Metrics
+from mixer.telemetry.sink import Receipt
 
 Reason = Literal["buffer_full", "too_large", "shutdown"]
 
@@ -54,6 +55,8 @@ class Account:
         self.bytes -= size
         self._dropped[reason].inc(records)
 
-    def refused(self, reason: Reason, records: int) -> None:
+    def refused(self, reason: Reason, records: int, receipt: Receipt | None = None) -> None:
         """Records were never taken."""
         self._dropped[reason].inc(records)
+        if receipt is not None:
+            receipt.lose(reason, records)

@@ -16,19 +16,17 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import BytesValue, UInt32Value
 
 from mixer.telemetry import intake_pb2 as intake
+from mixer.telemetry.attributes import authority as authority_of
 from mixer.telemetry.flags import LETTERS, METHODS, PROTOCOLS, TLS_VERSIONS
 from mixer.telemetry.peers import namespace_of, peer_workload, sided
 from mixer.telemetry.record import Fields, Shape, encoded
+from mixer.telemetry.redaction import Redaction
 from mixer.telemetry.wire import header, length, prefixed, tag
 
 MAX_PARTS = 8192  # of one kind; then it begins anew
 MAX_PART = 2048  # bytes; what is larger is decoded each time
 MAX_HEADER = 256  # bytes; longer ones are rarely the same
 
-# Secrets by their nature. They do not enter a record, whatever Envoy was told to log.
-DROPPED_HEADERS = frozenset(
-    {b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"x-api-key"}
-)
 # Headers that tell something beyond themselves.
 TELLING_HEADERS = frozenset({b"content-type", b"grpc-status", b"traceparent"})
 
@@ -77,7 +75,7 @@ class Shapes(dict[Key, Shape]):
 
     def __missing__(self, key: Key) -> Shape:
         version, method, scheme, authority, agent, code, details = key
-        named = _authority(authority)
+        named = authority_of(authority.decode("utf-8", "replace"))
         try:
             status = UInt32Value.FromString(code).value
         except DecodeError:
@@ -131,7 +129,8 @@ class Tls:
 class Decoder:
     """All parts of entries, shared by all streams."""
 
-    def __init__(self) -> None:
+    def __init__(self, redaction: Redaction | None = None) -> None:
+        self.redaction = redaction or Redaction()
         self.shape = Shapes()
         self.client = Parts(_endpoint("client_address", "client_port"), b"")
         self.peer = Parts(_endpoint("network_peer_address", "network_peer_port"), b"")
@@ -140,12 +139,25 @@ class Decoder:
         self.upstream_local = Parts(_joined("envoy_upstream_local_address"), b"")
         self.tls: Parts[Tls] = Parts(_tls, Tls(b"", {}))
         self.flags: Parts[tuple[str, str]] = Parts(_flags, ("", ""))
-        self.header: Parts[Header | None] = Parts(_header, None, MAX_HEADER)
+        self.header: Parts[Header | None] = Parts(self._header, None, MAX_HEADER)
         self.source: Parts[Mapping[str, str]] = Parts(_peer("source"), {})
         self.destination: Parts[Mapping[str, str]] = Parts(_peer("destination"), {})
         self._decision = Parts(_decision, b"")
         self._quota = Parts(_quota, b"")
         self._around_id: Parts[bytes | None] = Parts(self._learn, None)
+
+    def _header(self, data: bytes) -> Header | None:
+        """None for what is no header, or none that a record may have."""
+        found = header(data)
+        if found is None:
+            return None
+        name, value, entry = found
+        kept = self.redaction.header(name, value)
+        if not name or kept is None:
+            return None
+        if kept is not value and kept != value:
+            entry = intake.Header(key=name.decode(), value=kept.decode()).SerializeToString()
+        return Header(prefixed(len(entry)) + entry, name if name in TELLING_HEADERS else b"", value)
 
     def joined(self, metadata: bytes) -> tuple[bytes, ...]:
         """The decision that Check gave and the limit that Quota named, encoded, from an entry's metadata.
@@ -195,28 +207,6 @@ class Decoder:
             elif name == _RATELIMIT:
                 pieces += [self._quota[entry] for entry in namespace.value.fields]
         return b"".join(pieces), decision_id
-
-
-def _authority(data: bytes) -> Fields:
-    """Host and port that the client asked for."""
-    authority = data.decode("utf-8", "replace")
-    host, colon, port = authority.rpartition(":")
-    if not colon:
-        return {"server_address": authority}
-    if port.isdecimal() and len(port) <= 5 and (":" not in host or host.startswith("[")):
-        return {"server_address": host.strip("[]"), "server_port": int(port)}
-    return {"server_address": authority.strip("[]")}
-
-
-def _header(data: bytes) -> Header | None:
-    """None for what is no header, or none that a record may have."""
-    found = header(data)
-    if found is None:
-        return None
-    name, value, entry = found
-    if not name or name in DROPPED_HEADERS:
-        return None
-    return Header(prefixed(len(entry)) + entry, name if name in TELLING_HEADERS else b"", value)
 
 
 def _address(data: bytes) -> tuple[str, int]:

@@ -103,13 +103,13 @@ class EntryReader:
             if asked:
                 fields["url_path"] = asked
             if query:
-                fields["url_query"] = query
+                fields["url_query"] = decoder.redaction.query(query)
             if original and (rewritten := path.partition("?")[0]) != asked:
                 fields["envoy_rewritten_path"] = rewritten
         if shape.grpc:
             fields["rpc_system"] = "grpc"
         if referer:
-            fields["envoy_referer"] = referer
+            fields["envoy_referer"] = decoder.redaction.url(referer)
         if forwarded:
             fields["envoy_forwarded_for"] = forwarded
         if request_id:
@@ -233,7 +233,7 @@ class EntryReader:
                 continue
             pieces += into, header.entry
             if name := header.name:
-                _tell(name, header.value, fields)
+                tell(name, header.value, fields)
 
     def _tell_peers(
         self,
@@ -268,7 +268,7 @@ def _count_messages(state: bytes, fields: Fields) -> None:
     fields["rpc_response_message_count"] = counts.response_message_count
 
 
-def _tell(name: bytes, value: bytes, fields: Fields) -> None:
+def tell(name: bytes, value: bytes, fields: Fields) -> None:
     """What a header tells beyond itself (`TELLING_HEADERS`)."""
     if name == b"content-type":
         fields.pop("rpc_system", None)

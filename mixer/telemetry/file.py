@@ -3,7 +3,7 @@
 import asyncio
 import os
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
@@ -14,7 +14,7 @@ from mixer import config
 from mixer.errors import SinkError
 from mixer.metrics import Metrics
 from mixer.telemetry.buffer import Account
-from mixer.telemetry.sink import OK, Record
+from mixer.telemetry.sink import OK, Receipt, Record
 
 log = structlog.get_logger()
 
@@ -36,6 +36,7 @@ class FileSink:
         self._account = Account(name, settings.buffer, metrics)
         self._changed = threading.Condition()  # guards all below
         self._lines: deque[bytes] = deque()
+        self._receipts: deque[Receipt | None] = deque()  # of each line that is not written whole
         self._closing = self._abandoned = False
         self._status = OK
         self._thread: threading.Thread | None = None
@@ -45,24 +46,26 @@ class FileSink:
             self._file = await asyncio.to_thread(_open, self._path)
         except OSError as error:
             raise SinkError(f"cannot append to {self._path}: {error.strerror}") from error
+        self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._write_all, name=f"sink-{self.name}", daemon=True)
         self._thread.start()
 
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, records: Sequence[Record], receipt: Receipt | None = None) -> None:
         account = self._account
         with self._changed:
             if self._closing:
-                account.refused("shutdown", len(records))
+                account.refused("shutdown", len(records), receipt)
                 return
             for number, record in enumerate(records):
                 if account.full:
-                    account.refused("buffer_full", len(records) - number)
+                    account.refused("buffer_full", len(records) - number, receipt)
                     break
                 line = record.to_json() + b"\n"
                 if account.take(len(line)):
                     self._lines.append(line)
+                    self._receipts.append(receipt)
                 else:
-                    account.refused("buffer_full", 1)
+                    account.refused("buffer_full", 1, receipt)
             self._changed.notify()
 
     def status(self) -> str:
@@ -81,6 +84,9 @@ class FileSink:
             if account.records:
                 log.warning("records_dropped", sink=self.name, reason="shutdown", records=account.records)
                 account.lost("shutdown", account.records, account.bytes)
+                for receipt in self._receipts:
+                    if receipt is not None:
+                        receipt.lose("shutdown", 1)
             self._changed.notify()
 
     def _write_all(self) -> None:
@@ -118,12 +124,19 @@ class FileSink:
                 done, chunk = chunk[:written], chunk[written:]
                 with self._changed:
                     if not self._abandoned:
-                        self._account.delivered(done.count(b"\n"), len(done))
+                        self._delivered(done.count(b"\n"), len(done))
                 if self._status != OK:
                     self._status = OK
                     log.info("sink_back", sink=self.name)
             if self._abandoned:
                 return
+
+    def _delivered(self, lines: int, size: int) -> None:
+        self._account.delivered(lines, size)
+        told = Counter(self._receipts.popleft() for _ in range(lines))
+        for receipt, count in told.items():
+            if receipt is not None:
+                self._loop.call_soon_threadsafe(receipt.durable, count)
 
     def _failed(self, error: OSError) -> None:
         status = f"cannot write to {self._path}: {error.strerror}"

@@ -26,7 +26,7 @@ from mixer.errors import SinkError
 from mixer.metrics import Metrics
 from mixer.telemetry.buffer import Account
 from mixer.telemetry.lane import MAX_BATCH, BatchLimit, Item, Lane, TooLargeError
-from mixer.telemetry.sink import OK, Kind, RecordT
+from mixer.telemetry.sink import OK, Kind, Receipt, RecordT
 
 log = structlog.get_logger()
 
@@ -97,15 +97,15 @@ class KafkaSink(Generic[RecordT]):
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
         self._run = asyncio.create_task(self._keep_delivering())
 
-    def write(self, records: Sequence[RecordT]) -> None:
+    def write(self, records: Sequence[RecordT], receipt: Receipt | None = None) -> None:
         account = self._account
         if self._closing:
-            account.refused("shutdown", len(records))
+            account.refused("shutdown", len(records), receipt)
             return
         now = int(self._clock() * 1000)
         for number, record in enumerate(records):
             if account.full:
-                account.refused("buffer_full", len(records) - number)
+                account.refused("buffer_full", len(records) - number, receipt)
                 self._log_dropped("buffer_full")
                 break
             value = self._encoded(record)
@@ -114,13 +114,13 @@ class KafkaSink(Generic[RecordT]):
                 key = str(part).encode()
             size = len(value) + OVERHEAD + (len(key) if key else 0)
             if size > self._max_record:
-                account.refused("too_large", 1)
+                account.refused("too_large", 1, receipt)
                 self._log_dropped("too_large", bytes=size)
             elif not account.take(size):
-                account.refused("buffer_full", 1)
+                account.refused("buffer_full", 1, receipt)
                 self._log_dropped("buffer_full")
             else:
-                self._route((key, value, record.event_id, now, size))
+                self._route((key, value, record.event_id, now, size, receipt))
 
     def status(self) -> str:
         if self._trouble is not None:
@@ -145,6 +145,10 @@ class KafkaSink(Generic[RecordT]):
         if self._account.records:
             log.warning("records_dropped", sink=self.name, reason="shutdown", records=self._account.records)
             self._account.lost("shutdown", self._account.records, self._account.bytes)
+            for queue in (self._pending, *(lane.queue for lane in self._lanes.values())):
+                for *_, receipt in queue:
+                    if receipt is not None:
+                        receipt.lose("shutdown", 1)
 
     # Partitions
 

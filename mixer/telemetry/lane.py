@@ -11,11 +11,12 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from mixer.telemetry.buffer import Account
+from mixer.telemetry.sink import Receipt
 
 log = structlog.get_logger()
 
-# Key, value, event id, timestamp in ms, and what the record takes in memory.
-Item = tuple[bytes | None, bytes, bytes, int, int]
+# Key, value, event id, timestamp in ms, what the record takes in memory, and who is to be told of it.
+Item = tuple[bytes | None, bytes, bytes, int, int, Receipt | None]
 
 MAX_BATCH = 1_000_000  # bytes; a broker takes 1,048,588 unless told otherwise (message.max.bytes)
 SLOW = 5.0  # seconds without an acknowledgement after which a broker counts as away
@@ -102,9 +103,11 @@ class Lane:
 
     def drop_first(self) -> None:
         """Give up the record at the head, which no broker will take."""
-        size = self.queue.popleft()[4]
+        *_, size, receipt = self.queue.popleft()
         self.bytes -= size
         self._account.lost("too_large", 1, size)
+        if receipt is not None:
+            receipt.lose("too_large", 1)
 
     async def run(self, producer: AIOKafkaProducer) -> None:
         """Deliver, until stopped. Raises `TooLargeError`, or whatever aiokafka fails with; the queue then still has
@@ -131,7 +134,7 @@ class Lane:
         batch = producer.create_batch()
         count = size = 0
         headers, limit = self._headers, self._limit.bytes
-        for key, value, event_id, timestamp, held in self.queue:
+        for key, value, event_id, timestamp, held, _ in self.queue:
             if count and size + held > limit:
                 break
             batch.append(
@@ -148,8 +151,9 @@ class Lane:
         except (MessageSizeTooLargeError, RecordListTooLargeError):
             raise TooLargeError(self, count, size) from None
         self._limit.accept(size)
-        for _ in islice(iter(self.queue.popleft, None), count):
-            pass
+        for item in islice(iter(self.queue.popleft, None), count):
+            if (receipt := item[5]) is not None:
+                receipt.durable(1)
         self.bytes -= size
         self._account.delivered(count, size)
 

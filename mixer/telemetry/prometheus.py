@@ -15,7 +15,7 @@ from mixer.telemetry import labels
 from mixer.telemetry.connections import Connections
 from mixer.telemetry.record import TCP, AccessRecord
 from mixer.telemetry.series import BUCKETS, Table
-from mixer.telemetry.sink import OK
+from mixer.telemetry.sink import OK, Receipt
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
 
 # A request is counted at its end. An Envoy that does not tell the type logs nothing else.
@@ -90,13 +90,15 @@ class PrometheusSink(Collector):
     async def start(self) -> None:
         self._registry.register(self)
 
-    def write(self, records: Sequence[AccessRecord]) -> None:
+    def write(self, records: Sequence[AccessRecord], receipt: Receipt | None = None) -> None:
         for record in records:
             if record.shape is TCP:
                 self._count_connection(record)
             elif record.type in _HTTP_END:
                 self._count_request(record)
         self._delivered.inc(len(records))
+        if receipt is not None:
+            receipt.durable(len(records))
 
     def status(self) -> str:
         return OK

@@ -25,13 +25,14 @@ Fields = dict[str, Any]
 
 _FIELDS = schema.AccessRecord.DESCRIPTOR.fields
 _JSON_NAMES: dict[str, str] = {field.name: field.json_name for field in _FIELDS}
-_MAPS: dict[str, str] = {
+SCHEMA_FIELDS: dict[str, Any] = {field.name: field for field in _FIELDS}
+MAPS: dict[str, str] = {
     field.json_name: field.name
     for field in _FIELDS
     if field.message_type and field.message_type.GetOptions().map_entry
 }
 # What has one plain value, and so can be a key.
-_PLAIN: dict[str, str] = {field.json_name: field.name for field in _FIELDS if not field.message_type}
+PLAIN: dict[str, str] = {field.json_name: field.name for field in _FIELDS if not field.message_type}
 _MAX_SECONDS = 253_402_300_799  # 9999-12-31T23:59:59Z, where RFC 3339 ends
 
 
@@ -133,9 +134,9 @@ def accessor(json_name: str) -> Callable[[AccessRecord], Any]:
 
     Maps are reached into: `http.request.header.x-tenant`. Raises `KeyError` for what no plain field is named.
     """
-    if name := _PLAIN.get(json_name):
+    if name := PLAIN.get(json_name):
         return lambda record: record.get(name)
-    for prefix, field in _MAPS.items():
+    for prefix, field in MAPS.items():
         if json_name.startswith(f"{prefix}.") and (key := json_name.removeprefix(f"{prefix}.")):
             return lambda record: (record.get(field) or {}).get(key)
     raise KeyError(json_name)

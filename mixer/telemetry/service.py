@@ -13,6 +13,7 @@ from mixer.telemetry.decode import Decoder
 from mixer.telemetry.entry import EntryReader
 from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
 from mixer.telemetry.record import AccessRecord
+from mixer.telemetry.redaction import Redaction
 from mixer.telemetry.sink import Sink
 
 # Entries made into records without a pause, about 5 ms. Envoy sends some thirty at a time; who sends a message of
@@ -23,9 +24,11 @@ MAX_BATCH = 250
 class ReportService:
     """Turns access-log entries into records and gives them to every sink."""
 
-    def __init__(self, sinks: Sequence[Sink[AccessRecord]], metrics: Metrics) -> None:
+    def __init__(
+        self, sinks: Sequence[Sink[AccessRecord]], metrics: Metrics, redaction: Redaction | None = None
+    ) -> None:
         self._sinks = tuple(sinks)
-        self._decoder = Decoder()
+        self._decoder = Decoder(redaction)
         self._streams = metrics.streams
         self._ended = metrics.streams_ended
         self._http_entries = metrics.entries.labels("http")

@@ -1,5 +1,7 @@
 """The seam between what makes records (Report, the decision log) and where they go."""
 
+import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -39,6 +41,32 @@ class Kind(Generic[RecordT]):
     example: str
 
 
+class Receipt:
+    """What a sink did with the records that were written with it: told record by record, from the loop's thread."""
+
+    def __init__(self, records: int) -> None:
+        self.open = records
+        self.lost: Counter[str] = Counter()  # records by reason, as in `mixer_sink_dropped`
+        self._settled = asyncio.Event()
+        self.durable(0)
+
+    def durable(self, records: int) -> None:
+        """So many are where they outlive this process."""
+        self.open -= records
+        if not self.open:
+            self._settled.set()
+
+    def lose(self, reason: str, records: int) -> None:
+        """So many will not be delivered."""
+        if records:
+            self.lost[reason] += records
+            self.durable(records)
+
+    async def settled(self) -> None:
+        """Returns when every record is durable or lost."""
+        await self._settled.wait()
+
+
 class Sink(Protocol[TakenT_contra]):
     """A destination of records.
 
@@ -56,8 +84,9 @@ class Sink(Protocol[TakenT_contra]):
         """
         ...
 
-    def write(self, records: Sequence[TakenT_contra]) -> None:
-        """Take records, in their order. Returns at once and does not raise.
+    def write(self, records: Sequence[TakenT_contra], receipt: Receipt | None = None) -> None:
+        """Take records, in their order. Returns at once and does not raise. `receipt`, made for them, is told what
+        becomes of each.
 
         The buffer is bounded: what does not fit any more is dropped, the newest first, and counted in
         `mixer_sink_dropped` with its reason. To be taken does not mean to be delivered: what is delivered is counted

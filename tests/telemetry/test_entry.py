@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer.telemetry import intake_pb2 as intake
-from mixer.telemetry.decode import DROPPED_HEADERS, Decoder
+from mixer.telemetry.decode import Decoder
 from mixer.telemetry.entry import EntryReader
 from mixer.telemetry.record import AccessRecord
+from mixer.telemetry.redaction import DROPPED_HEADERS
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
 from mixer.telemetry.wire import length
 from tests.telemetry.entries import (

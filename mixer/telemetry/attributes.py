@@ -1,0 +1,237 @@
+"""What attributes of OpenTelemetry's log records tell a record: their names, and the form of their values.
+
+An attribute is named as the record's field in JSON (proto/mixer/telemetry/v1/access_record.proto). Envoy's logger can
+send text alone, so numbers are read from it as well; empty text and `-`, which it sends for what there is not, are
+absent.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
+
+from mixer.telemetry import otlp_pb2 as otlp
+from mixer.telemetry.flags import METHODS
+from mixer.telemetry.record import MAPS, PLAIN, SCHEMA_FIELDS, Fields
+from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
+
+MAX_ATTRIBUTES = 1000  # of one record, or of its resource
+
+Value = str | bool | int | float | None
+"""None: absent."""
+
+_SPAN = re.compile(r"(\d{1,18})(?:\.(\d{1,9}))?(ns|us|ms|s)", re.ASCII)
+_NO_SPAN = re.compile(r"-?(ns|us|ms|s)?")
+_NANOS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+_DIGITS = re.compile(r"\d{1,20}", re.ASCII)
+_MAX_SPAN = 315_576_000_000  # seconds, protobuf's
+_METHODS = frozenset(METHODS.values())
+_ABSENT = ("", "-")
+_TYPES = frozenset(Schema.AccessLogType.keys())
+
+
+class MalformedError(ValueError):
+    """A record's attribute is not what its name says. The message shows no value: it may be a secret."""
+
+
+class Attribute(NamedTuple):
+    """`field` of the schema, or of a map there (`key` is its entry), with its value."""
+
+    field: str
+    value: Any
+    key: str = ""
+
+
+def pairs(encoded: Any) -> list[tuple[str, Any]]:
+    """Names and values of KeyValue messages: text, bool, int, float, or bytes for what is none of these."""
+    if len(encoded) > MAX_ATTRIBUTES:
+        raise MalformedError(f"expected at most {MAX_ATTRIBUTES} attributes, got {len(encoded)}")
+    return list(map(pair, encoded))
+
+
+def pair(data: bytes) -> tuple[str, Any]:
+    try:
+        parsed = otlp.KeyValue.FromString(data)
+    except DecodeError:
+        raise MalformedError("an attribute is no valid protobuf message") from None
+    return parsed.key.decode("utf-8", "replace"), value(parsed.value)
+
+
+def value(any_value: Any) -> Any:
+    kind = any_value.WhichOneof("value")
+    if kind is None:
+        return None
+    found = getattr(any_value, kind)
+    if kind == "string_value":
+        found = found.decode("utf-8", "replace")
+        return None if found in _ABSENT else found
+    return found
+
+
+def attribute(data: bytes) -> tuple[Attribute, ...]:
+    """What one KeyValue tells. Raises `MalformedError`."""
+    return told(*pair(data))
+
+
+def told(name: str, found: Any) -> tuple[Attribute, ...]:
+    """What a name and a value tell; a name that is none of the record's is a custom tag."""
+    if found is None:
+        return ()
+    if isinstance(found, bytes):
+        raise MalformedError(f'attribute "{_shown(name)}": expected text, a number or a boolean')
+    if (special := _SPECIAL.get(name)) is not None:
+        return special(_text(found))
+    if (field := PLAIN.get(name)) is not None and name not in _OURS:
+        return _present(field, _CONVERT[SCHEMA_FIELDS[field].cpp_type](name, found))
+    if name in _SPANS:
+        span = _span(name, found)
+        return () if span is None else (Attribute(_SPANS[name], span),)
+    for prefix, field in MAPS.items():
+        if name.startswith(f"{prefix}.") and (key := name[len(prefix) + 1 :]):
+            return (Attribute(field, _text(found), key.lower() if prefix.startswith("http.") else key),)
+    return (Attribute("envoy_custom_tags", _text(found), name),)
+
+
+def _present(field: str, value: Any) -> tuple[Attribute, ...]:
+    """Zero and empty text are what they are where a field is `optional`, else they are absent."""
+    return (Attribute(field, value),) if value or SCHEMA_FIELDS[field].has_presence else ()
+
+
+def _text(found: Value) -> str:
+    return str(found).lower() if isinstance(found, bool) else str(found)
+
+
+def _shown(name: str) -> str:
+    """A name as an error shows it."""
+    return name if len(name) <= 80 else f"{name[:79]}…"
+
+
+def _string(_: str, found: Value) -> str:
+    return _text(found)
+
+
+def _number(bits: int) -> Callable[[str, Value], int]:
+    def convert(name: str, found: Value) -> int:
+        if isinstance(found, str) and _DIGITS.fullmatch(found):
+            found = int(found)
+        if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < 1 << bits:
+            raise MalformedError(f'attribute "{name}": expected a whole number of {bits} bits from 0 up')
+        return found
+
+    return convert
+
+
+def _bool(name: str, found: Value) -> bool:
+    if isinstance(found, bool):
+        return found
+    if found in ("true", "false"):
+        return found == "true"
+    raise MalformedError(f'attribute "{name}": expected true or false')
+
+
+def _enum(name: str, found: Value) -> int:
+    if isinstance(found, str) and found in _TYPES:
+        return int(Schema.AccessLogType.Value(found))
+    raise MalformedError(
+        f'attribute "{name}": expected the name of an access log type, such as DownstreamEnd'
+    )
+
+
+def _span(name: str, found: Value) -> Duration | None:
+    """`12ms`, `3764860ns`, `0.003764860s`."""
+    text = _text(found)
+    if match := _SPAN.fullmatch(text):
+        whole, part, unit = match.groups()
+        scale = _NANOS[unit]
+        nanos = int(whole) * scale + int((part or "").ljust(9, "0")) * scale // 1_000_000_000
+        if nanos // 1_000_000_000 <= _MAX_SPAN:
+            return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+    elif _NO_SPAN.fullmatch(text):
+        return None
+    raise MalformedError(f'attribute "{name}": expected a span with its unit (ns, us, ms, s), such as 12ms')
+
+
+# By protobuf's descriptor.CPPTYPE_…
+_CONVERT: Mapping[int, Callable[[str, Value], Any]] = {
+    3: _number(32),
+    4: _number(64),
+    7: _bool,
+    8: _enum,
+    9: _string,
+}
+_SPANS = {
+    field.json_name: name
+    for name, field in SCHEMA_FIELDS.items()
+    if field.message_type is not None and field.message_type.full_name == Duration.DESCRIPTOR.full_name
+}
+_OURS = frozenset({"event_id"})  # is given here, and is what it tells by
+
+
+# What Envoy or OpenTelemetry has in another form than the record
+
+
+def _method(text: str) -> tuple[Attribute, ...]:
+    return (Attribute("http_request_method", text if text in _METHODS else "_OTHER"),)
+
+
+def _path(text: str) -> tuple[Attribute, ...]:
+    """Also with its query, as Envoy's :path is."""
+    path, _, query = text.partition("?")
+    return (*_present("url_path", path), *_present("url_query", query))
+
+
+def _full(text: str) -> tuple[Attribute, ...]:
+    try:
+        url = urlsplit(text)
+    except ValueError:
+        raise MalformedError('attribute "url.full": expected a URL') from None
+    query = url.query or url.fragment
+    return (*_present("url_scheme", url.scheme), *_address(url.netloc), *_path(f"{url.path}?{query}"))
+
+
+def _address(text: str) -> tuple[Attribute, ...]:
+    """Also with its port, as Envoy's :authority is; without the user that a URL may name before it."""
+    return tuple(Attribute(name, value) for name, value in authority(text).items() if value)
+
+
+def _version(text: str) -> tuple[Attribute, ...]:
+    """`HTTP/1.1` is 1.1."""
+    return (Attribute("network_protocol_version", text.removeprefix("HTTP/")),)
+
+
+def _tls_version(text: str) -> tuple[Attribute, ...]:
+    return (Attribute("tls_protocol_version", text.removeprefix("TLSv")),)
+
+
+def _principal(side: str) -> Callable[[str], tuple[Attribute, ...]]:
+    def first(text: str) -> tuple[Attribute, ...]:
+        """Of a certificate's names, the first."""
+        return (Attribute(f"istio_{side}_principal", text.partition(",")[0]),)
+
+    return first
+
+
+def authority(text: str) -> Fields:
+    """Host and port that the client asked for."""
+    text = text.rpartition("@")[2]
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        return {"server_address": text}
+    if port.isdecimal() and len(port) <= 5 and (":" not in host or host.startswith("[")):
+        return {"server_address": host.strip("[]"), "server_port": int(port)}
+    return {"server_address": text.strip("[]")}
+
+
+_SPECIAL: Mapping[str, Callable[[str], tuple[Attribute, ...]]] = {
+    "http.request.method": _method,
+    "url.path": _path,
+    "url.full": _full,
+    "server.address": _address,
+    "network.protocol.version": _version,
+    "tls.protocol.version": _tls_version,
+    "istio.source_principal": _principal("source"),
+    "istio.destination_principal": _principal("destination"),
+}

@@ -1,0 +1,170 @@
+"""Reports that are acknowledged: OpenTelemetry's logs service, to which Envoy's OpenTelemetry access logger exports.
+
+https://opentelemetry.io/docs/specs/otlp/: OK means that the records are durable; UNAVAILABLE that the same call may be
+made again; INVALID_ARGUMENT that it is in vain. Records that are refused each for itself are told in an OK
+(`partial_success`), since nothing would be better another time.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from mixer.errors import CallError, RequestError
+from mixer.metrics import Metrics
+from mixer.telemetry import otlp_pb2 as otlp
+from mixer.telemetry.attributes import MalformedError
+from mixer.telemetry.logrecord import LogReader, event_id
+from mixer.telemetry.record import TCP, AccessRecord
+from mixer.telemetry.redaction import Redaction
+from mixer.telemetry.sink import Receipt, Sink
+
+log = structlog.get_logger()
+
+MAX_RECORDS = 50_000  # of one call
+MAX_BATCH = 100  # log records made into records without a pause, about 5 ms
+MAX_KNOWN = 4096  # calls that are recognised when they are made again
+MARGIN = 0.1  # of the caller's deadline, left for the answer to reach it
+_TOO_LARGE = "too_large"  # what a sink never takes
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """What became of a call's records so far, by the sink's name."""
+
+    receipts: dict[str, Receipt] = field(default_factory=dict)
+
+
+class ExportService:
+    """Turns log records into records, gives them to every sink, and answers when all of them are durable.
+
+    A call that is made again, as its bytes tell, waits for what is on its way and gives no sink again what it has
+    taken: a retry is not counted twice. `timeout`: seconds that a call waits; a shorter deadline of its own wins.
+    """
+
+    def __init__(
+        self, sinks: Sequence[Sink[AccessRecord]], metrics: Metrics, redaction: Redaction, timeout: float
+    ) -> None:
+        self._sinks = tuple(sinks)
+        self._reader = LogReader(redaction)
+        self._timeout = timeout
+        self._known: OrderedDict[bytes, _Delivery] = OrderedDict()
+        self._http_entries = metrics.entries.labels("http")
+        self._tcp_entries = metrics.entries.labels("tcp")
+        self._acknowledged = metrics.exported.labels("acknowledged")
+        self._rejected = metrics.exported.labels("rejected")
+        self._unacknowledged = metrics.exported.labels("unacknowledged")
+
+    async def export(self, data: bytes, left: float | None) -> bytes:
+        """One call. Raises `RequestError` for what is no such request, and `CallError` where records are not durable
+        in time."""
+        wait = self._timeout if left is None else min(self._timeout, left * (1 - MARGIN))
+        deadline = asyncio.get_running_loop().time() + wait
+        logs = _logs(data)
+        records, problems = await self._records(logs)
+        delivery = self._delivery(data)
+        for sink in self._sinks:
+            receipt = delivery.receipts.get(sink.name)
+            if receipt is None or _failed(receipt):
+                receipt = delivery.receipts[sink.name] = Receipt(len(records))
+                sink.write(records, receipt)
+        receipts = dict(delivery.receipts)
+        try:
+            async with asyncio.timeout_at(deadline):
+                for receipt in receipts.values():
+                    await receipt.settled()
+        except TimeoutError:
+            self._unacknowledged.inc(len(records))
+            names = ", ".join(name for name, receipt in receipts.items() if receipt.open)
+            raise CallError("not_durable", f"not durable after {wait:.1f} s: {names}") from None
+        if failed := {name: reason for name, receipt in receipts.items() if (reason := _failed(receipt))}:
+            self._unacknowledged.inc(len(records))
+            told = ", ".join(f"{name} ({reason})" for name, reason in failed.items())
+            raise CallError("not_taken", f"not taken: {told}")
+        too_large = max((receipt.lost[_TOO_LARGE] for receipt in receipts.values()), default=0)
+        if too_large:
+            problems.append(f"{too_large} too large for a sink")
+        self._acknowledged.inc(len(records) - too_large)
+        return self._answer(len(logs) - len(records) + too_large, problems)
+
+    async def _records(self, logs: Sequence[tuple[bytes, bytes]]) -> tuple[list[AccessRecord], list[str]]:
+        """The records, and what was wrong with others, each thing once."""
+        records: list[AccessRecord] = []
+        problems: dict[str, None] = {}
+        seen: dict[bytes, int] = {}
+        http = tcp = 0
+        for number, (resource, data) in enumerate(logs):
+            if number and not number % MAX_BATCH:
+                await asyncio.sleep(0)
+            try:
+                identity = self._reader.identity(resource)
+                record = self._reader.record(data, identity, event_id(resource, data, seen))
+            except MalformedError as error:
+                if len(problems) < 3:
+                    problems[str(error)] = None
+                continue
+            records.append(record)
+            if record.shape is TCP:
+                tcp += 1
+            else:
+                http += 1
+        self._http_entries.inc(http)
+        self._tcp_entries.inc(tcp)
+        return records, list(problems)
+
+    def _delivery(self, data: bytes) -> _Delivery:
+        name = blake2b(data, digest_size=16).digest()
+        if (known := self._known.get(name)) is not None:
+            self._known.move_to_end(name)
+            return known
+        if len(self._known) >= MAX_KNOWN:
+            self._known.popitem(last=False)
+        made = self._known[name] = _Delivery()
+        return made
+
+    def _answer(self, rejected: int, problems: Sequence[str]) -> bytes:
+        answer = otlp.ExportLogsServiceResponse()
+        if rejected:
+            self._rejected.inc(rejected)
+            answer.partial_success.rejected_log_records = rejected
+            answer.partial_success.error_message = "; ".join(problems)
+            log.warning("log_records_rejected", records=rejected, problems=list(problems))
+        return answer.SerializeToString()
+
+
+def _failed(receipt: Receipt) -> str:
+    """Why records may be had another time; empty where there are none."""
+    return ", ".join(reason for reason in receipt.lost if reason != _TOO_LARGE)
+
+
+def _logs(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Log records, each with its resource. Raises `RequestError`."""
+    found: list[tuple[bytes, bytes]] = []
+    parts = 0
+    try:
+        resources = otlp.ExportLogsServiceRequest.FromString(data).resource_logs
+        parts += len(resources)
+        _bound(parts)
+        for each in resources:
+            logs = otlp.ResourceLogs.FromString(each)
+            parts += len(logs.scope_logs)
+            _bound(parts)
+            for scope in logs.scope_logs:
+                records = otlp.ScopeLogs.FromString(scope).log_records
+                _bound(len(found) + len(records))
+                found += [(logs.resource, record) for record in records]
+    except DecodeError:
+        raise RequestError(
+            "no valid protobuf message: expected "
+            "opentelemetry.proto.collector.logs.v1.ExportLogsServiceRequest"
+        ) from None
+    return found
+
+
+def _bound(count: int) -> None:
+    if count > MAX_RECORDS:
+        raise RequestError(f"an Export may have {MAX_RECORDS} log records, resources and scopes at most")

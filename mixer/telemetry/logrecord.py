@@ -1,0 +1,236 @@
+"""Log records of OpenTelemetry, as Envoy's access logger sends them, to records."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+from envoy.service.accesslog.v3 import als_pb2
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from mixer.telemetry import otlp_pb2 as otlp
+from mixer.telemetry.attributes import (
+    MAX_ATTRIBUTES,
+    Attribute,
+    MalformedError,
+    attribute,
+    pairs,
+    told,
+    value,
+)
+from mixer.telemetry.decode import MAX_HEADER, TELLING_HEADERS, Parts
+from mixer.telemetry.entry import tell
+from mixer.telemetry.flags import LETTERS
+from mixer.telemetry.peers import PEER_FIELDS, Identity, namespace_of
+from mixer.telemetry.record import PLAIN, TCP, AccessRecord, Fields, Shape, encoded
+from mixer.telemetry.redaction import Redaction
+
+_FLAGS = {letters: name for name, letters in LETTERS.items()}
+_PLAIN = frozenset(PLAIN.values()) - {"envoy_access_log_type"}
+_HEADERS = ("http_request_header", "http_response_header", "http_response_trailer")
+# Envoy's built-in resource labels, and what they are in the node of an access-log stream.
+_NODE = {"node_name": "id", "cluster_name": "cluster"}
+
+
+class LogReader:
+    """Makes records of log records, each with its resource. Shared by all calls."""
+
+    def __init__(self, redaction: Redaction) -> None:
+        self._redaction = redaction
+        self._attribute: Parts[tuple[Attribute, ...]] = Parts(attribute, (), MAX_HEADER)
+        self._identity: Parts[Identity] = Parts(
+            _identity, Identity(als_pb2.StreamAccessLogsMessage.Identifier())
+        )
+
+    def identity(self, resource: bytes) -> Identity:
+        """Who logged. Raises `MalformedError`."""
+        return self._identity[resource]
+
+    def record(self, data: bytes, identity: Identity, event_id: bytes) -> AccessRecord:
+        """Raises `MalformedError` where a log record is none, or an attribute not what its name says."""
+        try:
+            log = otlp.LogRecord.FromString(data)
+        except DecodeError:
+            raise MalformedError("a log record is no valid protobuf message") from None
+        fields, maps, spans = self._attributes(log)
+        for kind in _HEADERS:
+            if kind in maps:
+                self._take_headers(maps, kind, fields)
+        trace = log.trace_id.hex()
+        if len(trace) == 32 and "trace_id" not in fields:
+            fields["trace_id"] = trace
+        self._redact(fields, maps)
+        _prove(fields)
+        kind = spans.pop("envoy_access_log_type", 0)
+        shape = _shape(fields)
+        _judge(fields, shape)
+        origin = identity.origin(fields.get("envoy_upstream_cluster", ""))
+        for name in origin.fields.keys() & fields.keys():
+            del fields[name]  # an Envoy knows itself better
+        seconds, nanos = divmod(log.time_unix_nano, 1_000_000_000)
+        start = {"start_time": Timestamp(seconds=seconds, nanos=nanos)} if log.time_unix_nano else {}
+        span = spans.get("duration")
+        whole: Fields = {
+            **maps,
+            **spans,
+            **start,
+            "envoy_access_log_type": kind,
+            "event_id": event_id.decode(),
+        }
+        return AccessRecord(
+            origin,
+            event_id,
+            shape,
+            fields,
+            shape.encoded + encoded(whole),
+            _ends(fields),
+            tuple(map(fields.get, PEER_FIELDS)),
+            kind,
+            fields.get("envoy_upstream_cluster", ""),
+            None if span is None else span.seconds + span.nanos / 1e9,
+            fields.get("envoy_downstream_wire_bytes_received", 0),
+            fields.get("envoy_downstream_wire_bytes_sent", 0),
+        )
+
+    def _attributes(self, log: Any) -> tuple[Fields, dict[str, dict[str, str]], Fields]:
+        """Plain fields, maps, and the rest."""
+        fields: Fields = {}
+        maps: dict[str, dict[str, str]] = {}
+        spans: Fields = {}
+        for field, found, key in _all(log, self._attribute):
+            if key:
+                maps.setdefault(field, {})[key] = found
+            elif field in _PLAIN:
+                fields[field] = found
+            else:
+                spans[field] = found
+        return fields, maps, spans
+
+    def _take_headers(self, maps: dict[str, dict[str, str]], kind: str, fields: Fields) -> None:
+        kept = {}
+        for name, text in maps[kind].items():
+            raw = name.encode()
+            if (passed := self._redaction.header(raw, text.encode())) is not None:
+                kept[name] = passed.decode()
+                if raw in TELLING_HEADERS:
+                    tell(raw, passed, fields)
+        maps[kind] = kept
+
+    def _redact(self, fields: Fields, maps: dict[str, dict[str, str]]) -> None:
+        if query := fields.get("url_query"):
+            fields["url_query"] = self._redaction.query(query)
+        if referer := fields.get("envoy_referer"):
+            fields["envoy_referer"] = self._redaction.url(referer)
+        if rewritten := fields.get("envoy_rewritten_path"):
+            fields["envoy_rewritten_path"] = self._redaction.url(rewritten).partition("?")[0]
+        if tags := maps.get("envoy_custom_tags"):
+            for name, text in tags.items():
+                if "://" in text or text.startswith("/"):
+                    tags[name] = self._redaction.url(text)
+
+
+def event_id(resource: bytes, record: bytes, seen: dict[bytes, int]) -> bytes:
+    """An id that stays when the same log record is sent again: 128 bits of its hash, and which one it is among those
+    in this call that are alike to the last bit (`seen`, of one call)."""
+    name = blake2b(b"%d:%b%b" % (len(resource), resource, record), digest_size=16).hexdigest().encode()
+    count = seen[name] = seen.get(name, 0) + 1
+    return b"%b-%d" % (name, count)
+
+
+def _all(log: Any, known: Parts[tuple[Attribute, ...]]) -> Sequence[Attribute]:
+    """What the attributes tell, and the body: more attributes, or text."""
+    found: list[Attribute] = []
+    raw = log.attributes
+    if log.body.HasField("kvlist_value"):
+        try:
+            raw = [*raw, *otlp.KeyValueList.FromString(log.body.kvlist_value).values]
+        except DecodeError:
+            raise MalformedError("the body is no valid protobuf message") from None
+    elif log.HasField("body"):
+        found += told("body", value(log.body))
+    if len(raw) > MAX_ATTRIBUTES:
+        raise MalformedError(f"expected at most {MAX_ATTRIBUTES} attributes, got {len(raw)}")
+    for data in raw:
+        found += known[data]
+    return found
+
+
+def _identity(resource: bytes) -> Identity:
+    """The node of an access-log stream, from the resource of log records."""
+    identifier = als_pb2.StreamAccessLogsMessage.Identifier()
+    try:
+        attributes = otlp.Resource.FromString(resource).attributes
+    except DecodeError:
+        raise MalformedError("a resource is no valid protobuf message") from None
+    node = identifier.node
+    for name, found in pairs(attributes):
+        if isinstance(found, bytes):
+            if name == "LABELS":
+                node.metadata.update({"LABELS": _labels(found)})
+        elif not isinstance(found, str):
+            continue
+        elif name == "log_name":
+            identifier.log_name = found
+        elif name == "zone_name":
+            node.locality.zone = found
+        elif name in _NODE:
+            setattr(node, _NODE[name], found)
+        elif name in ("WORKLOAD_NAME", "NAMESPACE", "CLUSTER_ID"):
+            node.metadata.update({name: found})
+    return Identity(identifier)
+
+
+def _labels(data: bytes) -> Struct:
+    try:
+        values = otlp.KeyValueList.FromString(data).values
+    except DecodeError:
+        raise MalformedError("LABELS of a resource are no valid protobuf message") from None
+    labels = Struct()
+    labels.update({name: found for name, found in pairs(values) if isinstance(found, str)})
+    return labels
+
+
+def _prove(fields: Fields) -> None:
+    """What certificates prove."""
+    source, destination = (fields.get(f"istio_{side}_principal", "") for side in ("source", "destination"))
+    if namespace := namespace_of(source):
+        fields["istio_source_workload_namespace"] = namespace
+    if namespace := namespace_of(destination):
+        fields["istio_destination_workload_namespace"] = namespace
+    if source and destination:
+        fields["istio_connection_security_policy"] = "mutual_tls"
+
+
+def _shape(fields: Fields) -> Shape:
+    if fields.pop("network_protocol_name", "") == "tcp":
+        return TCP
+    grpc = fields.get("user_agent_original", "").startswith("grpc-")
+    return Shape(
+        _HTTP,
+        host=fields.get("server_address", ""),
+        status=fields.get("http_response_status_code", 0),
+        grpc=grpc,
+    )
+
+
+_HTTP = encoded({"network_protocol_name": "http"})
+
+
+def _judge(fields: Fields, shape: Shape) -> None:
+    """What follows from other fields, as in a record of an access-log stream."""
+    if shape.grpc and "rpc_system" not in fields and "content-type" not in fields:
+        fields["rpc_system"] = "grpc"
+    if "rpc_grpc_status_code" in fields and "rpc_system" not in fields:
+        del fields["rpc_grpc_status_code"]
+    if "error_type" not in fields and (shape.status >= 500 or not shape.status):
+        flag = _FLAGS.get(fields.get("envoy_response_flags", "").partition(",")[0], "")
+        if flag or shape.status:
+            fields["error_type"] = flag or str(shape.status)
+
+
+def _ends(fields: Fields) -> tuple[bytes, bytes, bytes]:
+    def end(prefix: str) -> bytes:
+        return f"{fields.get(f'{prefix}_address', '')} {fields.get(f'{prefix}_port', '')}".encode()
+
+    return end("client"), end("network_peer"), end("network_local")
