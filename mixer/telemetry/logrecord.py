@@ -62,6 +62,7 @@ class LogReader:
             fields["trace_id"] = trace
         self._redact(fields, maps)
         _prove(fields)
+        _tell_peer_apart(fields)
         kind = spans.pop("envoy_access_log_type", 0)
         shape = _shape(fields)
         _judge(fields, shape)
@@ -200,6 +201,15 @@ def _prove(fields: Fields) -> None:
         fields["istio_destination_workload_namespace"] = namespace
     if source and destination:
         fields["istio_connection_security_policy"] = "mutual_tls"
+
+
+def _tell_peer_apart(fields: Fields) -> None:
+    """The connection's other end is told where Envoy took the client from x-forwarded-for."""
+    if all(
+        fields.get(f"network_peer_{part}") == fields.get(f"client_{part}") for part in ("address", "port")
+    ):
+        fields.pop("network_peer_address", None)
+        fields.pop("network_peer_port", None)
 
 
 def _shape(fields: Fields) -> Shape:
