@@ -23,7 +23,7 @@ from mixer.telemetry.file import FileSink
 from mixer.telemetry.kafka import KafkaSink
 from mixer.telemetry.prometheus import PrometheusSink
 from mixer.telemetry.record import ACCESS, AccessRecord
-from mixer.telemetry.sink import OK, Sink
+from mixer.telemetry.sink import OK, Receipt, Sink
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
 from tests.components import processes
 from tests.components.processes import Kafka
@@ -212,6 +212,46 @@ def test_what_is_written_arrives_in_order(destination: Destination) -> None:
         assert account.buffered == 0
         assert sink.status() == OK
         await sink.close(5)
+
+    run(test())
+
+
+def test_receipt_is_told_what_is_durable_and_not_before(destination: Destination) -> None:
+    async def test() -> None:
+        metrics = new_metrics()
+        sink = destination.sink(metrics)
+        await sink.start()
+        written = records(500)
+        receipt = Receipt(500)
+        with destination.away():
+            sink.write(written, receipt)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(receipt.settled(), 0.5)
+            # A pipe takes some lines before it blocks.
+            assert receipt.open == 500 - Account(metrics, sink).delivered
+            assert receipt.open > 0
+        assert await destination.arrived(500) == ids(written)
+        await asyncio.wait_for(receipt.settled(), DEADLINE)
+        assert not receipt.lost
+        await sink.close(5)
+
+    run(test())
+
+
+def test_receipt_is_told_of_what_is_lost(destination: Destination) -> None:
+    async def test() -> None:
+        sink = destination.sink(new_metrics(), max_records=300)
+        with destination.away():
+            await sink.start()
+            receipt, late = Receipt(500), Receipt(1)
+            sink.write(records(500), receipt)
+            assert receipt.lost["buffer_full"] == 200
+            await sink.close(0.1)
+            sink.write(records(1), late)
+            await asyncio.wait_for(receipt.settled(), DEADLINE)
+            await asyncio.wait_for(late.settled(), DEADLINE)
+        assert receipt.lost["shutdown"] > 0
+        assert late.lost == {"shutdown": 1}
 
     run(test())
 

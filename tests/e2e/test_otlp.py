@@ -1,4 +1,4 @@
-"""Envoy's OpenTelemetry access logger, with the attributes of deploy/envoy/otlp.yaml: what it reports is acknowledged."""
+"""Envoy's OpenTelemetry access logger, as deploy/envoy/otlp.yaml sets it up: what it reports is acknowledged."""
 
 import asyncio
 import uuid
