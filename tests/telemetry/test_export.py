@@ -165,7 +165,7 @@ async def test_resource_that_is_none_rejects_its_records_alone() -> None:
 @pytest.mark.parametrize("data", [b"\xff", b"\x0a\x02\xff\xff", b"\x08\x01\x0a\x7f"])
 @on_loop
 async def test_what_is_no_export_is_refused(data: bytes) -> None:
-    with pytest.raises(RequestError, match="expected opentelemetry.proto.collector.logs.v1"):
+    with pytest.raises(RequestError, match="expected opentelemetry"):
         await service().export(data, None)
 
 

@@ -115,9 +115,8 @@ def test_body_may_hold_attributes_or_text() -> None:
 
 
 def test_resource_tells_of_the_node_as_a_stream_does() -> None:
-    metadata = {name: value for name, value in RATINGS.items()}
     of = resource(
-        {"node_name": "edge-1", "cluster_name": "edge", "zone_name": "", "log_name": "edge", **metadata}
+        {"node_name": "edge-1", "cluster_name": "edge", "zone_name": "", "log_name": "edge", **RATINGS}
     )
     expected = streamed(http_entry(), identifier(metadata=RATINGS))
     assert record(REQUEST, of).origin.fields == expected.origin.fields
