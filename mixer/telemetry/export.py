@@ -15,6 +15,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from mixer.errors import CallError, RequestError
+from mixer.log import Throttle
 from mixer.metrics import Metrics
 from mixer.telemetry import otlp_pb2 as otlp
 from mixer.telemetry.attributes import MalformedError
@@ -52,6 +53,7 @@ class ExportService:
         self._sinks = tuple(sinks)
         self._reader = LogReader(redaction)
         self._timeout = timeout
+        self._throttle = Throttle()
         self._known: OrderedDict[bytes, _Delivery] = OrderedDict()
         self._http_entries = metrics.entries.labels("http")
         self._tcp_entries = metrics.entries.labels("tcp")
@@ -66,30 +68,32 @@ class ExportService:
         deadline = asyncio.get_running_loop().time() + wait
         logs = _logs(data)
         records, problems = await self._records(logs)
+        taken, rejected = len(records), len(logs) - len(records)
         delivery = self._delivery(data)
         for sink in self._sinks:
             receipt = delivery.receipts.get(sink.name)
             if receipt is None or _failed(receipt):
-                receipt = delivery.receipts[sink.name] = Receipt(len(records))
+                receipt = delivery.receipts[sink.name] = Receipt(taken)
                 sink.write(records, receipt)
+        del logs, records  # while it waits, what the sinks hold is enough, and is bounded
         receipts = dict(delivery.receipts)
         try:
             async with asyncio.timeout_at(deadline):
                 for receipt in receipts.values():
                     await receipt.settled()
         except TimeoutError:
-            self._unacknowledged.inc(len(records))
+            self._unacknowledged.inc(taken)
             names = ", ".join(name for name, receipt in receipts.items() if receipt.open)
             raise CallError("not_durable", f"not durable after {wait:.1f} s: {names}") from None
         if failed := {name: reason for name, receipt in receipts.items() if (reason := _failed(receipt))}:
-            self._unacknowledged.inc(len(records))
+            self._unacknowledged.inc(taken)
             told = ", ".join(f"{name} ({reason})" for name, reason in failed.items())
             raise CallError("not_taken", f"not taken: {told}")
         too_large = max((receipt.lost[_TOO_LARGE] for receipt in receipts.values()), default=0)
         if too_large:
             problems.append(f"{too_large} too large for a sink")
-        self._acknowledged.inc(len(records) - too_large)
-        return self._answer(len(logs) - len(records) + too_large, problems)
+        self._acknowledged.inc(taken - too_large)
+        return self._answer(rejected + too_large, problems)
 
     async def _records(self, logs: Sequence[tuple[bytes, bytes]]) -> tuple[list[AccessRecord], list[str]]:
         """The records, and what was wrong with others, each thing once."""
@@ -132,7 +136,8 @@ class ExportService:
             self._rejected.inc(rejected)
             answer.partial_success.rejected_log_records = rejected
             answer.partial_success.error_message = "; ".join(problems)
-            log.warning("log_records_rejected", records=rejected, problems=list(problems))
+            if (held := self._throttle("rejected")) is not None:
+                log.warning("log_records_rejected", records=rejected, problems=list(problems), held_back=held)
         return answer.SerializeToString()
 
 

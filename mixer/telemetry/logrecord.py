@@ -28,7 +28,11 @@ from mixer.telemetry.redaction import Redaction
 
 _FLAGS = {letters: name for name, letters in LETTERS.items()}
 _PLAIN = frozenset(PLAIN.values()) - {"envoy_access_log_type"}
-_HEADERS = ("http_request_header", "http_response_header", "http_response_trailer")
+_HEADERS = (
+    "http_response_header",
+    "http_response_trailer",
+    "http_request_header",
+)  # the last one taken counts
 # Envoy's built-in resource labels, and what they are in the node of an access-log stream.
 _NODE = {"node_name": "id", "cluster_name": "cluster"}
 
@@ -54,6 +58,10 @@ class LogReader:
         except DecodeError:
             raise MalformedError("a log record is no valid protobuf message") from None
         fields, maps, spans = self._attributes(log)
+        if fields.get("user_agent_original", "").startswith("grpc-"):
+            fields.setdefault(
+                "rpc_system", "grpc"
+            )  # as gRPC's own clients call themselves; a content type knows better
         for kind in _HEADERS:
             if kind in maps:
                 self._take_headers(maps, kind, fields)
@@ -215,12 +223,8 @@ def _tell_peer_apart(fields: Fields) -> None:
 def _shape(fields: Fields) -> Shape:
     if fields.pop("network_protocol_name", "") == "tcp":
         return TCP
-    grpc = fields.get("user_agent_original", "").startswith("grpc-")
     return Shape(
-        _HTTP,
-        host=fields.get("server_address", ""),
-        status=fields.get("http_response_status_code", 0),
-        grpc=grpc,
+        _HTTP, host=fields.get("server_address", ""), status=fields.get("http_response_status_code", 0)
     )
 
 
@@ -229,8 +233,6 @@ _HTTP = encoded({"network_protocol_name": "http"})
 
 def _judge(fields: Fields, shape: Shape) -> None:
     """What follows from other fields, as in a record of an access-log stream."""
-    if shape.grpc and "rpc_system" not in fields and "content-type" not in fields:
-        fields["rpc_system"] = "grpc"
     if "rpc_grpc_status_code" in fields and "rpc_system" not in fields:
         del fields["rpc_grpc_status_code"]
     if "error_type" not in fields and (shape.status >= 500 or not shape.status):

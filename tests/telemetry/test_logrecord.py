@@ -146,6 +146,23 @@ def test_trace_is_that_of_the_log_record_or_of_the_header() -> None:
     assert told({"http.request.header.traceparent": header})["trace_id"] == "4b" * 16
 
 
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({"user_agent.original": "grpc-go/1.60"}, 5),
+        ({"http.request.header.content-type": "application/grpc+proto"}, 5),
+        ({"user_agent.original": "grpc-go/1.60", "http.request.header.content-type": "text/html"}, None),
+        ({}, None),
+    ],
+)
+def test_status_of_a_grpc_call_is_that_of_a_grpc_call_alone(
+    attributes: dict[str, str], expected: int | None
+) -> None:
+    found = told({**attributes, "rpc.grpc.status_code": "5"})
+    assert found.get("rpc.grpc.status_code") == expected
+    assert found.get("rpc.system") == (None if expected is None else "grpc")
+
+
 def test_secrets_enter_no_record() -> None:
     redaction = Redaction(["X-Session"], ["token"])
     found = record(
