@@ -28,6 +28,7 @@ log = structlog.get_logger()
 
 MAX_RECORDS = 50_000  # of one call
 MAX_BATCH = 100  # log records made into records without a pause, about 5 ms
+MAX_WRITE = 250  # records given to a sink without a pause, likewise
 MAX_KNOWN = 4096  # calls that are recognised when they are made again
 MARGIN = 0.1  # of the caller's deadline, left for the answer to reach it
 _TOO_LARGE = "too_large"  # what a sink never takes
@@ -74,7 +75,7 @@ class ExportService:
             receipt = delivery.receipts.get(sink.name)
             if receipt is None or _failed(receipt):
                 receipt = delivery.receipts[sink.name] = Receipt(taken)
-                sink.write(records, receipt)
+                await _write(sink, records, receipt)
         del logs, records  # while it waits, what the sinks hold is enough, and is bounded
         receipts = dict(delivery.receipts)
         try:
@@ -139,6 +140,21 @@ class ExportService:
             if (held := self._throttle("rejected")) is not None:
                 log.warning("log_records_rejected", records=rejected, problems=list(problems), held_back=held)
         return answer.SerializeToString()
+
+
+async def _write(sink: Sink[AccessRecord], records: Sequence[AccessRecord], receipt: Receipt) -> None:
+    """Some at a time: a sink encodes what it is given at once. Where the caller goes away meanwhile, the rest is lost,
+    and a call made again writes it."""
+    left = len(records)
+    try:
+        for start in range(0, len(records), MAX_WRITE):
+            if start:
+                await asyncio.sleep(0)
+            batch = records[start : start + MAX_WRITE]
+            sink.write(batch, receipt)
+            left -= len(batch)
+    finally:
+        receipt.lose("interrupted", left)
 
 
 def _failed(receipt: Receipt) -> str:

@@ -9,7 +9,7 @@ import pytest
 from mixer.errors import CallError, RequestError
 from mixer.metrics import Metrics
 from mixer.telemetry import otlp_pb2 as otlp
-from mixer.telemetry.export import MAX_RECORDS, ExportService
+from mixer.telemetry.export import MAX_RECORDS, MAX_WRITE, ExportService
 from mixer.telemetry.prometheus import PrometheusSink
 from mixer.telemetry.record import AccessRecord
 from mixer.telemetry.redaction import Redaction
@@ -187,3 +187,20 @@ async def test_export_of_many_lets_others_run_meanwhile() -> None:
         await asyncio.sleep(0)
     await call
     assert turns >= 10
+
+
+@on_loop
+async def test_caller_that_goes_away_meanwhile_may_come_again() -> None:
+    sink = Held()
+    exports = service(sink)
+    data = export([log(REQUEST)] * (MAX_WRITE + 1))
+    call = asyncio.create_task(exports.export(data, None))
+    await sink.written()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert len(sink.given) == 1
+    again = asyncio.create_task(exports.export(data, None))
+    (await sink.written(3)).durable(MAX_WRITE + 1)
+    assert await again == b""
+    assert [len(records) for records, _ in sink.given] == [MAX_WRITE, MAX_WRITE, 1]
