@@ -285,10 +285,20 @@ class ResponseHeaders(Settings):
     reset: HeaderName = "RateLimit-Reset"
 
 
+class LocalCache(Settings):
+    """Counters known to be over their limit, which need no round trip to Redis until it resets."""
+
+    max_entries: PositiveInt = 10_000
+    max_age: Seconds = 1.0  # how long what is given back or reset elsewhere may go unseen
+
+
 class RateLimits(Settings):
     paths: tuple[Path, ...] = ()
     counters: Literal["memory", "redis"] = "memory"
     redis: Redis = Redis()
+    key_format: Literal["mixer", "ratelimit"] = "mixer"
+    count_over_limit: bool = True  # where a fixed window's limit does not say it itself
+    local_cache: Annotated[LocalCache | None, BeforeValidator(_off)] = LocalCache()
     shadow_mode: bool = False
     quota_mode: bool = False
     merge_domain_config: bool = False
@@ -600,6 +610,10 @@ def _combinations(config: Config, file: str) -> list[Problem]:
             "rate_limits.counters",
             f"memory with {workers.check} check workers would admit {workers.check} times the limit; "
             "use redis, or workers.check: 1",
+        )
+    if limits is not None and limits.counters == "memory" and limits.key_format != "mixer":
+        refuse(
+            "rate_limits.key_format", f"{limits.key_format} is a format of Redis keys; use counters: redis"
         )
     for role in ("check", "report"):
         if (count := getattr(workers, role)) > 1:

@@ -7,12 +7,16 @@ child (`calls.labels(...)`) rather than looking it up again.
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
 from mixer.histogram import Histograms
+from mixer.tallies import Tallies
 
 # Seconds. A cached check takes 50 µs, Envoy's default ext_authz timeout is 200 ms, and 1 s is far too late.
 CALL_BUCKETS = (
     0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.002, 0.003, 0.005,
     0.0075, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 1.0,
 )  # fmt: skip
+
+LIMIT_HITS = ("within", "near", "over", "over_local", "shadow", "given_back")
+MAX_LIMITS = 1000  # with series of their own
 
 
 class Metrics:
@@ -127,6 +131,19 @@ class Metrics:
         # descriptors and the limits file do not fit together.
         self.quota_descriptors = Counter(
             "mixer_quota_descriptors", "Descriptors judged, by outcome.", ("outcome",), registry=registry
+        )
+        # Hits by limit (its name, or its place in the file) and what became of them: within; near: above 0.8 of the
+        # limit, and still passed; over: refused; over_local: refused from this process's memory; shadow: over, and
+        # passed for shadow_mode; given_back. envoyproxy/ratelimit's total_hits is the sum without the last, its
+        # within_limit has near in it, its over_limit the next three. Beyond 1,000 limits (or values, with
+        # detailed_metric or value_to_metric) the rest is "(other)": name fewer, or take those flags away.
+        self.limit_hits = Tallies(
+            "mixer_limit_hits",
+            "Hits by limit and outcome.",
+            ("limit", "outcome"),
+            kinds=LIMIT_HITS,
+            bound=MAX_LIMITS,
+            registry=registry,
         )
         # Counter calls that failed, by reason (unavailable, timeout, script, overload: look at Redis; full: more
         # counters than fit into memory, use Redis).

@@ -59,7 +59,7 @@ def _memory(_: config.RateLimits, metrics: Metrics) -> "Counters":
 def _redis(settings: config.RateLimits, metrics: Metrics) -> "Counters":
     from mixer.ratelimit.redis import RedisCounters
 
-    return RedisCounters(settings.redis, metrics)
+    return RedisCounters(settings, metrics)
 
 
 def _kafka(settings: Any, metrics: Metrics, kind: "Kind[Any]", name: str) -> "Sink[Any]":
@@ -173,7 +173,12 @@ class Runtime:
             from mixer.ratelimit import limits as limits_files
             from mixer.ratelimit.service import QuotaService
 
-            limits = limits_files.load(rate_limits.paths, rate_limits.merge_domain_config)
+            limits = limits_files.load(
+                rate_limits.paths,
+                rate_limits.merge_domain_config,
+                counts_over=rate_limits.count_over_limit,
+                key_format=rate_limits.key_format,
+            )
             self.counters = COUNTERS[rate_limits.counters](rate_limits, self.metrics)
             await self.counters.start()
             quota = QuotaService(limits, self.counters, rate_limits, self.metrics)

@@ -31,7 +31,8 @@ SERVICES = {"mixer.authz.service", "mixer.ratelimit.service", "mixer.telemetry.s
 FOUNDATIONS = {  # what each may import of ours
     "mixer.errors": set[str](),
     "mixer.histogram": set[str](),
-    "mixer.metrics": {"mixer.histogram"},
+    "mixer.tallies": set[str](),
+    "mixer.metrics": {"mixer.histogram", "mixer.tallies"},
     "mixer.config": {"mixer.errors"},
     "mixer.log": {"mixer.config"},
 }

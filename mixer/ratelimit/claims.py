@@ -8,12 +8,14 @@ from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from mixer.errors import RequestError
+from mixer.metrics import Metrics
+from mixer.ratelimit import keys
 from mixer.ratelimit.answer import LimitTexts
-from mixer.ratelimit.counters import FixedWindow
+from mixer.ratelimit.counters import MAX_HITS, Hit
 from mixer.ratelimit.tree import SECONDS, UNITS, Domain, Limit
+from mixer.tallies import OVERFLOW
 
 MAX_DESCRIPTORS = 1000  # of one request, which is one script call for Redis; Envoy sends a handful
-MAX_HITS = 2**32  # of one descriptor: above any limit, so that more makes no difference
 
 # Descriptors whose limit is remembered, by their bytes: the same users and paths come again and again, and to
 # read a message field by field costs more than to match it. About 6 MB, or 20 if each brings its own limit.
@@ -30,16 +32,18 @@ class Claim(NamedTuple):
 
     limit: Limit
     texts: LimitTexts
-    counter: str  # its name
-    seconds: int  # its window; 0 for an unlimited one
-    hits: int | None  # the descriptor's own; None: the request's count
+    tally: list[int]  # its statistics
+    hit: Hit | None  # the descriptor's own hits, else 1; None for an unlimited limit
+    has_hits: bool = False  # whether the descriptor has its own; else the request's count
+    gives_back: bool = False
 
 
 class Claims:
     """Finds the limits of requests."""
 
-    def __init__(self, domains: Mapping[str, Domain]) -> None:
+    def __init__(self, domains: Mapping[str, Domain], metrics: Metrics) -> None:
         self._domains = domains
+        self._tallies = metrics.limit_hits
         self._texts = {limit: LimitTexts(limit) for domain in domains.values() for limit in domain.limits()}
         self._remembered: dict[str, dict[bytes, Claim | None]] = {name: {} for name in domains}
         self._room = REMEMBERED  # for all domains together
@@ -99,34 +103,44 @@ class Claims:
             match = matched
         else:
             return None
-        hits = None
-        if descriptor.HasField("hits_addend"):
-            if _is_negative(descriptor):
-                raise RequestError(
-                    f"descriptors[{index}].is_negative_hits: giving hits back is not supported"
-                )
-            hits = min(descriptor.hits_addend.value, MAX_HITS)
-        limit, counter = match
+        limit, name = match
         texts = self._texts.get(limit) or LimitTexts(limit)  # an override is its descriptor's alone
-        return Claim(limit, texts, counter, 0 if limit.unlimited else SECONDS[limit.unit], hits)
+        tally = self._tallies.row(self._label(domain, descriptor, limit))
+        if limit.rule is None:
+            return Claim(limit, texts, tally, None)
+        holder = ""
+        if limit.rule.algorithm == "concurrency" and not (holder := descriptor.entries[-1].value):
+            path = f"descriptors[{index}].entries[{len(descriptor.entries) - 1}].value"
+            raise RequestError(f"{path}: expected an id of the request, got nothing")
+        has_hits, gives_back = descriptor.HasField("hits_addend"), _is_negative(descriptor)
+        hits = min(descriptor.hits_addend.value, MAX_HITS) if has_hits else 1
+        hit = Hit(name, limit.rule, -hits if gives_back else hits, keys.bounded(holder))
+        return Claim(limit, texts, tally, hit, has_hits, gives_back)
+
+    @staticmethod
+    def _label(domain: Domain, descriptor: RateLimitDescriptor, limit: Limit) -> str:
+        """By what statistics of the limit are labelled."""
+        if descriptor.HasField("limit"):
+            return OVERFLOW  # whose labels would be without bound
+        if limit.detailed_metric or limit.value_to_metric:
+            return domain.metric_label(descriptor.entries, limit)
+        return limit.label
 
 
-def windows(found: Sequence[Claim | None], hits_addend: int, now: int) -> list[FixedWindow]:
-    """What to count at the time `now` (seconds since the epoch), in the order of the descriptors.
+def hits(found: Sequence[Claim | None], hits_addend: int) -> list[Hit]:
+    """What to count, in the order of the descriptors.
 
     The request's `hits_addend` is for the descriptors that have none of their own. 0 means 1 there, while at a
     descriptor it means to look without counting.
     """
-    default = hits_addend or 1
+    if hits_addend <= 1:
+        return [claim.hit for claim in found if claim is not None and claim.hit is not None]
     return [
-        FixedWindow(
-            claim.counter,
-            claim.seconds,
-            now - now % claim.seconds,
-            default if claim.hits is None else claim.hits,
-        )
+        claim.hit
+        if claim.has_hits
+        else claim.hit._replace(hits=-hits_addend if claim.gives_back else hits_addend)
         for claim in found
-        if claim is not None and claim.seconds
+        if claim is not None and claim.hit is not None
     ]
 
 

@@ -1,27 +1,125 @@
 """The seam of the counters: what the service asks of a store, and what every store promises."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Literal, NamedTuple, Protocol
+
+Algorithm = Literal["fixed_window", "sliding_window", "token_bucket", "concurrency"]
+
+SECOND = 1_000_000  # in µs, the unit of all times here
+MAX_LIMIT = 2**32 - 1  # of hits, slots and bursts: what an answer's message can carry
+MAX_WINDOW = 366 * 86400 * SECOND
+MAX_HITS = 2**32  # of one hit: above any limit, so that more makes no difference
+EXACT = 2**53  # below it, Lua's numbers are exact integers
 
 
-class FixedWindow(NamedTuple):
-    """Hits on the counter of one name in one window of time; with 0 hits it is only read."""
+class RuleError(ValueError):
+    """Numbers that make no rule."""
+
+    def __init__(self, name: str, expected: str, got: object) -> None:
+        self.name, self.expected, self.got = name, expected, str(got)  # `name`: of the field of `Rule`
+        super().__init__(f"{name}: expected {expected}, got {got}")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How a counter counts. `algorithms` defines each way, with its source.
+
+    Names of counters are told apart by algorithm and window too, and not by the rest: a limit that is raised goes on
+    with the hits that it has.
+
+    Raises:
+        RuleError: the numbers make no rule.
+    """
+
+    limit: int  # hits in a window; concurrency: slots
+    window: int  # µs, whole seconds; concurrency: how long a slot is leased
+    algorithm: Algorithm = "fixed_window"
+    burst: int | None = None  # token_bucket alone: hits that may come at once; None: as many as `limit`
+    # Whether hits count that cross the limit. If so, who goes on asking stays over, and what was used although there
+    # was no room (the cost of a request, known at its end) is owed. Never so for slots.
+    counts_over: bool = True
+    lot: int = 1  # fixed_window alone: hits that a process may take ahead, see `Counters.hit`
+
+    seconds: int = field(init=False, repr=False, compare=False)  # `window`
+    # token_bucket: a hit fills the bucket by `cost`, and it drains by `rate` each µs.
+    cost: int = field(init=False, repr=False, compare=False)
+    rate: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.limit <= MAX_LIMIT:
+            raise RuleError("limit", f"0 to {MAX_LIMIT}", self.limit)
+        if self.window % SECOND or not SECOND <= self.window <= MAX_WINDOW:
+            raise RuleError("window", f"whole seconds, 1 to {MAX_WINDOW // SECOND}", self.window / SECOND)
+        if not 1 <= self.lot <= max(1, self.limit) or (self.lot > 1 and self.algorithm != "fixed_window"):
+            raise RuleError("lot", f"1 to the limit of a fixed window, {self.limit}", self.lot)
+        if self.burst is not None and not 1 <= self.burst <= MAX_LIMIT:
+            raise RuleError("burst", f"1 to {MAX_LIMIT}", self.burst)
+        cost, rate = self._flow() if self.algorithm == "token_bucket" else (0, 0)
+        object.__setattr__(self, "seconds", self.window // SECOND)
+        object.__setattr__(self, "cost", cost)
+        object.__setattr__(self, "rate", rate)
+
+    @property
+    def size(self) -> int:
+        """The most hits that may come at once."""
+        return self.limit if self.burst is None else self.burst
+
+    def _flow(self) -> tuple[int, int]:
+        """`cost` and `rate`, integers in the ratio window : limit. Where a full bucket would not fit into an exact
+        number, the nearest ratio that does: it is off by less than size / 2**53, so by 0.00005 % at most."""
+        if not self.size:
+            return 1, 1
+        if not self.limit:
+            raise RuleError("burst", "none beside a limit of 0", self.burst)
+        bound = EXACT // 2 // self.size * self.limit // self.window
+        if not bound:
+            raise RuleError("burst", "one that refills within 140 years", self.size)
+        ratio = Fraction(self.window, self.limit).limit_denominator(bound)
+        return ratio.numerator, ratio.denominator
+
+
+class Hit(NamedTuple):
+    """Hits on the counter of one name. 0 looks without counting. Fewer than 0 give back, and the counter never gets
+    below 0.
+
+    For slots (`concurrency`), 1 takes one for `holder`, -1 gives that one back; a holder has one slot of a counter at
+    most, and taking it again renews its lease.
+    """
 
     name: str
-    seconds: int  # the window's length
-    start: int  # seconds since the epoch, a multiple of `seconds`
-    hits: int
+    rule: Rule
+    hits: int = 1
+    holder: str = ""
 
 
-# What a store can be asked to do. Another algorithm is another kind of hit beside this one.
-Hit = FixedWindow
+class Outcome(NamedTuple):
+    """What became of a hit."""
+
+    over: bool  # it crosses the limit; never so for what gives back. A look: the limit is crossed already
+    used: int  # hits that count after it; more than the limit where those beyond it count too
+    remaining: int  # hits that would still pass now
+    reset: (
+        int  # seconds, rounded up, until all of the limit is there again; fixed_window: until the window ends
+    )
+    retry: int  # seconds, rounded up, until the same hits could pass if no others came; 0 unless it is over
+    local: bool = False  # answered from this process's memory, without the shared store
+
+
+Outcomes = list[Outcome]
 
 
 class Counters(Protocol):
-    """Counts hits, exactly, for all who share the store.
+    """Counts hits for all who share the store.
 
-    Time comes with the hit (`start`), so that the answer's window is the one that was counted in. One object
-    belongs to one event loop and to the runtime that made it.
+    One object belongs to one event loop and to the runtime that made it.
+
+    Time is the caller's: it comes with the hits, in µs since the epoch, so that an answer's window is the one that was
+    counted in. Where the clocks of several callers differ by d: a fixed window is that of each caller's clock. A
+    sliding window and a bucket never go back in time: a caller who is behind is served as if it were the time of the
+    last hit, and one who is ahead brings d of refill forward, once and not each time. A lease ends d early or late.
+    So keep clocks within a small part of the shortest window.
     """
 
     async def start(self) -> None:
@@ -30,23 +128,34 @@ class Counters(Protocol):
     def ready(self) -> str | None:
         """Why no count can be had now, in a few words; None if it can. Returns at once."""
 
-    async def hit(self, hits: Sequence[Hit], timeout: float | None = None) -> list[int]:
-        """Add each hit to its counter and return, in the same order, the count after it.
+    def hit(
+        self, hits: Sequence[Hit], now: int, timeout: float | None = None
+    ) -> Outcomes | Awaitable[Outcomes]:
+        """Do each hit at the time `now` (µs since the epoch); what became of them, in the same order: at once, or as
+        something to wait for.
 
-        Exact: over all callers, processes and hits of one call that name the same counter and window, the
-        counts are those of some one-after-the-other order. So of any interleaving exactly the first N hits
-        of size 1 get a count of at most N. A hit counts also when it crosses a limit; counters know none.
-        Counts beyond 2**53 may be rounded, and never come down below it.
+        Exact: over all callers, processes and hits of one call, the outcomes are those of some one-after-the-other
+        order, in which the hits of a call keep theirs. Each hit is for itself: one that is over keeps no other of the
+        same call from counting. Counts beyond 2**53 may be rounded, and never come down below it by that.
 
-        Waits for the store without holding up the loop, `timeout` seconds at most (None: the store's own
-        bound), and never hangs. A call that is cancelled or fails may or may not have been counted; it
-        disturbs no other call. It is never tried twice.
+        Two ways out of the shared store, for those who ask for them, never admit more than the limit. What is known to
+        be over may be answered so from memory, for the settings' `local_cache.max_age` at most. With a rule's `lot`, a
+        process takes hits ahead: of those, up to `lot` in each other process may be unused when a hit is over.
 
-        Raises:
-            CounterError: with the reason `unavailable` (no store, or the connection broke), `timeout`,
-                `overload` (too many calls wait already) or `full` (no room for another counter), or
-                `script` (the store refused the operation).
+        Waits for the store without holding up the loop, `timeout` seconds at most (None: the store's own bound), and
+        never hangs. A call that is cancelled or fails may or may not have been counted; it disturbs no other call. It
+        is never tried twice.
+
+        Raises, at once or when it is waited for:
+            CounterError: with the reason `unavailable` (no store, or the connection broke), `timeout`, `overload` (too
+                many calls wait already) or `full` (no room for another counter), or `script` (the store refused the
+                operation).
         """
+        ...
+
+    async def release(self, holders: Sequence[str], now: int, timeout: float | None = None) -> int:
+        """Give back every slot of these holders, whatever their counters; how many that were. A holder without any is
+        no error, so that it may be told twice. Waits and raises as `hit` does."""
         ...
 
     async def close(self) -> None:

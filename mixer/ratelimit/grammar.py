@@ -2,12 +2,11 @@
 
 It takes what envoyproxy/ratelimit takes (`loadDescriptors` in its `config_impl.go`) and refuses what that
 refuses, with one exception: key `a_b` beside key `a` with value `b` is no duplicate here (see `tree`).
-
-`detailed_metric` and `value_to_metric` choose, there, under which name a limit's statistics are kept. Mixer
-keeps no statistics by limit; the two are taken, checked, and change nothing.
 """
 
 from mixer.errors import Problem
+from mixer.ratelimit import rules
+from mixer.ratelimit.keys import Format
 from mixer.ratelimit.section import (
     DESCRIPTOR_KEYS,
     FILE_KEYS,
@@ -18,21 +17,19 @@ from mixer.ratelimit.section import (
     Section,
     show,
 )
-from mixer.ratelimit.tree import UNITS, Descriptor, Domain, Level, Limit
+from mixer.ratelimit.tree import Descriptor, Domain, Level, Limit
 from mixer.ratelimit.yaml_v2 import Node, YamlError, read
-
-MAX_RATE = 2**32 - 1  # what the answer's message can carry
-
-_UNITS = {name.upper(): number for name, (number, _) in UNITS.items()}
 
 
 class Reader:
     """Reads files, one by one, into `domains`; `findings` tells what is wrong with them."""
 
-    def __init__(self, merge_domain_config: bool) -> None:
+    def __init__(self, merge_domain_config: bool, counts_over: bool, key_format: Format) -> None:
         self.domains: dict[str, Domain] = {}
         self.findings = Findings()
         self._merge_domain_config = merge_domain_config
+        self._counts_over = counts_over
+        self._format = key_format
         self._domain_files: dict[str, str] = {}
         self._places: dict[tuple[Level, str, str], str] = {}  # where a descriptor was given first
         self._names: set[tuple[Domain, str]] = set()  # of limits
@@ -75,13 +72,16 @@ class Reader:
             )
             name = None
         if name:
-            domain = self.domains.setdefault(name, Domain(name))
+            domain = self.domains.setdefault(name, Domain(name, self._counts_over, self._format))
             self._domain_files.setdefault(name, section.file)
         else:
             domain = Domain("")  # for the sake of the mistakes in what follows
-        self._descriptors(section, domain, domain.level, f"{domain.name}.")
+        self._descriptors(section, domain, domain.level, f"{domain.name}.", by_value=False)
 
-    def _descriptors(self, parent: Section, domain: Domain, level: Level, parent_key: str) -> None:
+    def _descriptors(
+        self, parent: Section, domain: Domain, level: Level, parent_key: str, by_value: bool
+    ) -> None:
+        """`by_value`: whether a descriptor above has `value_to_metric`."""
         for section in parent.sections("descriptors", DESCRIPTOR_KEYS):
             key, value = section.text("key"), section.text("value")
             if key == "":
@@ -91,9 +91,14 @@ class Reader:
             if flags["share_threshold"] and key is not None and value is not None and "*" not in key + value:
                 got = f'the value "{value}"' if value else "no value"
                 section.problem(section.at("share_threshold"), "a wildcard (*) in the value beside it", got)
-            descriptor = Descriptor(key or "", value or "", flags["share_threshold"])
-            descriptor.limit = self._limit(section, domain, full_key, flags)
-            self._descriptors(section, domain, descriptor.nested, f"{full_key}.")
+            to_metric = flags["value_to_metric"]
+            limit = self._limit(
+                section, domain, full_key, {**flags, "value_to_metric": by_value or to_metric}
+            )
+            is_shared = flags["share_threshold"] or self._names_holder(section, limit)
+            descriptor = Descriptor(key or "", value or "", is_shared, to_metric, self._format)
+            descriptor.limit = limit
+            self._descriptors(section, domain, descriptor.nested, f"{full_key}.", by_value or to_metric)
             if key and value is not None:
                 self._place(section, level, key, value, descriptor)
 
@@ -118,38 +123,36 @@ class Reader:
                 if flags[name]:
                     descriptor.warn(descriptor.at(name), "changes nothing without a rate_limit beside it")
             return None
-        unlimited = section.flag("unlimited")
-        if unlimited and section.has("requests_per_unit"):
-            section.warn(section.at("requests_per_unit"), "changes nothing beside unlimited: true")
         name = section.text("name") or ""
         if name:
             self._names.add((domain, name))
+        unlimited = section.flag("unlimited")
+        rate, unit, rule = rules.read(section, unlimited, self._counts_over)
         return Limit(
             full_key=full_key,
-            requests_per_unit=section.whole_number("requests_per_unit", MAX_RATE),
-            unit=self._unit(section, unlimited),
+            requests_per_unit=rate,
+            unit=unit,
+            rule=rule,
             name=name,
             unlimited=unlimited,
             shadow_mode=flags["shadow_mode"],
             quota_mode=flags["quota_mode"],
             replaces=self._replaces(section, domain, name),
             metadata=metadata,
+            detailed_metric=flags["detailed_metric"],
+            value_to_metric=flags["value_to_metric"],
         )
 
-    def _unit(self, section: Section, unlimited: bool) -> int:
-        text = section.text("unit")
-        if text is None:
-            return 0
-        unit = _UNITS.get(text.upper(), 0)
-        if unlimited and unit:
-            section.problem(section.at("unit"), "no unit beside unlimited: true", f'"{text}"')
-            return 0
-        if not unlimited and not unit:
-            *most, last = UNITS
-            section.problem(
-                section.at("unit"), f"{', '.join(most)} or {last}", f'"{text}"' if text else "nothing"
+    def _names_holder(self, descriptor: Section, limit: Limit | None) -> bool:
+        """Whether the value of the entry is the id of who takes a slot, and no part of the counter's name."""
+        if limit is None or limit.rule is None or limit.rule.algorithm != "concurrency":
+            return False
+        if descriptor.has("value"):
+            expected = (
+                "no value beside algorithm: concurrency, for the entry's value is the id of the request"
             )
-        return unit
+            descriptor.problem(descriptor.at("value"), expected, descriptor.shown("value"))
+        return True
 
     def _replaces(self, limit: Section, domain: Domain, own_name: str) -> frozenset[str]:
         names = set()

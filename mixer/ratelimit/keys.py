@@ -1,7 +1,11 @@
-"""Names of counters: one text for each domain and descriptor, and never the same for two of them.
+"""Names of counters: one text for each domain and descriptor, and where counters lie in Redis.
 
-A name reads `domain|key=value|key=value|`. `%`, `|` and, in a key, `=` are percent-escaped, so that no value
+`mixer`: a name reads `domain|key=value|key=value|`. `%`, `|` and, in a key, `=` are percent-escaped, so that no value
 from the network can take another descriptor's name. Where that grows long, a hash of it stands in.
+
+`ratelimit`: as envoyproxy/ratelimit writes it (`GenerateCacheKey` in its `cache_key.go`), so that both may count in the
+same Redis while one takes the other's place. Its weaknesses come with it: (a, b_c) and (a_b, c) share a counter, and a
+long value makes a long key.
 """
 
 from collections.abc import Iterable
@@ -23,31 +27,67 @@ class Entry(Protocol):
     def value(self) -> str: ...
 
 
-def domain_part(domain: str) -> str:
-    return escape_value(domain) + "|"
+class Format:
+    """How names and Redis keys are written; see `mixer` above."""
+
+    def domain_part(self, domain: str) -> str:
+        return _escape(domain) + "|"
+
+    def entry_part(self, key: str, value: str) -> str:
+        return f"{_escape(key).replace('=', '%3D')}={_escape(value)}|"
+
+    def bounded(self, name: str) -> str:
+        """The name that these parts make, or `#` and its hash where it is too long (a name as it reads has a `|`)."""
+        return bounded(name)
+
+    def of_entries(self, domain: str, entries: Iterable[Entry]) -> str:
+        """The name of a descriptor as it stands in the request."""
+        parts = (self.entry_part(entry.key, entry.value) for entry in entries)
+        return self.bounded(self.domain_part(domain) + "".join(parts))
+
+    def of_window(self, prefix: str, name: str, seconds: int, start: int) -> str:
+        """The Redis key of a fixed window; `start` in seconds."""
+        return f"{prefix}{seconds}|{start}|{name}"
 
 
-def escape_value(text: str) -> str:
-    if "%" in text or "|" in text:
-        return text.replace("%", "%25").replace("|", "%7C")
-    return text
+class RatelimitFormat(Format):
+    """See `ratelimit` above."""
+
+    def domain_part(self, domain: str) -> str:
+        return f"{domain}_"
+
+    def entry_part(self, key: str, value: str) -> str:
+        return f"{key}_{value}_"
+
+    def bounded(self, name: str) -> str:
+        return name
+
+    def of_window(self, prefix: str, name: str, seconds: int, start: int) -> str:
+        return f"{prefix}{name}{start}"
 
 
-def escape_key(text: str) -> str:
-    return escape_value(text).replace("=", "%3D")
+MIXER = Format()
+FORMATS: dict[str, Format] = {"mixer": MIXER, "ratelimit": RatelimitFormat()}
 
 
-def entry_part(key: str, value: str) -> str:
-    return f"{escape_key(key)}={escape_value(value)}|"
+def of_state(prefix: str, kind: str, seconds: int, name: str) -> str:
+    """The Redis key of a counter that is no fixed window: `kind` is a letter for its algorithm."""
+    return f"{prefix}{kind}{seconds}|{name}"
 
 
-def of_entries(domain: str, entries: Iterable[Entry]) -> str:
-    """The name of a descriptor as it stands in the request."""
-    return bounded(domain_part(domain) + "".join(entry_part(entry.key, entry.value) for entry in entries))
+def of_holder(prefix: str, holder: str) -> str:
+    """The Redis key of the set of counters in which a holder has slots."""
+    return f"{prefix}h|{holder}"
 
 
 def bounded(name: str) -> str:
-    """The name, or `#` and its hash where it is longer than `MAX_BYTES` (a name as it reads has a `|`)."""
+    """The text, or `#` and its hash where it is longer than `MAX_BYTES`."""
     if len(name) * _MAX_UTF8 <= MAX_BYTES or len(encoded := name.encode()) <= MAX_BYTES:
         return name
     return "#" + blake2b(encoded, digest_size=20).hexdigest()
+
+
+def _escape(text: str) -> str:
+    if "%" in text or "|" in text:
+        return text.replace("%", "%25").replace("|", "%7C")
+    return text

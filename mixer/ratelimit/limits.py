@@ -7,6 +7,7 @@ from pathlib import Path
 import structlog
 
 from mixer.errors import LimitsError, Problem
+from mixer.ratelimit import keys
 from mixer.ratelimit.grammar import Reader
 from mixer.ratelimit.tree import Domain
 
@@ -27,16 +28,23 @@ class Limits:
         return f"limits by domain: {', '.join(counts)}"
 
 
-def load(paths: Iterable[Path], merge_domain_config: bool = False) -> Limits:
+def load(
+    paths: Iterable[Path],
+    merge_domain_config: bool = False,
+    *,
+    counts_over: bool = True,
+    key_format: str = "mixer",
+) -> Limits:
     """Read limits from files, and from the `*.yaml` and `*.yml` of folders (in order of their names).
 
-    `merge_domain_config`: several files may add to one domain; otherwise that is a mistake. Each warning is
-    logged as `limits_warning`.
+    `merge_domain_config`: several files may add to one domain; otherwise that is a mistake. `counts_over`: whether
+    hits beyond a fixed window's limit count where the limit does not say. `key_format`: one of `keys.FORMATS`. Each
+    warning is logged as `limits_warning`.
 
     Raises:
         LimitsError: with every mistake of every file.
     """
-    reader = Reader(merge_domain_config)
+    reader = Reader(merge_domain_config, counts_over, keys.FORMATS[key_format])
     problems: list[Problem] = []
     for path in paths:
         for file in _files(path, problems):

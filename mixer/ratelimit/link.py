@@ -143,7 +143,7 @@ class Link(asyncio.Protocol):
         self._expected.append(on_reply)
         self._transport.write(command)
 
-    async def ask(self, *command: str | int) -> Reply:
+    async def ask(self, *command: str | int | bytes) -> Reply:
         """Send a command and wait for its reply."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 

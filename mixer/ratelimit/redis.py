@@ -2,35 +2,42 @@
 
 While a round trip is under way, the calls that arrive meanwhile gather and form the next batch; a call that
 arrives when nothing is under way goes out in the same turn of the loop. So batches grow with load and nothing
-waits without it. Within a batch, hits on the same counter go out as one, and each call gets the count as if
-they had come one by one.
+waits without it.
 """
 
 import asyncio
 import random
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from hashlib import sha1
 from importlib.resources import files
+from math import inf
+from typing import cast
 
 import structlog
 
 from mixer import config
 from mixer.errors import CounterError
 from mixer.metrics import Metrics
-from mixer.ratelimit.counters import Hit
-from mixer.ratelimit.link import Endpoint, Link, Reply, pack
+from mixer.ratelimit import keys
+from mixer.ratelimit.batch import Batch, Call
+from mixer.ratelimit.counters import Hit, Outcomes
+from mixer.ratelimit.link import Endpoint, Link, Reply
+from mixer.ratelimit.local import Local
 
 MAX_WAITING = 8192  # calls; at 20,000 a second as long as the default timeout, so that more would only expire
-MAX_BATCH_COUNTERS = 1024  # Redis does nothing else during the script, about 3 µs a counter
-TTL_SLACK = 5.0  # seconds that a counter outlives its window, for processes whose clocks differ
-TTL_JITTER = 25.0  # expiries of one window spread over this many seconds, or Redis stalls at each minute
 BACKOFF = (0.05, 1.0)  # seconds between attempts to connect: the first, and the most
 
-_SCRIPT = files("mixer.ratelimit").joinpath("hit.lua").read_bytes()
-_SHA = sha1(_SCRIPT, usedforsecurity=False).hexdigest().encode()
+
+class _Script:
+    def __init__(self, name: str) -> None:
+        self.text = files("mixer.ratelimit").joinpath(name).read_bytes()
+        self.sha = sha1(self.text, usedforsecurity=False).hexdigest().encode()
+
+
+_HIT, _RELEASE = _Script("hit.lua"), _Script("release.lua")
 _log = structlog.get_logger()
 
 # Replies that mean "not this server, or not now", and no fault of the script.
@@ -39,26 +46,28 @@ _CODE = re.compile(
     r"(?:@\w+: \d+: -)?([A-Z]+)"
 )  # Redis 6 puts the script's line before some errors within it
 
-Answer = asyncio.Future[list[int]]
-
 
 class RedisCounters:
     """See `Counters`. Connects by itself, again and again while Redis is away; calls fail meanwhile.
 
-    `settings.timeout` bounds a round trip; a call that must wait for another one first waits twice as long at
+    `settings.redis.timeout` bounds a round trip; a call that must wait for another one first waits twice as long at
     most. After a timeout the connection is given up, since Redis may still be busy with what it was sent.
     """
 
-    def __init__(self, settings: config.Redis, metrics: Metrics) -> None:
+    def __init__(self, settings: config.RateLimits, metrics: Metrics) -> None:
         """Raises `StartError` if the URL cannot be used."""
-        self._endpoint = Endpoint(settings.url.get_secret_value())
-        self._timeout = settings.timeout
-        self._prefix = settings.key_prefix
-        self._max_batch = settings.max_batch
+        redis = settings.redis
+        self._endpoint = Endpoint(redis.url.get_secret_value())
+        self._timeout = redis.timeout
+        self._prefix = redis.key_prefix
+        self._format = keys.FORMATS[settings.key_format]
+        self._max_batch = redis.max_batch
+        self._local = Local(settings.local_cache)
         self._errors = metrics.counter_errors
         self._batch_size = metrics.counter_batch.labels("redis")
-        self._waiting: deque[tuple[Sequence[Hit], Answer, float]] = deque()  # with the time of arrival
-        self._in_flight: _Batch | None = None
+        self._waiting: deque[Call] = deque()
+        self._in_flight: Batch | None = None
+        self._expiry: asyncio.TimerHandle | None = None
         self._flush_is_due = False
         self._link: Link | None = None
         self._is_connecting = True
@@ -81,70 +90,90 @@ class RedisCounters:
         if self._in_flight is not None:
             self._finish(self._in_flight, CounterError("unavailable", "the counters were closed"))
         self._fail_waiting()
+        if self._expiry is not None:
+            self._expiry.cancel()
 
     def ready(self) -> str | None:
         return None if self._link is not None else f"redis at {self._endpoint}: {self._why_away}"
 
-    async def hit(self, hits: Sequence[Hit], timeout: float | None = None) -> list[int]:
-        if not hits:
-            return []
+    def hit(
+        self, hits: Sequence[Hit], now: int, timeout: float | None = None
+    ) -> Outcomes | Awaitable[Outcomes]:
+        known = self._local.answer(hits, now)
+        if not hits or (known is not None and None not in known):
+            return cast(Outcomes, known or [])
         if self._link is None and not self._is_connecting:
             raise self._away()
         if len(self._waiting) >= MAX_WAITING:
             raise self._failure("overload", f"{MAX_WAITING} calls wait for Redis already")
-        answer: Answer = self._loop.create_future()
-        self._waiting.append((hits, answer, self._loop.time()))
+        answer: asyncio.Future[Outcomes] = self._loop.create_future()
+        call = Call(hits, now, answer, self._loop.time())
+        call.known = known
+        self._waiting.append(call)
         if self._in_flight is None and not self._flush_is_due:
             self._flush_is_due = True
             self._loop.call_soon(self._flush)  # after what else arrived in this turn
-        if timeout is None or timeout >= self._timeout:
-            return await answer
-        timer = self._loop.call_later(timeout, self._expire, answer, timeout)
+        if timeout is not None and timeout < self._timeout:
+            call.deadline = call.arrived + timeout
+            self._expire_at(call.deadline)
+        return answer
+
+    async def release(self, holders: Sequence[str], now: int, timeout: float | None = None) -> int:
+        if not holders:
+            return 0
+        if self._link is None:
+            raise self._away()
+        held = (keys.of_holder(self._prefix, holder) for holder in holders)
+        arguments: list[str | int] = [len(holders), *held, now, *holders]
+        seconds = self._timeout if timeout is None else min(timeout, self._timeout)
         try:
-            return await answer
-        finally:
-            timer.cancel()
+            async with asyncio.timeout(seconds):
+                reply = await self._link.ask("EVALSHA", _RELEASE.sha, *arguments)
+                if _code(str(reply)) == "NOSCRIPT" and self._link is not None:
+                    reply = await self._link.ask("EVAL", _RELEASE.text, *arguments)
+        except TimeoutError:
+            raise self._failure("timeout", f"no reply of Redis in {seconds:g} s") from None
+        if type(reply) is not int:
+            raise self._failed(reply)
+        return reply
 
     def _flush(self) -> None:
         """Send the next batch, if there is one to send and nothing under way."""
         self._flush_is_due = False
         if self._in_flight is not None or self._link is None:
             return
-        batch = _Batch(self._prefix)
+        batch = Batch(self._prefix, self._format, self._local)
         oldest = self._loop.time() - self._timeout
-        while self._waiting and len(batch.answers) < self._max_batch and batch.has_room():
-            hits, answer, arrived = self._waiting.popleft()
-            if answer.done():
+        while self._waiting and len(batch.calls) < self._max_batch and batch.has_room():
+            call = self._waiting.popleft()
+            if call.answer.done():
                 continue  # cancelled, or out of time: not counted
-            if arrived < oldest:
-                self._expire(answer, self._timeout)
+            if call.arrived < oldest:
+                self._expire(call, self._timeout)
             else:
-                batch.add(hits, answer)
-        if batch.answers:
+                batch.add(call)
+        if batch.calls:
             self._in_flight = batch
-            self._batch_size.observe(len(batch.answers))
-            self._send(self._link, batch, b"EVALSHA", _SHA)
+            self._batch_size.observe(len(batch.calls))
+            self._send(self._link, batch, b"EVALSHA", _HIT.sha)
 
-    def _send(self, link: Link, batch: "_Batch", command: bytes, script: bytes) -> None:
+    def _send(self, link: Link, batch: Batch, command: bytes, script: bytes) -> None:
         batch.guard = self._loop.call_later(self._timeout, self._stalled, batch)
         link.send(batch.pack(command, script), partial(self._on_reply, batch))
 
-    def _on_reply(self, batch: "_Batch", reply: Reply) -> None:
+    def _on_reply(self, batch: Batch, reply: Reply) -> None:
         if batch is not self._in_flight:
             return  # it ran out of time, and this is its connection's end
         batch.guard.cancel()
         if isinstance(reply, list) and batch.fits(reply):
             self._finish(batch, reply)
-            return
-        text = str(reply)
-        if _code(text) == "NOSCRIPT" and self._link is not None:
+        elif _code(str(reply)) == "NOSCRIPT" and self._link is not None:
             # Redis was restarted or flushed its scripts. Nothing was counted; EVAL also makes it known again.
-            self._send(self._link, batch, b"EVAL", _SCRIPT)
+            self._send(self._link, batch, b"EVAL", _HIT.text)
         else:
-            reason = "unavailable" if isinstance(reply, OSError) or _code(text) in _NOT_NOW else "script"
-            self._finish(batch, CounterError(reason, f"Redis at {self._endpoint}: {text}"))
+            self._finish(batch, reply)
 
-    def _stalled(self, batch: "_Batch") -> None:
+    def _stalled(self, batch: Batch) -> None:
         """No reply in time."""
         if batch is self._in_flight:
             self._give_up_link()
@@ -152,34 +181,61 @@ class RedisCounters:
                 batch, CounterError("timeout", f"Redis at {self._endpoint}: no reply in {self._timeout:g} s")
             )
 
-    def _finish(self, batch: "_Batch", outcome: list[int | bytes] | CounterError) -> None:
+    def _finish(self, batch: Batch, outcome: Reply | CounterError) -> None:
         self._in_flight = None
-        if isinstance(outcome, list):
+        if isinstance(outcome, list) and batch.fits(outcome):
             failed = batch.answer(outcome)
-            for answer, text in failed:
-                reason = "unavailable" if _code(text) in _NOT_NOW else "script"
-                answer.set_exception(self._failure(reason, f"Redis at {self._endpoint}: {text}"))
+            for call, text in failed:
+                call.answer.set_exception(self._failed(text))
             if any(_code(text) == "READONLY" for _, text in failed):
                 self._give_up_link()  # a replica now; the name may lead to the new primary
         else:
-            for answer in batch.answers:
-                if not answer.done():
-                    answer.set_exception(self._failure(outcome.reason, str(outcome)))
+            for call in batch.calls:
+                if not call.answer.done():
+                    call.answer.set_exception(self._failed(outcome))
         if self._waiting:
             self._flush()
 
-    def _expire(self, answer: Answer, timeout: float) -> None:
-        if not answer.done():
-            answer.set_exception(self._failure("timeout", f"no reply of Redis in {timeout:g} s"))
+    def _expire_at(self, deadline: float) -> None:
+        """Look for calls that are out of time then, at the latest. One timer for all: most have the same time."""
+        if self._expiry is None or deadline < self._expiry.when():
+            if self._expiry is not None:
+                self._expiry.cancel()
+            self._expiry = self._loop.call_at(deadline, self._expire_due)
+
+    def _expire_due(self) -> None:
+        self._expiry = None
+        now = self._loop.time()
+        in_flight = self._in_flight.calls if self._in_flight is not None else ()
+        left = inf
+        for call in (*in_flight, *self._waiting):
+            if call.answer.done():
+                continue
+            if call.deadline <= now:
+                self._expire(call, call.deadline - call.arrived)
+            elif call.deadline < left:
+                left = call.deadline
+        if left < inf:
+            self._expire_at(left)
+
+    def _expire(self, call: Call, timeout: float) -> None:
+        call.answer.set_exception(self._failure("timeout", f"no reply of Redis in {timeout:g} s"))
 
     def _fail_waiting(self) -> None:
         while self._waiting:
-            _, answer, _ = self._waiting.popleft()
-            if not answer.done():
-                answer.set_exception(self._away())
+            call = self._waiting.popleft()
+            if not call.answer.done():
+                call.answer.set_exception(self._away())
 
     def _away(self) -> CounterError:
         return self._failure("unavailable", f"Redis at {self._endpoint}: {self._why_away}")
+
+    def _failed(self, reply: Reply | CounterError) -> CounterError:
+        """The error for a reply that is none of the script's."""
+        if isinstance(reply, CounterError):
+            return self._failure(reply.reason, str(reply))
+        is_away = isinstance(reply, OSError) or _code(str(reply)) in _NOT_NOW
+        return self._failure("unavailable" if is_away else "script", f"Redis at {self._endpoint}: {reply}")
 
     def _failure(self, reason: str, message: str) -> CounterError:
         self._errors.labels("redis", reason).inc()
@@ -232,66 +288,3 @@ def _code(text: str) -> str:
     """The first word of an error, by which Redis says what kind it is."""
     match = _CODE.match(text)
     return match[1] if match else ""
-
-
-class _Batch:
-    """The calls of one round trip, and the counters that they hit, each once."""
-
-    __slots__ = ("_keys", "_places", "_prefix", "_seconds", "_totals", "answers", "guard")
-
-    def __init__(self, prefix: str) -> None:
-        self.answers: list[Answer] = []
-        self.guard: asyncio.TimerHandle
-        self._prefix = prefix
-        self._keys: dict[str, int] = {}  # to their position in the lists
-        self._totals: list[int] = []  # hits of the whole batch
-        self._seconds: list[int] = []  # of its window
-        self._places: list[list[tuple[int, int]]] = []  # of each call: positions, and the totals after it
-
-    def has_room(self) -> bool:
-        return len(self._totals) < MAX_BATCH_COUNTERS
-
-    def add(self, hits: Sequence[Hit], answer: Answer) -> None:
-        places = []
-        for name, seconds, start, count in hits:
-            key = f"{self._prefix}{seconds}|{start}|{name}"
-            position = self._keys.get(key)
-            if position is None:
-                self._keys[key] = position = len(self._totals)
-                self._totals.append(count)
-                self._seconds.append(seconds)
-                places.append((position, count))
-            else:
-                self._totals[position] = total = self._totals[position] + count
-                places.append((position, total))
-        self.answers.append(answer)
-        self._places.append(places)
-
-    def pack(self, command: bytes, script: bytes) -> bytes:
-        slack = TTL_SLACK + TTL_JITTER * random.random()  # noqa: S311
-        arguments: list[bytes | str | int] = [command, script, len(self._keys), *self._keys]
-        for total, seconds in zip(self._totals, self._seconds, strict=True):
-            arguments += (total, int((seconds + slack) * 1000))
-        return pack(arguments)
-
-    def fits(self, counts: list[Reply]) -> bool:
-        """Whether this can be the script's answer: for each counter its count, or the text of an error."""
-        return len(counts) == len(self._totals) and all(type(count) in (int, bytes) for count in counts)
-
-    def answer(self, counts: list[int | bytes]) -> list[tuple[Answer, str]]:
-        """Answer the calls with the counters' values; the calls that got an error instead are returned with it."""
-        failed = []
-        totals = self._totals
-        for answer, places in zip(self.answers, self._places, strict=True):
-            if answer.done():
-                continue
-            results = []
-            for position, total in places:
-                count = counts[position]
-                if isinstance(count, bytes):
-                    failed.append((answer, count.decode(errors="replace")))
-                    break
-                results.append(count - totals[position] + total)
-            else:
-                answer.set_result(results)
-        return failed

@@ -2,10 +2,11 @@
 
 What is a mistake and what is merely ignored is decided as envoyproxy/ratelimit decides it (`validateYamlKeys`
 in its `config_impl.go`, and yaml.v2): a key that it knows nowhere is a mistake, one that it knows elsewhere is
-ignored; a number with a fraction is a mistake even where text is wanted.
+ignored; a number with a fraction is a mistake even where text is wanted. Keys of ours are a mistake in a wrong place.
 """
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +17,14 @@ from mixer.ratelimit.yaml_v2 import Node
 FILE_KEYS = ("domain", "descriptors")
 FLAGS = ("shadow_mode", "quota_mode", "detailed_metric", "value_to_metric", "share_threshold")
 DESCRIPTOR_KEYS = ("key", "value", "rate_limit", "descriptors", *FLAGS, "metadata")
-LIMIT_KEYS = ("unit", "requests_per_unit", "unlimited", "name", "replaces")
+OWN_LIMIT_KEYS = ("algorithm", "window", "burst", "lease", "count_over_limit", "lot")
+LIMIT_KEYS = ("unit", "requests_per_unit", "unlimited", "name", "replaces", *OWN_LIMIT_KEYS)
 REPLACES_KEYS = ("name",)
 
 _KNOWN = tuple(dict.fromkeys((*FILE_KEYS, *DESCRIPTOR_KEYS, *LIMIT_KEYS)))
 _MERGED = ("rate_limit", "metadata")  # given twice, yaml.v2 decodes the second into the first
+_DURATION = re.compile(r"([0-9]{1,9})([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -65,6 +69,21 @@ class Section:
             return None
         return self._scalar(node, self.at(name))
 
+    def shown(self, name: str) -> str:
+        """A value as it stands in the file."""
+        return show(self._values[name])
+
+    def choice(self, name: str, known: tuple[str, ...], default: str) -> str | None:
+        """One of the texts in `known`; None for something else (noted)."""
+        if not self.has(name):
+            return default
+        if (text := self.text(name)) in known:
+            return text
+        if text is not None:
+            *most, last = known
+            self.problem(self.at(name), f"{', '.join(most)} or {last}", self.shown(name))
+        return None
+
     def flag(self, name: str) -> bool:
         if not self.has(name):
             return False
@@ -82,6 +101,18 @@ class Section:
             return value
         self.problem(self.at(name), f"a whole number from 0 to {most}", show(self._values[name]))
         return 0
+
+    def seconds(self, name: str, most: int) -> int | None:
+        """A duration, in whole seconds up to `most`; None where there is none, or something else (noted)."""
+        if (text := self.text(name)) in (None, ""):
+            return None
+        match = _DURATION.fullmatch(text or "")
+        seconds = int(match[1]) * _SECONDS[match[2]] if match else 0
+        if 0 < seconds <= most:
+            return seconds
+        expected = f'a duration such as "30s", "5m", "1h" or "7d", up to {most // 86400} days'
+        self.problem(self.at(name), expected, show(self._values[name]))
+        return None
 
     def section(self, name: str, known: tuple[str, ...]) -> "Section | None":
         """A mapping within this one."""
@@ -128,6 +159,8 @@ class Section:
                 close = difflib.get_close_matches(name, self._known, n=1)
                 hint = f'did you mean "{close[0]}"?' if close else f"known here: {', '.join(self._known)}"
                 self.problem(self.at(name), f"unknown key; {hint}")
+            elif name in OWN_LIMIT_KEYS and not set(LIMIT_KEYS) <= set(self._known):
+                self.problem(self.at(name), "has its place in a rate_limit")
             elif name not in self._known:
                 self.warn(
                     self.at(name), f"has no meaning here and is ignored; known here: {', '.join(self._known)}"

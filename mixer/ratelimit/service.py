@@ -6,7 +6,7 @@ Answers as envoyproxy/ratelimit does (`shouldRateLimitWorker` in its `ratelimit.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
@@ -15,10 +15,10 @@ from mixer import config
 from mixer.errors import CounterError, DeadlineError
 from mixer.log import Throttle
 from mixer.metrics import Metrics
-from mixer.ratelimit import answer
+from mixer.ratelimit import answer, counted
 from mixer.ratelimit.answer import OK, OVER_LIMIT, LimitTexts
-from mixer.ratelimit.claims import Claim, Claims, windows
-from mixer.ratelimit.counters import Counters, FixedWindow
+from mixer.ratelimit.claims import Claim, Claims, hits
+from mixer.ratelimit.counters import SECOND, Counters, Outcomes
 from mixer.ratelimit.limits import Limits
 from mixer.ratelimit.metadata import of_request
 from mixer.ratelimit.tree import Limit
@@ -37,7 +37,7 @@ class QuotaService:
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._claims = Claims(limits.domains)
+        self._claims = Claims(limits.domains, metrics)
         self._counters = counters
         self._shadow_mode = settings.shadow_mode
         self._quota_mode = settings.quota_mode
@@ -49,36 +49,51 @@ class QuotaService:
         self._ok, self._over_limit, self._shadow = outcome("ok"), outcome("over_limit"), outcome("shadow")
         self._unlimited, self._no_limit = outcome("unlimited"), outcome("no_limit")
 
-    async def should_rate_limit(self, request: RateLimitRequest, timeout: float | None) -> bytes:
-        """A serialised RateLimitResponse.
+    def should_rate_limit(self, request: RateLimitRequest, timeout: float | None) -> bytes | Awaitable[bytes]:
+        """A serialised RateLimitResponse, at once unless the counters must be waited for.
 
-        Raises:
+        Raises, now or when it is waited for:
             RequestError: the request is wrong; the message says what and where.
             DeadlineError: the counters did not answer within `timeout` seconds.
             CounterError: the counters cannot answer.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
         found = self._claims.of(request)
-        now = int(self._clock())
-        hits = windows(found, request.hits_addend, now)
+        asked = hits(found, request.hits_addend)
+        if not asked:
+            return self._answer(request, found, [])
+        end = None if timeout is None else time.monotonic() + timeout
         try:
-            counts = await self._counters.hit(hits, timeout) if hits else []
+            outcomes = self._counters.hit(asked, int(self._clock() * SECOND), timeout)
         except CounterError as error:
-            if (held := self._throttle(error.reason)) is not None:
-                _log.warning("count_failed", reason=error.reason, error=str(error), held_back=held)
-            if error.reason == "timeout" and deadline is not None and time.monotonic() >= deadline:
-                raise DeadlineError("deadline", str(error)) from error
+            self._fail(error, end)
             raise
-        return self._answer(request, found, zip(hits, counts, strict=True), now)
+        if isinstance(outcomes, list):
+            return self._answer(request, found, outcomes)
+        return self._wait(request, found, outcomes, end)
 
-    def _answer(
+    async def _wait(
         self,
         request: RateLimitRequest,
         found: Sequence[Claim | None],
-        counted: Iterator[tuple[FixedWindow, int]],
-        now: int,
+        outcomes: Awaitable[Outcomes],
+        end: float | None,
     ) -> bytes:
-        """The answer, where `counted` are the counts of the descriptors that have any."""
+        try:
+            return self._answer(request, found, await outcomes)
+        except CounterError as error:
+            self._fail(error, end)
+            raise
+
+    def _fail(self, error: CounterError, end: float | None) -> None:
+        """`end`: when the caller's time is over, of `time.monotonic`. Raises `DeadlineError` if that is why."""
+        if (held := self._throttle(error.reason)) is not None:
+            _log.warning("count_failed", reason=error.reason, error=str(error), held_back=held)
+        if error.reason == "timeout" and end is not None and time.monotonic() >= end:
+            raise DeadlineError("deadline", str(error)) from error
+
+    def _answer(self, request: RateLimitRequest, found: Sequence[Claim | None], outcomes: Outcomes) -> bytes:
+        """The answer, where `outcomes` are those of the descriptors that are counted."""
+        each = iter(outcomes)
         tally = _Tally()
         parts = [b""]  # the overall code comes here
         passed: list[Limit] = []
@@ -89,17 +104,18 @@ class QuotaService:
                 tally.quotas += self._quota_mode
                 continue
             limit, texts = claim.limit, claim.texts
-            if limit.unlimited:
+            if claim.hit is None:
                 self._unlimited.inc()
                 parts.append(answer.UNLIMITED)
                 tally.unlimited = texts
                 continue
-            window, count = next(counted)
-            left = max(limit.requests_per_unit - count, 0)
-            code = self._code(limit, count)
-            until_reset = window.start + window.seconds - now
-            parts.append(answer.status(texts.status[code], left, until_reset))
-            tally.add(texts, left, until_reset, code, self._quota_mode or limit.quota_mode)
+            outcome = next(each)
+            over, _, left, reset, _, _ = outcome
+            is_shadow = over and (limit.shadow_mode or self._shadow_mode)
+            counted.add(claim.tally, claim.hit, outcome, is_shadow)
+            code = self._code(limit, over)
+            parts.append(answer.status(texts.status[code], left, reset))
+            tally.add(texts, left, reset, code, self._quota_mode or limit.quota_mode)
             if code == OK:
                 passed.append(limit)
         overall = OVER_LIMIT if tally.is_over() and not self._shadow_mode else OK
@@ -120,9 +136,9 @@ class QuotaService:
             )
         return b"".join(parts)
 
-    def _code(self, limit: Limit, count: int) -> int:
-        """The status of a descriptor whose counter is at `count`; its outcome is counted."""
-        if count <= limit.requests_per_unit:
+    def _code(self, limit: Limit, over: bool) -> int:
+        """The status of a descriptor; its outcome is counted."""
+        if not over:
             self._ok.inc()
             return OK
         (self._shadow if limit.shadow_mode or self._shadow_mode else self._over_limit).inc()

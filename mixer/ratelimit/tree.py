@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixer.ratelimit import keys
-from mixer.ratelimit.keys import Entry
+from mixer.ratelimit.counters import SECOND, Rule
+from mixer.ratelimit.keys import Entry, Format
 
 # Unit by its name in YAML: its number in `envoy.type.v3.RateLimitUnit`, and seconds.
 UNITS = {
@@ -35,11 +36,15 @@ class Limit:
     requests_per_unit: int = 0
     unit: int = 0  # `envoy.type.v3.RateLimitUnit`; 0 for an unlimited one
     name: str = ""
+    rule: Rule | None = None  # how it is counted; None for an unlimited one
     unlimited: bool = False
     shadow_mode: bool = False
     quota_mode: bool = False
     replaces: frozenset[str] = frozenset()
     metadata: Mapping[str, Any] | None = None
+    # Its statistics are kept by the values in the request: all of them, or those of the descriptors that say so.
+    detailed_metric: bool = False
+    value_to_metric: bool = False
 
     @property
     def label(self) -> str:
@@ -74,23 +79,29 @@ class Wildcard:
 
 
 class Descriptor:
-    """A descriptor of the file: perhaps a limit, perhaps descriptors below it."""
+    """A descriptor of the file: perhaps a limit, perhaps descriptors below it.
 
-    __slots__ = ("limit", "nested", "part", "shared_value")
+    With `shared`, all values that it takes share one counter.
+    """
 
-    def __init__(self, key: str, value: str, share_threshold: bool = False) -> None:
+    __slots__ = ("_format", "limit", "nested", "part", "shared_value", "value", "value_to_metric")
+
+    def __init__(self, key: str, value: str, shared: bool, value_to_metric: bool, key_format: Format) -> None:
         self.limit: Limit | None = None
         self.nested = Level()
-        # What stands for the value in the counter's name when all values of a wildcard share one counter.
-        self.shared_value = (value or "*") if share_threshold else None
+        self.value = value
+        self.value_to_metric = value_to_metric
+        self._format = key_format
+        # What stands for the value in the counter's name when all values share one counter.
+        self.shared_value = (value or "*") if shared else None
         # The entry's part of the counter's name, where every request that comes here has the same.
         self.part: str | None = None
-        if "*" not in key and (share_threshold or (value and "*" not in value)):
-            self.part = keys.entry_part(key, value)
+        if "*" not in key and (shared or (value and "*" not in value)):
+            self.part = key_format.entry_part(key, self.shared_value or value)
 
     def part_for(self, key: str, value: str) -> str:
         """The entry's part of the counter's name where `part` is None."""
-        return keys.entry_part(key, value if self.shared_value is None else self.shared_value)
+        return self._format.entry_part(key, value if self.shared_value is None else self.shared_value)
 
 
 class _Values:
@@ -156,14 +167,16 @@ def _matcher(text: str) -> Callable[[str], bool]:
 
 
 class Domain:
-    """The limits of one domain."""
+    """The limits of one domain. `counts_over` is for limits that requests bring."""
 
-    __slots__ = ("_part", "level", "name")
+    __slots__ = ("_counts_over", "_format", "_part", "level", "name")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, counts_over: bool = True, key_format: Format = keys.MIXER) -> None:
         self.name = name
         self.level = Level()
-        self._part = keys.domain_part(name)
+        self._counts_over = counts_over
+        self._format = key_format
+        self._part = key_format.domain_part(name)
 
     def limits(self) -> Iterator[Limit]:
         return (descriptor.limit for descriptor in self.level.descriptors() if descriptor.limit is not None)
@@ -182,7 +195,23 @@ class Domain:
             level = found.nested
         if found is None or found.limit is None:
             return None
-        return found.limit, keys.bounded(name)
+        return found.limit, self._format.bounded(name)
+
+    def metric_label(self, entries: Iterable[Entry], limit: Limit) -> str:
+        """Under which name statistics of a limit are kept for a request's descriptor that it applies to
+        (`GetLimit` in envoyproxy/ratelimit's `config_impl.go`)."""
+        level = self.level
+        parts = [self.name]
+        for entry in entries:
+            found = level.find(entry.key, entry.value)
+            if found is None:
+                break
+            value = found.shared_value or found.value
+            if not found.shared_value and (limit.detailed_metric or found.value_to_metric):
+                value = entry.value
+            parts.append(f"{entry.key}_{value}" if value else entry.key)
+            level = found.nested
+        return ".".join(parts)
 
     def override(self, entries: Iterable[Entry], requests_per_unit: int, unit: int) -> tuple[Limit, str]:
         """A limit that the request itself brings, and the name of its counter.
@@ -191,4 +220,6 @@ class Domain:
         """
         entries = tuple(entries)
         path = ".".join(f"{entry.key}_{entry.value}" if entry.value else entry.key for entry in entries)
-        return Limit(f"{self.name}.{path}", requests_per_unit, unit), keys.of_entries(self.name, entries)
+        rule = Rule(requests_per_unit, SECONDS[unit] * SECOND, counts_over=self._counts_over)
+        limit = Limit(f"{self.name}.{path}", requests_per_unit, unit, rule=rule)
+        return limit, self._format.of_entries(self.name, entries)

@@ -12,24 +12,22 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from mixer import config
 from mixer.errors import CounterError
 from mixer.metrics import Metrics
-from mixer.ratelimit.counters import Counters, FixedWindow
+from mixer.ratelimit.counters import SECOND, Counters
 from mixer.ratelimit.memory import MemoryCounters
 from mixer.ratelimit.redis import RedisCounters
 from tests.components.processes import Redis
+from tests.ratelimit.counting import NOW, START, counts, one, outcome
 from tests.ratelimit.loop import run
 
-START = 1_800_000_000  # where a minute, an hour and a day begin
 TIMEOUT = 0.3  # seconds, of a round trip to Redis
 
 
@@ -45,7 +43,7 @@ class Store:
     async def clients(self, count: int = 1) -> AsyncIterator[list[Counters]]:
         opened: list[Counters]
         if self._url is None:
-            opened = [MemoryCounters(Metrics(CollectorRegistry()), lambda: START)]
+            opened = [MemoryCounters(Metrics(CollectorRegistry()), lambda: float(START))]
         else:
             opened = [redis_counters(self._url, key_prefix=self.prefix) for _ in range(count)]
         for client in opened:
@@ -66,14 +64,8 @@ class Store:
 
 
 def redis_counters(url: str, **settings: object) -> RedisCounters:
-    return RedisCounters(
-        config.Redis.model_validate({"url": url, "timeout": f"{TIMEOUT}s", **settings}),
-        Metrics(CollectorRegistry()),
-    )
-
-
-def one(name: str, hits: int = 1, start: int = START, seconds: int = 60) -> FixedWindow:
-    return FixedWindow(name, seconds, start, hits)
+    redis = {"url": url, "timeout": f"{TIMEOUT}s", **settings}
+    return RedisCounters(config.RateLimits.model_validate({"redis": redis}), Metrics(CollectorRegistry()))
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -84,7 +76,7 @@ def store(request: pytest.FixtureRequest) -> Store:
 def test_first_hit_counts_one_and_the_next_ones_follow(store: Store) -> None:
     async def scenario() -> list[list[int]]:
         async with store.client() as client:
-            return [await client.hit([one("a")]) for _ in range(3)]
+            return [await counts(client, [one("a")]) for _ in range(3)]
 
     assert run(scenario()) == [[1], [2], [3]]
 
@@ -92,7 +84,7 @@ def test_first_hit_counts_one_and_the_next_ones_follow(store: Store) -> None:
 def test_hits_of_one_call_are_counted_one_after_the_other(store: Store) -> None:
     async def scenario() -> list[int]:
         async with store.client() as client:
-            return await client.hit([one("a", 2), one("b", 5), one("a", 3), one("b", 0)])
+            return await counts(client, [one("a", 2), one("b", 5), one("a", 3), one("b", 0)])
 
     assert run(scenario()) == [2, 5, 5, 5]
 
@@ -100,7 +92,7 @@ def test_hits_of_one_call_are_counted_one_after_the_other(store: Store) -> None:
 def test_no_hits_have_no_counts(store: Store) -> None:
     async def scenario() -> list[int]:
         async with store.client() as client:
-            return await client.hit([])
+            return await counts(client, [])
 
     assert run(scenario()) == []
 
@@ -108,7 +100,7 @@ def test_no_hits_have_no_counts(store: Store) -> None:
 def test_a_look_at_a_counter_does_not_count(store: Store) -> None:
     async def scenario() -> list[list[int]]:
         async with store.client() as client:
-            return [await client.hit([one("a", hits)]) for hits in (0, 1, 0, 0, 1)]
+            return [await counts(client, [one("a", hits)]) for hits in (0, 1, 0, 0, 1)]
 
     assert run(scenario()) == [[0], [1], [1], [1], [2]]
 
@@ -116,8 +108,8 @@ def test_a_look_at_a_counter_does_not_count(store: Store) -> None:
 def test_a_window_starts_at_zero_and_leaves_the_one_before_as_it_was(store: Store) -> None:
     async def scenario() -> list[list[int]]:
         async with store.client() as client:
-            starts = (START, START, START + 60, START, START + 60)
-            return [await client.hit([one("a", start=start)]) for start in starts]
+            times = (NOW, NOW + 59 * SECOND, NOW + 60 * SECOND, NOW + 1, NOW + 119 * SECOND)
+            return [await counts(client, [one("a")], now) for now in times]
 
     assert run(scenario()) == [[1], [2], [1], [3], [2]]
 
@@ -125,7 +117,7 @@ def test_a_window_starts_at_zero_and_leaves_the_one_before_as_it_was(store: Stor
 def test_windows_of_another_length_are_other_counters(store: Store) -> None:
     async def scenario() -> list[int]:
         async with store.client() as client:
-            return await client.hit([one("a", seconds=seconds) for seconds in (1, 60, 3600, 60)])
+            return await counts(client, [one("a", seconds=seconds) for seconds in (1, 60, 3600, 60)])
 
     assert run(scenario()) == [1, 1, 1, 2]
 
@@ -135,7 +127,7 @@ def test_names_are_told_apart_whatever_they_hold(store: Store) -> None:
 
     async def scenario() -> list[int]:
         async with store.client() as client:
-            return await client.hit([one(name) for name in names])
+            return await counts(client, [one(name) for name in names])
 
     assert run(scenario()) == [1] * len(names)
 
@@ -143,7 +135,7 @@ def test_names_are_told_apart_whatever_they_hold(store: Store) -> None:
 def test_large_hits_are_exact(store: Store) -> None:
     async def scenario() -> list[list[int]]:
         async with store.client() as client:
-            return [await client.hit([one("a", 2**32)]) for _ in range(3)]
+            return [await counts(client, [one("a", 2**32)]) for _ in range(3)]
 
     assert run(scenario()) == [[2**32], [2**33], [3 * 2**32]]
 
@@ -155,62 +147,28 @@ def test_eight_clients_at_once_are_admitted_exactly_as_often_as_the_limit(store:
         async with store.clients(8) as clients:
 
             async def admitted(client: Counters) -> int:
-                counts = await asyncio.gather(*(client.hit([one("a")]) for _ in range(calls)))
-                return sum(count <= limit for (count,) in counts)
+                hit = one("a", limit=limit)
+                found = await asyncio.gather(*(outcome(client, hit) for _ in range(calls)))
+                return sum(not each.over for each in found)
 
             return sum(await asyncio.gather(*map(admitted, clients)))
 
     assert run(scenario()) == limit
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    calls=st.lists(
-        st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from((0, 1)), st.integers(0, 5)), max_size=5),
-        max_size=30,
-    )
-)
-def test_counts_of_calls_at_once_are_those_of_the_calls_one_by_one(
-    store: Store, calls: list[list[tuple[str, int, int]]]
-) -> None:
-    base = store.new_name()
-    hits = [
-        [one(f"{base}{name}", count, START + 60 * window) for name, window, count in call] for call in calls
-    ]
-
-    async def scenario() -> list[list[int]]:
-        async with store.client() as client:
-            return await asyncio.gather(*map(client.hit, hits))
-
-    assert run(scenario()) == expected(hits)
-
-
-def expected(calls: Sequence[Sequence[FixedWindow]]) -> list[list[int]]:
-    """The model: a number for each name and window."""
-    counters: Counter[tuple[str, int, int]] = Counter()
-    answers = []
-    for call in calls:
-        answer = []
-        for hit in call:
-            counters[hit[:3]] += hit.hits
-            answer.append(counters[hit[:3]])
-        answers.append(answer)
-    return answers
-
-
 def test_a_call_that_is_cancelled_disturbs_no_other(store: Store) -> None:
     async def scenario() -> list[int]:
         async with store.client() as client:
-            calls = [asyncio.ensure_future(client.hit([one("a")])) for _ in range(20)]
+            calls = [asyncio.ensure_future(counts(client, [one("a")])) for _ in range(20)]
             await asyncio.sleep(0)
             for call in calls[::2]:
                 call.cancel()
             results = await asyncio.gather(*calls, return_exceptions=True)
             return [result[0] for result in results if isinstance(result, list)]
 
-    counts = run(scenario())
-    assert len(set(counts)) == len(counts) >= 10
-    assert max(counts) <= 20
+    found = run(scenario())
+    assert len(set(found)) == len(found) >= 10
+    assert max(found) <= 20
 
 
 def test_a_store_that_answers_is_ready(store: Store) -> None:
@@ -229,21 +187,21 @@ import asyncio, json, sys, uvloop
 from prometheus_client import CollectorRegistry
 from mixer import config
 from mixer.metrics import Metrics
-from mixer.ratelimit.counters import FixedWindow
 from mixer.ratelimit.redis import RedisCounters
+from tests.ratelimit.counting import counts, one
 
-url, prefix, start, calls = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+url, prefix, calls = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
 async def main():
-    settings = config.Redis.model_validate({"url": url, "key_prefix": prefix, "timeout": "20s"})
+    redis = {"url": url, "key_prefix": prefix, "timeout": "20s"}
+    settings = config.RateLimits.model_validate({"redis": redis})
     clients = [RedisCounters(settings, Metrics(CollectorRegistry())) for _ in range(4)]
     for client in clients:
         await client.start()
     print("started", flush=True)
     sys.stdin.readline()
-    hit = [FixedWindow("a", 60, start, 1)]
-    counts = await asyncio.gather(*(client.hit(hit) for _ in range(calls) for client in clients))
-    print(json.dumps([count for count, in counts]), flush=True)
+    found = await asyncio.gather(*(counts(client, [one("a")]) for _ in range(calls) for client in clients))
+    print(json.dumps([count for count, in found]), flush=True)
     for client in clients:
         await client.close()
 
@@ -255,7 +213,7 @@ def test_processes_that_share_a_redis_share_the_limit(redis_url: str) -> None:
     prefix = f"{uuid.uuid4()}:"
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", CHILD, redis_url, prefix, str(START), str(CALLS)],
+            [sys.executable, "-c", CHILD, redis_url, prefix, str(CALLS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -266,19 +224,19 @@ def test_processes_that_share_a_redis_share_the_limit(redis_url: str) -> None:
         for child in children:
             assert child.stdout is not None
             assert child.stdout.readline() == "started\n"
-        counts = []
+        found: list[int] = []
         for child in children:
             assert child.stdin is not None
             child.stdin.write("go\n")
             child.stdin.flush()
         for child in children:
             output, _ = child.communicate(timeout=60)
-            counts += json.loads(output)
+            found += json.loads(output)
     finally:
         for child in children:
             child.kill()
             child.communicate()
-    assert sorted(counts) == list(range(1, 2 * 4 * CALLS + 1))
+    assert sorted(found) == list(range(1, 2 * 4 * CALLS + 1))
 
 
 # Redis that fails. `TIMEOUT` bounds a round trip, and a call that must wait for another one first.
@@ -288,7 +246,7 @@ async def error_of(client: Counters, timeout: float | None = None) -> tuple[str,
     """The reason of the error that a call gets, and how long that took."""
     start = time.monotonic()
     with pytest.raises(CounterError) as caught:
-        await client.hit([one("a")], timeout)
+        await counts(client, [one("a")], timeout=timeout)
     return caught.value.reason, time.monotonic() - start
 
 
@@ -297,7 +255,7 @@ async def recovered(client: Counters, within: float = 10) -> list[int]:
     deadline = time.monotonic() + within
     while True:
         try:
-            return await client.hit([one("a")])
+            return await counts(client, [one("a")])
         except CounterError:
             assert time.monotonic() < deadline, "no answer again"
             await asyncio.sleep(0.02)
@@ -318,10 +276,10 @@ def test_scripts_that_were_flushed_are_sent_again(start_redis: Callable[..., Red
 
     async def scenario() -> list[list[int]]:
         async with connected(server) as client:
-            first = await client.hit([one("a")])
+            first = await counts(client, [one("a")])
             server.call("SCRIPT FLUSH")
-            at_once = await asyncio.gather(*(client.hit([one("a")]) for _ in range(3)))
-            return [first, *at_once, await client.hit([one("a")])]
+            at_once = await asyncio.gather(*(counts(client, [one("a")]) for _ in range(3)))
+            return [first, *at_once, await counts(client, [one("a")])]
 
     assert run(scenario()) == [[1], [2], [3], [4], [5]]
 
@@ -333,7 +291,7 @@ def test_a_killed_redis_is_an_error_at_once_and_a_restarted_one_counts_again(
 
     async def scenario() -> None:
         async with connected(server) as client:
-            assert await client.hit([one("a")]) == [1]
+            assert await counts(client, [one("a")]) == [1]
             server.kill()
             for _ in range(3):
                 reason, seconds = await error_of(client)
@@ -370,7 +328,7 @@ def test_a_paused_redis_is_a_timeout_and_counts_again_when_it_goes_on(
 
     async def scenario() -> None:
         async with connected(server) as client:
-            assert await client.hit([one("a")]) == [1]
+            assert await counts(client, [one("a")]) == [1]
             server.pause()
             try:
                 reason, seconds = await error_of(client)
@@ -392,12 +350,12 @@ def test_calls_that_wait_behind_a_paused_redis_all_end(start_redis: Callable[...
 
     async def scenario() -> None:
         async with connected(server, max_batch=2) as client:
-            await client.hit([one("a")])
+            await counts(client, [one("a")])
             server.pause()
             try:
                 start = time.monotonic()
                 results = await asyncio.gather(
-                    *(client.hit([one("a")]) for _ in range(50)), return_exceptions=True
+                    *(counts(client, [one("a")]) for _ in range(50)), return_exceptions=True
                 )
                 assert time.monotonic() - start < 2 * TIMEOUT + 0.5
             finally:
@@ -447,7 +405,7 @@ def test_a_connection_that_went_silent_is_replaced(redis_server: Redis) -> None:
         client = redis_counters(relay.url)
         await client.start()
         try:
-            await client.hit([one("a")])
+            await counts(client, [one("a")])
             relay.silent.set()
             assert (await error_of(client))[0] == "timeout"
             assert await recovered(client) == [2]
@@ -466,7 +424,7 @@ def test_calls_that_wait_behind_slow_round_trips_end_in_time(redis_server: Redis
         try:
             start = time.monotonic()
             results = await asyncio.gather(
-                *(client.hit([one("a")]) for _ in range(12)), return_exceptions=True
+                *(counts(client, [one("a")]) for _ in range(12)), return_exceptions=True
             )
             seconds = time.monotonic() - start
         finally:
@@ -486,7 +444,7 @@ def test_a_call_waits_no_longer_than_its_own_timeout(start_redis: Callable[..., 
 
     async def scenario() -> None:
         async with connected(server, timeout="30s") as client:
-            await client.hit([one("a")])
+            await counts(client, [one("a")])
             server.pause()
             try:
                 reason, seconds = await error_of(client, timeout=0.05)
@@ -495,7 +453,7 @@ def test_a_call_waits_no_longer_than_its_own_timeout(start_redis: Callable[..., 
             finally:
                 server.resume()
             # It had been sent, so it was counted; and the connection is as good as before.
-            assert await client.hit([one("a")]) == [3]
+            assert await counts(client, [one("a")]) == [3]
 
     run(scenario())
 
@@ -505,7 +463,7 @@ def test_a_connection_that_redis_closed_while_idle_is_made_anew(start_redis: Cal
 
     async def scenario() -> None:
         async with connected(server) as client:
-            await client.hit([one("a")])
+            await counts(client, [one("a")])
             server.call("CLIENT KILL TYPE normal")
             assert await recovered(client) == [2]
 
@@ -521,7 +479,7 @@ def test_more_calls_than_may_wait_are_an_overload(
     async def scenario() -> Counter[str]:
         async with connected(server) as client:
             results = await asyncio.gather(
-                *(client.hit([one("a")]) for _ in range(15)), return_exceptions=True
+                *(counts(client, [one("a")]) for _ in range(15)), return_exceptions=True
             )
             return Counter(
                 result.reason if isinstance(result, CounterError) else "counted" for result in results

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from mixer.ratelimit.counters import SECOND, Rule
 from mixer.ratelimit.limits import load
 from mixer.ratelimit.tree import Limit
 from tests.ratelimit.files import Entry, limits_of
@@ -34,6 +35,50 @@ def test_unit_is_read_in_any_case(unit: str, number: int) -> None:
 )
 def test_rate_is_read_as_yaml_v2_reads_it(rate: str, number: int) -> None:
     assert limit_with(f"unit: day, requests_per_unit: {rate}").requests_per_unit == number
+
+
+@pytest.mark.parametrize(
+    ("terms", "rule"),
+    [
+        ("unit: minute, requests_per_unit: 5", Rule(5, 60 * SECOND)),
+        ("window: 30s, requests_per_unit: 5", Rule(5, 30 * SECOND)),
+        ("window: 2h, requests_per_unit: 5, lot: 2", Rule(5, 7200 * SECOND, lot=2)),
+        ("unit: day, count_over_limit: no", Rule(0, 86400 * SECOND, counts_over=False)),
+        (
+            "algorithm: sliding_window, window: 7d, requests_per_unit: 5",
+            Rule(5, 7 * 86400 * SECOND, "sliding_window", counts_over=False),
+        ),
+        (
+            "algorithm: token_bucket, unit: second, requests_per_unit: 5, burst: 9, count_over_limit: yes",
+            Rule(5, SECOND, "token_bucket", burst=9),
+        ),
+        (
+            "algorithm: concurrency, requests_per_unit: 5, lease: 5m",
+            Rule(5, 300 * SECOND, "concurrency", counts_over=False),
+        ),
+    ],
+)
+def test_rule_is_what_the_limit_says(terms: str, rule: Rule) -> None:
+    assert limit_with(terms).rule == rule
+
+
+def test_hits_beyond_a_fixed_window_count_as_the_settings_say(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "domain: d\ndescriptors:\n"
+        "- {key: a, rate_limit: {unit: day}}\n"
+        "- {key: b, rate_limit: {unit: day, count_over_limit: true}}\n"
+        "- {key: c, rate_limit: {unit: day, algorithm: sliding_window}}\n"
+    )
+
+    def counts_over(**settings: bool) -> list[bool]:
+        domain = load([file], **settings).domains["d"]
+        override, _ = domain.override([Entry("a", "x")], 5, 2)
+        rules = [limit.rule for limit in (*domain.limits(), override)]
+        return [rule.counts_over for rule in rules if rule is not None]
+
+    assert counts_over() == [True, True, False, True]
+    assert counts_over(counts_over=False) == [False, True, False, False]
 
 
 def test_rate_that_is_missing_is_zero() -> None:
@@ -76,12 +121,32 @@ def test_value_without_quotes_is_the_text_in_the_file(value: str) -> None:
     assert limits.domains["d"].match([Entry("a", value)]) is not None
 
 
-def test_metric_flags_are_taken_and_change_nothing() -> None:
-    limits = limits_of(
-        "domain: d\ndescriptors: [{key: a, detailed_metric: true, value_to_metric: true, rate_limit: {unit: day}}]\n"
-    )
+def test_metric_flags_say_which_values_statistics_are_kept_by() -> None:
+    limits = limits_of("""\
+domain: d
+descriptors:
+- {key: a, rate_limit: {unit: day}}
+- {key: b, detailed_metric: true, rate_limit: {unit: day}}
+- key: c
+  value_to_metric: true
+  descriptors: [{key: e, rate_limit: {unit: day}}]
+- {key: w, value: 'x*', value_to_metric: true, rate_limit: {unit: day}}
+- {key: s, value: 'x*', share_threshold: true, detailed_metric: true, rate_limit: {unit: day}}
+""")
+    domain = limits.domains["d"]
+
+    def label(*pairs: tuple[str, str]) -> str:
+        entries = [Entry(*pair) for pair in pairs]
+        match = domain.match(entries)
+        assert match is not None
+        return domain.metric_label(entries, match[0])
+
     assert limits.warnings == ()
-    assert limits.domains["d"].match([Entry("a", "x")]) is not None
+    assert label(("a", "1")) == "d.a"
+    assert label(("b", "1")) == "d.b_1"
+    assert label(("c", "1"), ("e", "2")) == "d.c_1.e"
+    assert label(("w", "x1")) == "d.w_x1"
+    assert label(("s", "x1")) == "d.s_x*"
 
 
 def test_key_with_underscore_is_no_duplicate_of_key_and_value() -> None:

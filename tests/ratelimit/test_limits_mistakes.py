@@ -110,7 +110,7 @@ MISTAKES = {
     "rate_limit that is a number": (
         "domain: d\ndescriptors:\n- {key: a, rate_limit: 5}\n",
         "a.yaml: descriptors[0].rate_limit: expected a mapping with unit, requests_per_unit, unlimited, "
-        "name, replaces, got 5",
+        "name, replaces, algorithm, window, burst, lease, count_over_limit, lot, got 5",
     ),
     "no unit": (
         "domain: d\ndescriptors:\n- {key: a, rate_limit: {requests_per_unit: 5}}\n",
@@ -124,7 +124,84 @@ MISTAKES = {
     ),
     "unit of an unlimited one": (
         "domain: d\ndescriptors:\n- {key: a, rate_limit: {unlimited: true, unit: day}}\n",
-        'a.yaml: descriptors[0].rate_limit.unit: expected no unit beside unlimited: true, got "day"',
+        "a.yaml: descriptors[0].rate_limit.unit: expected no unit beside unlimited: true, got day",
+    ),
+    "unknown algorithm": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: day, algorithm: leaky}}\n",
+        "a.yaml: descriptors[0].rate_limit.algorithm: expected fixed_window, sliding_window, token_bucket or "
+        "concurrency, got leaky",
+    ),
+    "algorithm of an unlimited one": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {unlimited: true, algorithm: token_bucket}}\n",
+        "a.yaml: descriptors[0].rate_limit.algorithm: expected no algorithm beside unlimited: true, "
+        "got token_bucket",
+    ),
+    "algorithm beside the rate_limit": (
+        "domain: d\ndescriptors:\n- {key: a, algorithm: token_bucket, rate_limit: {unit: day}}\n",
+        "a.yaml: descriptors[0].algorithm: has its place in a rate_limit",
+    ),
+    "unit and window": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: day, window: 30s}}\n",
+        "a.yaml: descriptors[0].rate_limit.window: expected either unit or window, got both",
+    ),
+    "window without a unit of time": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {window: 30}}\n",
+        'a.yaml: descriptors[0].rate_limit.window: expected a duration such as "30s", "5m", "1h" or "7d", '
+        "up to 366 days, got 30",
+    ),
+    "window of nothing": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {window: 0s}}\n",
+        'a.yaml: descriptors[0].rate_limit.window: expected a duration such as "30s", "5m", "1h" or "7d", '
+        "up to 366 days, got 0s",
+    ),
+    "window of ages": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {window: 367d}}\n",
+        'a.yaml: descriptors[0].rate_limit.window: expected a duration such as "30s", "5m", "1h" or "7d", '
+        "up to 366 days, got 367d",
+    ),
+    "burst of a window": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {window: 1m, requests_per_unit: 5, burst: 3}}\n",
+        "a.yaml: descriptors[0].rate_limit.burst: expected no burst beside algorithm: fixed_window, got 3",
+    ),
+    "burst of nothing": (
+        "domain: d\ndescriptors:\n- key: a\n  rate_limit: {algorithm: token_bucket, window: 1m, "
+        "requests_per_unit: 5, burst: 0}\n",
+        "a.yaml: descriptors[0].rate_limit.burst: expected 1 to 4294967295, got 0",
+    ),
+    "burst that is never there again": (
+        "domain: d\ndescriptors:\n- key: a\n  rate_limit: {algorithm: token_bucket, window: 366d, "
+        "requests_per_unit: 1, burst: 1000}\n",
+        "a.yaml: descriptors[0].rate_limit.burst: expected one that refills within 140 years, got 1000",
+    ),
+    "burst without a rate": (
+        "domain: d\ndescriptors:\n- key: a\n  rate_limit: {algorithm: token_bucket, window: 1m, burst: 5}\n",
+        "a.yaml: descriptors[0].rate_limit.burst: expected none beside a limit of 0, got 5",
+    ),
+    "slots without a lease": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {algorithm: concurrency, requests_per_unit: 5}}\n",
+        "a.yaml: descriptors[0].rate_limit.lease: expected how long a slot is held at most, got nothing",
+    ),
+    "slots by the minute": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {algorithm: concurrency, lease: 1m, unit: minute}}\n",
+        "a.yaml: descriptors[0].rate_limit.unit: expected no unit beside algorithm: concurrency, got minute",
+    ),
+    "slots of one request": (
+        "domain: d\ndescriptors:\n- {key: a, value: x, rate_limit: {algorithm: concurrency, lease: 1m}}\n",
+        "a.yaml: descriptors[0].value: expected no value beside algorithm: concurrency, for the entry's value "
+        "is the id of the request, got x",
+    ),
+    "flag of a count in words": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: day, count_over_limit: never}}\n",
+        "a.yaml: descriptors[0].rate_limit.count_over_limit: expected true or false, got never",
+    ),
+    "lot beyond the limit": (
+        "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: day, requests_per_unit: 5, lot: 6}}\n",
+        "a.yaml: descriptors[0].rate_limit.lot: expected 1 to the limit of a fixed window, 5, got 6",
+    ),
+    "lot of a bucket": (
+        "domain: d\ndescriptors:\n- key: a\n  rate_limit: {algorithm: token_bucket, unit: day, "
+        "requests_per_unit: 5, lot: 2}\n",
+        "a.yaml: descriptors[0].rate_limit.lot: expected no lot beside algorithm: token_bucket, got 2",
     ),
     "rate with a fraction": (
         "domain: d\ndescriptors:\n- {key: a, rate_limit: {unit: day, requests_per_unit: 5.0}}\n",

@@ -7,10 +7,9 @@ from prometheus_client import CollectorRegistry
 
 from mixer.errors import CounterError
 from mixer.metrics import Metrics
-from mixer.ratelimit.counters import FixedWindow
+from mixer.ratelimit.counters import SECOND
 from mixer.ratelimit.memory import MemoryCounters
-
-START = 1_800_000_000
+from tests.ratelimit.counting import START, counts, one
 
 
 class Memory:
@@ -21,8 +20,8 @@ class Memory:
         self.registry = CollectorRegistry()
         self.counters = MemoryCounters(Metrics(self.registry), lambda: self.now, max_counters=3)
 
-    def hit(self, name: str, start: int = START, seconds: int = 60, hits: int = 1) -> int:
-        (count,) = asyncio.run(self.counters.hit([FixedWindow(name, seconds, start, hits)]))
+    def hit(self, name: str, at: int = START, seconds: int = 60, hits: int = 1) -> int:
+        (count,) = asyncio.run(counts(self.counters, [one(name, hits, seconds)], at * SECOND))
         return count
 
     def refused(self) -> float:

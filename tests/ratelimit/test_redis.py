@@ -22,23 +22,17 @@ from prometheus_client import CollectorRegistry
 from mixer import config
 from mixer.errors import CounterError, StartError
 from mixer.metrics import Metrics
-from mixer.ratelimit.counters import FixedWindow
 from mixer.ratelimit.redis import RedisCounters
 from tests.components.processes import Redis
+from tests.ratelimit.counting import START, counts, one
 from tests.ratelimit.loop import run
 
-START = 1_800_000_000
 T = TypeVar("T")
 
 
-def one(name: str, hits: int = 1, seconds: int = 60) -> FixedWindow:
-    return FixedWindow(name, seconds, START, hits)
-
-
 def counters(url: str, registry: CollectorRegistry | None = None, **settings: object) -> RedisCounters:
-    return RedisCounters(
-        config.Redis.model_validate({"url": url, **settings}), Metrics(registry or CollectorRegistry())
-    )
+    redis = {"redis": {"url": url, **settings}}
+    return RedisCounters(config.RateLimits.model_validate(redis), Metrics(registry or CollectorRegistry()))
 
 
 @asynccontextmanager
@@ -69,13 +63,13 @@ def batches(registry: CollectorRegistry) -> tuple[float, float]:
 
 
 async def many(client: RedisCounters, calls: int) -> list[list[int]]:
-    return await asyncio.gather(*(client.hit([one("a"), one(f"b{number}")]) for number in range(calls)))
+    return await asyncio.gather(*(counts(client, [one("a"), one(f"b{number}")]) for number in range(calls)))
 
 
 def test_calls_of_one_turn_share_one_round_trip(redis_url: str) -> None:
     registry = CollectorRegistry()
-    counts = asked(redis_url, lambda client: many(client, 50), registry=registry)
-    assert counts == [[number, 1] for number in range(1, 51)]
+    found = asked(redis_url, lambda client: many(client, 50), registry=registry)
+    assert found == [[number, 1] for number in range(1, 51)]
     assert batches(registry) == (1, 50)
 
 
@@ -83,11 +77,11 @@ def test_calls_that_come_during_a_round_trip_share_the_next_one(redis_url: str) 
     registry = CollectorRegistry()
 
     async def scenario(client: RedisCounters) -> None:
-        first = asyncio.ensure_future(client.hit([one("a")]))
+        first = asyncio.ensure_future(counts(client, [one("a")]))
         await asyncio.sleep(0)  # it is queued
         await asyncio.sleep(0)  # it is sent
         assert batches(registry) == (1, 1)
-        rest = [asyncio.ensure_future(client.hit([one("a")])) for _ in range(20)]
+        rest = [asyncio.ensure_future(counts(client, [one("a")])) for _ in range(20)]
         await asyncio.gather(first, *rest)
 
     asked(redis_url, scenario, registry=registry)
@@ -103,20 +97,20 @@ def test_a_round_trip_has_no_more_calls_than_the_settings_say(redis_url: str) ->
 def test_a_round_trip_has_a_bounded_number_of_counters(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mixer.ratelimit.redis.MAX_BATCH_COUNTERS", 10)
+    monkeypatch.setattr("mixer.ratelimit.batch.MAX_COUNTERS", 10)
     registry = CollectorRegistry()
-    counts = asked(redis_url, lambda client: many(client, 20), registry=registry)
-    assert counts == [[number, 1] for number in range(1, 21)]
+    found = asked(redis_url, lambda client: many(client, 20), registry=registry)
+    assert found == [[number, 1] for number in range(1, 21)]
     assert batches(registry)[0] == 3  # of 9, 9 and 2 calls: one counter is common to all
 
 
 def test_a_call_that_is_cancelled_before_it_is_sent_is_not_counted(redis_url: str) -> None:
     async def scenario(client: RedisCounters) -> list[int]:
-        call = asyncio.ensure_future(client.hit([one("a")]))
+        call = asyncio.ensure_future(counts(client, [one("a")]))
         await asyncio.sleep(0)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
-        return await client.hit([one("a")])
+        return await counts(client, [one("a")])
 
     assert asked(redis_url, scenario) == [1]
 
@@ -127,18 +121,18 @@ def test_a_call_that_is_out_of_time_before_it_is_sent_is_not_counted(
     server = start_redis()
 
     async def scenario(client: RedisCounters) -> list[int]:
-        await client.hit([one("a")])
+        await counts(client, [one("a")])
         server.pause()
         try:
-            blocked = asyncio.ensure_future(client.hit([one("b")]))
+            blocked = asyncio.ensure_future(counts(client, [one("b")]))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             with pytest.raises(CounterError):
-                await client.hit([one("a")], 0.01)
+                await counts(client, [one("a")], timeout=0.01)
         finally:
             server.resume()
         assert await blocked == [1]
-        return await client.hit([one("a")])
+        return await counts(client, [one("a")])
 
     assert asked(server.url, scenario, timeout="20s") == [2]
 
@@ -147,7 +141,7 @@ def test_counters_are_readable_and_expire_after_their_window(redis_server: Redis
     name = "shop|user=alice|"
 
     async def scenario(client: RedisCounters) -> None:
-        await client.hit([one(name, 3), one(name, seconds=1), one("looked-at", 0)])
+        await counts(client, [one(name, 3), one(name, seconds=1), one("looked-at", 0)])
 
     asked(redis_server.url, scenario, key_prefix="mixer:")
     lines = redis_server.call("KEYS mixer:*").decode().split("\r\n")
@@ -161,9 +155,9 @@ def test_counters_are_readable_and_expire_after_their_window(redis_server: Redis
 
 def test_expiry_is_set_by_the_first_hit_alone(redis_server: Redis) -> None:
     async def scenario(client: RedisCounters) -> None:
-        await client.hit([one("a")])
+        await counts(client, [one("a")])
         redis_server.call(f"PEXPIRE x:60|{START}|a 5000")
-        await client.hit([one("a")])
+        await counts(client, [one("a")])
 
     asked(redis_server.url, scenario, key_prefix="x:")
     assert int(redis_server.call(f"PTTL x:60|{START}|a").strip(b":\r\n")) <= 5000
@@ -175,11 +169,11 @@ def test_a_counter_that_is_something_else_fails_its_calls_alone(redis_server: Re
 
     async def scenario(client: RedisCounters) -> list[list[int] | BaseException]:
         return await asyncio.gather(
-            client.hit([one("a")]),
-            client.hit([one("a"), one("bad")]),
-            client.hit([one("text", 0)]),
-            client.hit([one("bad", 0)]),
-            client.hit([one("a")]),
+            counts(client, [one("a")]),
+            counts(client, [one("a"), one("bad")]),
+            counts(client, [one("text", 0)]),
+            counts(client, [one("bad", 0)]),
+            counts(client, [one("a")]),
             return_exceptions=True,
         )
 
@@ -195,7 +189,7 @@ def test_a_counter_that_is_something_else_fails_its_calls_alone(redis_server: Re
 
 def test_a_counter_that_would_overflow_stays_over_every_limit(redis_server: Redis) -> None:
     redis_server.call(f"SET x:60|{START}|a 9223372036854775807")
-    (count,) = asked(redis_server.url, lambda client: client.hit([one("a")]), key_prefix="x:")
+    (count,) = asked(redis_server.url, lambda client: counts(client, [one("a")]), key_prefix="x:")
     assert count > 2**52
 
 
@@ -205,7 +199,7 @@ def test_errors_are_counted_by_reason(redis_server: Redis) -> None:
 
     async def scenario(client: RedisCounters) -> None:
         with pytest.raises(CounterError):
-            await client.hit([one("bad")])
+            await counts(client, [one("bad")])
 
     asked(redis_server.url, scenario, registry=registry, key_prefix="x:")
     labels = {"store": "redis", "reason": "script"}
@@ -218,7 +212,7 @@ def test_a_replica_is_no_store_for_counters(start_redis: Callable[..., Redis]) -
 
     async def scenario(client: RedisCounters) -> str:
         with pytest.raises(CounterError) as caught:
-            await client.hit([one("a")])
+            await counts(client, [one("a")])
         return caught.value.reason
 
     assert asked(replica.url, scenario) == "unavailable"
@@ -226,21 +220,21 @@ def test_a_replica_is_no_store_for_counters(start_redis: Callable[..., Redis]) -
 
 def test_database_of_the_url_is_used(redis_server: Redis) -> None:
     url = redis_server.url.removesuffix("/0") + "/5"
-    asked(url, lambda client: client.hit([one("a")]))
+    asked(url, lambda client: counts(client, [one("a")]))
     assert redis_server.call("DBSIZE") == b":0\r\n"
     assert b"db5:keys=1" in redis_server.call("INFO keyspace")
 
 
 def test_unix_socket(start_redis: Callable[..., Redis]) -> None:
     server = start_redis(unix=True)
-    assert asked(server.url, lambda client: client.hit([one("a")])) == [1]
+    assert asked(server.url, lambda client: counts(client, [one("a")])) == [1]
 
 
 @pytest.mark.parametrize("login", [":s3cret%2F%23@", "default:s3cret%2F%23@", "mixer:another@"])
 def test_password_and_user(start_redis: Callable[..., Redis], login: str) -> None:
     server = start_redis("--requirepass", "s3cret/#", "--user", "mixer", "on", ">another", "~*", "+@all")
     url = server.url.replace("redis://", f"redis://{login}")
-    assert asked(url, lambda client: client.hit([one("a")])) == [1]
+    assert asked(url, lambda client: counts(client, [one("a")])) == [1]
 
 
 def test_wrong_password_is_said_once_and_never_shown(start_redis: Callable[..., Redis]) -> None:
@@ -248,7 +242,7 @@ def test_wrong_password_is_said_once_and_never_shown(start_redis: Callable[..., 
 
     async def scenario(client: RedisCounters) -> tuple[str, str | None]:
         with pytest.raises(CounterError) as caught:
-            await client.hit([one("a")])
+            await counts(client, [one("a")])
         return str(caught.value), client.ready()
 
     with structlog.testing.capture_logs() as logged:
@@ -297,7 +291,7 @@ async def error_behind(answers: list[bytes]) -> CounterError:
         port = server.sockets[0].getsockname()[1]
         async with connected(f"redis://127.0.0.1:{port}") as client:
             with pytest.raises(CounterError) as caught:
-                await client.hit([one("a"), one("b")])
+                await counts(client, [one("a"), one("b")])
             return caught.value
 
 
@@ -391,7 +385,7 @@ def over_tls(server: Redis, certificate: tuple[Path, Path], query: str) -> list[
 
     async def scenario(client: RedisCounters) -> list[int] | str | None:
         reason = client.ready()
-        return reason if reason is not None else await client.hit([one("a")])
+        return reason if reason is not None else await counts(client, [one("a")])
 
     with tls_in_front_of(server, certificate) as port:
         return asked(f"rediss://localhost:{port}{query}", scenario)

@@ -16,7 +16,7 @@ from mixer import config
 from mixer.errors import CounterError, DeadlineError, RequestError
 from mixer.metrics import Metrics
 from mixer.ratelimit import claims
-from mixer.ratelimit.counters import Hit
+from mixer.ratelimit.counters import SECOND, Hit, Outcome, Outcomes, Rule
 from mixer.ratelimit.memory import MemoryCounters
 from mixer.ratelimit.service import QuotaService
 from tests.ratelimit.files import limits_of
@@ -67,7 +67,11 @@ class Quota:
         return self.now
 
     def ask(self, request: RateLimitRequest, timeout: float | None = None) -> RateLimitResponse:
-        return RateLimitResponse.FromString(asyncio.run(self.service.should_rate_limit(request, timeout)))
+        async def call() -> bytes:
+            answer = self.service.should_rate_limit(request, timeout)
+            return answer if isinstance(answer, bytes) else await answer
+
+        return RateLimitResponse.FromString(asyncio.run(call()))
 
     def codes(self, *descriptors: dict[str, str]) -> tuple[str, list[str]]:
         """The overall code, and those of the statuses."""
@@ -402,13 +406,16 @@ def test_limit_of_a_request_without_a_known_unit_is_refused(unit: int) -> None:
     )
 
 
-def test_giving_hits_back_is_refused() -> None:
-    message = request(ALICE)
-    message.descriptors[0].hits_addend.value = 1
-    (descriptor,) = message.descriptors
+def test_hits_are_given_back_and_never_below_none() -> None:
+    quota = Quota()
+    back = request(ALICE)
+    back.descriptors[0].hits_addend.value = 5
+    (descriptor,) = back.descriptors
     descriptor.MergeFromString(b"\x20\x01")  # field 4, is_negative_hits: true
-    with pytest.raises(RequestError, match=r"descriptors\[0\]\.is_negative_hits: .* not supported"):
-        Quota().ask(message)
+    quota.codes(ALICE)
+    quota.codes(ALICE)
+    assert quota.ask(back).statuses[0].limit_remaining == 2
+    assert [quota.codes(ALICE)[0] for _ in range(3)] == [OK, OK, OVER]
     (descriptor,) = request(ALICE).descriptors
     descriptor.hits_addend.value = 1
     descriptor.MergeFromString(b"\x20\x00\x28\x01")  # false, and a field that nobody knows
@@ -416,30 +423,32 @@ def test_giving_hits_back_is_refused() -> None:
     message = request()
     message.domain = "shop"
     message.descriptors.append(descriptor)
-    assert codes_of(Quota().ask(message)) == (OK, [OK])
+    assert codes_of(quota.ask(message)) == (OVER, [OVER])
 
 
 class Recording:
     """Counters that count nothing, and keep what they were asked."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[Sequence[Hit], float | None]] = []
+        self.asked: list[tuple[Sequence[Hit], int, float | None]] = []
 
-    async def hit(self, hits: Sequence[Hit], timeout: float | None = None) -> list[int]:
-        self.asked.append((hits, timeout))
-        return [0] * len(hits)
+    def hit(self, hits: Sequence[Hit], now: int, timeout: float | None = None) -> Outcomes:
+        self.asked.append((hits, now, timeout))
+        return [Outcome(over=False, used=0, remaining=1, reset=1, retry=0)] * len(hits)
 
 
-def test_counters_get_the_window_the_hits_and_the_time_that_is_left() -> None:
+def test_counters_get_the_rule_the_hits_and_the_times() -> None:
     counters = Recording()
     quota = Quota(counters=counters)
     quota.now = START + 61.5
     message = request(ALICE, {"user": "admin"}, {"other": "x"}, {"path": "/"}, hits_addend=3)
     message.descriptors[3].hits_addend.value = 2**64 - 1
     quota.ask(message, 0.02)
-    assert counters.asked == [
-        ([("shop|user=alice|", 60, START + 60, 3), ("shop|path=/|", 1, START + 61, 2**32)], 0.02)
+    hits = [
+        Hit("shop|user=alice|", Rule(2, 60 * SECOND), 3),
+        Hit("shop|path=/|", Rule(3, SECOND), 2**32),
     ]
+    assert counters.asked == [(hits, START * SECOND + 61_500_000, 0.02)]
 
 
 class Failing:
@@ -448,7 +457,7 @@ class Failing:
     def __init__(self, reason: str, wait: bool) -> None:
         self._reason, self._wait = reason, wait
 
-    async def hit(self, hits: Sequence[Hit], timeout: float | None = None) -> list[int]:
+    async def hit(self, hits: Sequence[Hit], now: int, timeout: float | None = None) -> Outcomes:
         if self._wait:
             assert timeout is not None
             await asyncio.sleep(timeout)
@@ -489,7 +498,7 @@ def test_more_descriptors_than_are_remembered_are_answered_alike(monkeypatch: py
 
 def test_no_more_descriptors_are_remembered_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "REMEMBERED", 50)
-    found = claims.Claims(limits_of(LIMITS, "domain: other\n").domains)
+    found = claims.Claims(limits_of(LIMITS, "domain: other\n").domains, Metrics(CollectorRegistry()))
     objects = gc_objects(claims.Claim)
     for number in range(1000):
         found.of(request({"user": str(number)}, domain="shop"))
@@ -498,7 +507,7 @@ def test_no_more_descriptors_are_remembered_than_there_is_room_for(monkeypatch: 
 
 
 def test_long_descriptors_are_not_remembered() -> None:
-    found = claims.Claims(limits_of(LIMITS).domains)
+    found = claims.Claims(limits_of(LIMITS).domains, Metrics(CollectorRegistry()))
     objects = gc_objects(claims.Claim)
     assert found.of(request({"user": "x" * 1000})) != [None]
     assert gc_objects(claims.Claim) == objects

@@ -1,0 +1,56 @@
+"""Counters for the hot path, exposed through a prometheus_client registry: one update is an addition to a list.
+
+One thread updates them; any may read them.
+"""
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+OVERFLOW = "(other)"
+
+
+class Tallies(Collector):
+    """One metric with two labels: a free one, whose first `bound` values have series of their own, the others those of
+    `(other)`; and one with fixed values. Series that never moved are not shown."""
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: tuple[str, str],
+        *,
+        kinds: tuple[str, ...],
+        bound: int,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._family = name, documentation, labels
+        self._kinds = kinds
+        self._bound = bound
+        self._rows: dict[str, list[int]] = {}
+        self._overflow = [0] * len(kinds)
+        registry.register(self)
+
+    def row(self, value: str) -> list[int]:
+        """The numbers of this label value by kind, to be added to in place."""
+        if (row := self._rows.get(value)) is not None:
+            return row
+        if len(self._rows) >= self._bound or value == OVERFLOW:
+            return self._overflow
+        row = self._rows[value] = [0] * len(self._kinds)
+        return row
+
+    def describe(self) -> Iterable[Metric]:
+        name, documentation, labels = self._family
+        yield CounterMetricFamily(name, documentation, labels=labels)
+
+    def collect(self) -> Iterable[Metric]:
+        name, documentation, labels = self._family
+        family = CounterMetricFamily(name, documentation, labels=labels)
+        for value, row in (*list(self._rows.items()), (OVERFLOW, self._overflow)):
+            for kind, number in zip(self._kinds, row, strict=True):
+                if number:
+                    family.add_metric((value, kind), number)
+        yield family
