@@ -44,15 +44,16 @@ class Metrics:
             "mixer_calls_in_flight", "Calls being answered.", ("method",), registry=registry
         )
 
-        # Decisions by outcome (allowed, denied; error: the policy answered with an error_response). A jump of denied:
-        # look at `mixer.decision.reason` of the records.
+        # Decisions by outcome (allowed, denied; over_limit: allowed, but over a limit that the decision asks for;
+        # error: the policy answered with an error_response). A jump of denied: look at `mixer.decision.reason` of the
+        # records; of over_limit: at `mixer.limit`.
         self.decisions = Counter("mixer_decisions", "Decisions, by outcome.", ("outcome",), registry=registry)
-        # What policy.dry_run let pass though the policy did not allow it. At rest: dry_run can go.
+        # What policy.dry_run let pass though the policy, or a limit of its decision, did not. At rest: dry_run can go.
         self.dry_run_passed = Counter(
             "mixer_dry_run_passed", "Requests not allowed that a dry run let pass.", registry=registry
         )
-        # Decisions that could not be made, by reason (undefined, illegal, evaluation, timeout, unavailable,
-        # overload).
+        # Decisions and limits of policies that could not be made, by reason (undefined, illegal, evaluation, timeout,
+        # unavailable, overload).
         # The log names the rule and line; Envoy's failure mode decided meanwhile.
         self.engine_errors = Counter(
             "mixer_engine_errors", "Failed decisions, by reason.", ("engine", "reason"), registry=registry
@@ -127,8 +128,8 @@ class Metrics:
             "mixer_bundle_polls", "Polls of bundles, by outcome.", ("bundle", "outcome"), registry=registry
         )
 
-        # Descriptors judged, by outcome (ok, over_limit, shadow, unlimited, no_limit). Much no_limit: Envoy's
-        # descriptors and the limits file do not fit together.
+        # Descriptors and limits of policies judged, by outcome (ok, over_limit, shadow, unlimited, no_limit). Much
+        # no_limit: Envoy's descriptors and the limits file do not fit together (right where a policy has the limits).
         self.quota_descriptors = Counter(
             "mixer_quota_descriptors", "Descriptors judged, by outcome.", ("outcome",), registry=registry
         )
@@ -144,6 +145,13 @@ class Metrics:
             kinds=LIMIT_HITS,
             bound=MAX_LIMITS,
             registry=registry,
+        )
+        # Slots of concurrency limits given back beside calls, by outcome: released, by the end of their request as the
+        # access log tells it, or since its call was not answered; dropped: ends that could not be told to the counters,
+        # so that slots stay taken until their lease ends. Look at mixer_counter_errors then. No released though slots
+        # are taken: Envoy's access log does not come here, or its logger has no metadata.
+        self.slot_releases = Counter(
+            "mixer_slot_releases", "Slots given back, by outcome.", ("outcome",), registry=registry
         )
         # Counter calls that failed, by reason (unavailable, timeout, script, overload: look at Redis; full: more
         # counters than fit into memory, use Redis).

@@ -32,19 +32,24 @@ if TYPE_CHECKING:
     from mixer.policy.polling import Bundles
     from mixer.policy.sources import Sources
     from mixer.ratelimit.counters import Counters
+    from mixer.ratelimit.quota import Quotas
+    from mixer.ratelimit.releases import Releases
+    from mixer.ratelimit.service import QuotaService
     from mixer.shadow.shadow import Shadow
     from mixer.telemetry.sink import Kind, Sink
 
 Role = Literal["all", "check", "report"]
 
 
-def _embedded(settings: config.Policy, loaded: "Sources | None" = None) -> PolicyEngine:
+def _embedded(
+    settings: config.Policy, others: Sequence[str] = (), loaded: "Sources | None" = None
+) -> PolicyEngine:
     from mixer.policy.regorus import EmbeddedEngine
 
-    return EmbeddedEngine(settings, loaded=loaded)
+    return EmbeddedEngine(settings, loaded=loaded, others=others)
 
 
-def _opa(settings: config.Policy) -> PolicyEngine:
+def _opa(settings: config.Policy, _: Sequence[str] = ()) -> PolicyEngine:
     from mixer.policy.opa import OpaEngine
 
     return OpaEngine(settings)
@@ -97,7 +102,10 @@ def bodies_of(settings: config.Policy) -> "Bodies | None":
     return Bodies(None if path is None else Messages.load(path))
 
 
-ENGINES: dict[str, Callable[[config.Policy], PolicyEngine]] = {"embedded": _embedded, "opa": _opa}
+ENGINES: dict[str, Callable[[config.Policy, Sequence[str]], PolicyEngine]] = {
+    "embedded": _embedded,
+    "opa": _opa,
+}
 COUNTERS: dict[str, Callable[[config.RateLimits, Metrics], "Counters"]] = {"memory": _memory, "redis": _redis}
 SINKS: dict[str, Callable[[Any, Metrics, "Kind[Any]", str], "Sink[Any]"]] = {"kafka": _kafka, "file": _file}
 FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
@@ -118,6 +126,8 @@ class Runtime:
     shadow: "Shadow | None" = None
     bundles: "Bundles | None" = None
     counters: "Counters | None" = None
+    quotas: "Quotas | None" = None
+    releases: "Releases | None" = None
     sinks: "list[Sink[Any]]" = field(default_factory=list)
     decision_log: "DecisionLog | None" = None
     fronts: dict[str, Front] = field(default_factory=dict)
@@ -150,11 +160,17 @@ class Runtime:
 
     async def _check_methods(self) -> Methods:
         methods: list[Method] = []
+        if (rate_limits := self.settings.rate_limits) is not None:
+            from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
+
+            quota = await self._quotas(rate_limits)
+            service = "envoy.service.ratelimit.v3.RateLimitService"
+            methods.append(Unary(service, "ShouldRateLimit", RateLimitRequest, quota.should_rate_limit))
         if (policy := self.settings.policy) is not None:
             from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
             if not policy.bundles:
-                self.engine = ENGINES[policy.engine](policy)
+                self.engine = ENGINES[policy.engine](policy, self._others())
                 await self.engine.start()
             if (log_settings := self.settings.decision_log) is not None:
                 self.decision_log = self._decision_log(log_settings, policy)
@@ -167,24 +183,38 @@ class Runtime:
                 check = await self._by_bundles(policy)
             service = "envoy.service.auth.v3.Authorization"
             methods.append(Unary(service, "Check", CheckRequest, check.check, check.check_all))
-        if (rate_limits := self.settings.rate_limits) is not None:
-            from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
-
-            from mixer.ratelimit import limits as limits_files
-            from mixer.ratelimit.service import QuotaService
-
-            limits = limits_files.load(
-                rate_limits.paths,
-                rate_limits.merge_domain_config,
-                counts_over=rate_limits.count_over_limit,
-                key_format=rate_limits.key_format,
-            )
-            self.counters = COUNTERS[rate_limits.counters](rate_limits, self.metrics)
-            await self.counters.start()
-            quota = QuotaService(limits, self.counters, rate_limits, self.metrics)
-            service = "envoy.service.ratelimit.v3.RateLimitService"
-            methods.append(Unary(service, "ShouldRateLimit", RateLimitRequest, quota.should_rate_limit))
         return methods
+
+    def _others(self) -> tuple[str, ...]:
+        """Rules that the engine is asked for beside those of `policy`."""
+        limits = self.settings.rate_limits
+        return () if limits is None or limits.decision is None else (limits.decision,)
+
+    async def _quotas(self, settings: config.RateLimits) -> "QuotaService":
+        """Quota, without a rule that gives limits yet."""
+        from mixer.ratelimit import limits as limits_files
+        from mixer.ratelimit.quota import Quotas
+
+        limits = limits_files.load(
+            settings.paths,
+            settings.merge_domain_config,
+            counts_over=settings.count_over_limit,
+            key_format=settings.key_format,
+        )
+        counters, releases = await self._counters(settings)
+        alone = self.role == "check" and settings.counters == "memory"
+        self.quotas = Quotas(limits, counters, settings, self.metrics, releases=releases, slots=not alone)
+        return self.quotas.service
+
+    async def _counters(self, settings: config.RateLimits) -> "tuple[Counters, Releases]":
+        """Started once, for Check, Quota and Report of this process together."""
+        from mixer.ratelimit.releases import Releases
+
+        if self.counters is None or self.releases is None:
+            self.counters = COUNTERS[settings.counters](settings, self.metrics)
+            self.releases = Releases(self.counters, self.metrics)
+            await self.counters.start()
+        return self.counters, self.releases
 
     async def _by_bundles(self, policy: config.Policy) -> "Checks":
         """Check by the policy of the latest bundles."""
@@ -201,7 +231,7 @@ class Runtime:
         async def activate(bundles: "Sequence[Bundle]") -> None:
             loaded = sources_of(policy, bundles)
             log_policy = LogPolicy(loaded) if self.decision_log is not None else None
-            engine = _embedded(policy, loaded)
+            engine = _embedded(policy, self._others(), loaded)
             await engine.start()
             # From here on without a pause: a request finds all of the old policy, or all of the new one.
             switch.current = self._checks(policy, engine)
@@ -223,13 +253,26 @@ class Runtime:
         caches: list[DecisionCache] = []
         observer = self.decision_log.observe if self.decision_log is not None and observed else None
 
+        def new_cache() -> DecisionCache | None:
+            if policy.cache is None:
+                return None
+            caches.append(cache := DecisionCache(policy.cache.max_entries, policy.cache.ttl, self.metrics))
+            return cache
+
+        limiter = None
+        if self.quotas is not None:
+            rules = [(engine.of(decision), new_cache()) for decision in self._others()]
+            limiter = self.quotas.by_rule(*rules[0]) if rules else self.quotas.limiter()
+
         def service(engine: PolicyEngine, observer: "Observer | None") -> CheckService:
-            cache = None
-            if policy.cache is not None:
-                cache = DecisionCache(policy.cache.max_entries, policy.cache.ttl, self.metrics)
-                caches.append(cache)
             return CheckService(
-                engine, cache, self.metrics, observer=observer, bodies=bodies, dry_run=policy.dry_run
+                engine,
+                new_cache(),
+                self.metrics,
+                observer=observer,
+                bodies=bodies,
+                dry_run=policy.dry_run,
+                limiter=limiter,
             )
 
         self.metrics.policy.info(
@@ -288,7 +331,12 @@ class Runtime:
         self.sinks += self._sinks(telemetry.sinks, ACCESS)
         for sink in self.sinks:
             await sink.start()
-        report = ReportService(self.sinks, self.metrics)
+        release = None
+        if (limits := self.settings.rate_limits) is not None and (
+            self.role == "all" or limits.counters == "redis"
+        ):
+            _, release = await self._counters(limits)
+        report = ReportService(self.sinks, self.metrics, release)
         service = "envoy.service.accesslog.v3.AccessLogService"
         return [ClientStream(service, "StreamAccessLogs", StreamAccessLogsMessage, report.stream)]
 
@@ -297,7 +345,8 @@ class Runtime:
         reasons = [await self.engine.ready()] if self.engine else []
         if self.bundles is not None and not self.bundles.activated:
             reasons += self.bundles.problems()
-        reasons += [self.counters.ready()] if self.counters else []
+        # Report needs the counters for slots alone, which come back by themselves if it must be.
+        reasons += [self.counters.ready()] if self.counters and self.role != "report" else []
         return [reason for reason in reasons if reason is not None]
 
     def degraded(self) -> list[str]:
@@ -327,6 +376,8 @@ class Runtime:
         if self.decision_log is not None:
             closing.append(self.decision_log.close(max(0.1, end - time.monotonic())))
         await asyncio.gather(*closing)
+        if self.releases is not None:
+            await self.releases.close(max(0.1, end - time.monotonic()))
         if self.counters is not None:
             await self.counters.close()
         if self.bundles is not None:
@@ -359,9 +410,12 @@ async def validate(settings: config.Config) -> list[str]:
             names = ", ".join(each.name for each in policy.bundles)
             lines.append(f"policy: {policy.decision}, from bundles that are not fetched here: {names}")
         elif policy.engine == "embedded":
-            engine = ENGINES["embedded"](policy)
+            limits_decision = None if settings.rate_limits is None else settings.rate_limits.decision
+            engine = ENGINES["embedded"](policy, () if limits_decision is None else (limits_decision,))
             await engine.start()
             lines += _told("policy", engine)
+            if limits_decision is not None:
+                lines += _told("rate_limits.decision", engine.of(limits_decision))
             for name, decision in policy.decisions.items():
                 lines += _told(f"policy.decisions.{name}", engine.of(decision))
         else:
@@ -374,7 +428,7 @@ async def validate(settings: config.Config) -> list[str]:
             rules = [f"system.log.{rule}" for rule in log_policy.rules] if log_policy is not None else []
             lines.append(f"decision log: {' and '.join(rules) or 'no rule of system.log'}")
         if (candidate := policy.candidate()) is not None:
-            engine = ENGINES["embedded"](candidate)
+            engine = ENGINES["embedded"](candidate, ())
             await engine.start()
             lines += _told("policy.shadow", engine)[:1]  # a candidate has no cache
     if (rate_limits := settings.rate_limits) is not None:

@@ -11,6 +11,7 @@ import mixer
 ROOT = Path(mixer.__file__).parent
 
 SEAMS = {
+    "mixer.ratelimit.limiter": set[str](),
     "mixer.policy.engine": set[str](),
     "mixer.ratelimit.counters": set[str](),
     "mixer.telemetry.sink": set[str](),

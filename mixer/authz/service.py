@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import TypeVar, cast
 
 import orjson
 import structlog
@@ -15,11 +15,12 @@ from mixer.authz.ids import DecisionIds
 from mixer.authz.input import BODIES, InputBuilder
 from mixer.authz.response import Answer, Answers
 from mixer.authz.url import BadRequestError
-from mixer.errors import DecisionError
+from mixer.errors import CallError, DecisionError, MixerError
 from mixer.log import Throttle
 from mixer.metrics import Metrics
 from mixer.policy.cache import DecisionCache
 from mixer.policy.engine import Evaluation, PolicyEngine
+from mixer.ratelimit.limiter import Asked, Limiter, Verdict
 
 log = structlog.get_logger()
 
@@ -29,7 +30,7 @@ class _Call:
 
     __slots__ = (
         "answer", "cache", "decision", "decision_id", "document", "error", "joined", "reason", "request", "seconds",
-        "start", "timeout", "value", "waiting",
+        "start", "timeout", "value", "verdict", "waiting",
     )  # fmt: skip
 
     def __init__(self, request: CheckRequest, timeout: float | None, decision_id: str) -> None:
@@ -45,6 +46,7 @@ class _Call:
         self.seconds: float | None = None
         self.decision: str | None = None
         self.answer: Answer | None = None
+        self.verdict: Verdict | None = None
         self.error: Exception | None = None
         self.reason: str | None = None
 
@@ -62,7 +64,11 @@ class CheckService:
     once.
 
     `observer` is told of each decision and of each failure. `bodies` is None where bodies are not to be looked at. With
-    `dry_run`, what the policy does not allow passes, counted and logged.
+    `dry_run`, what the policy does not allow passes, counted and logged; limits are counted, and what is over them
+    passes too.
+
+    `limiter` counts what is allowed against the limits that the decision asks for, whether it comes from the cache or
+    not. What is denied is not counted.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class CheckService:
         observer: Observer | None = None,
         bodies: Bodies | None = BODIES,
         dry_run: bool = False,
+        limiter: Limiter | None = None,
     ) -> None:
         self._engine = engine
         self._observer = observer
@@ -87,7 +94,20 @@ class CheckService:
         self._throttle = Throttle()
         self._ids = DecisionIds()
         self._input = InputBuilder(engine.references.paths, bodies)
-        self._answers = Answers(engine.decision, engine.revision, dry_run)
+        self._limiter = limiter
+        self._limited_input: InputBuilder | None = None
+        if limiter is None:
+            self._answers = Answers(engine.decision, engine.revision, dry_run)
+        else:
+            if limiter.paths is not None:
+                self._limited_input = InputBuilder(limiter.paths, bodies)
+            self._answers = Answers(
+                engine.decision,
+                engine.revision,
+                dry_run,
+                read=limiter.read,
+                always=limiter.paths is not None,
+            )
         self._dry_run = dry_run
         self._dry_run_passed = metrics.dry_run_passed
         self._evaluation_seconds = metrics.evaluation_seconds.labels(engine.name)
@@ -96,6 +116,7 @@ class CheckService:
             allowed: metrics.decisions.labels(outcome)
             for allowed, outcome in ((True, "allowed"), (False, "denied"), (None, "error"))
         }
+        self._over_limit = metrics.decisions.labels("over_limit")
         self._misses = metrics.cache_lookups.labels("miss")
         self._joined = metrics.cache_lookups.labels("joined")
         self._bypassed = metrics.cache_lookups.labels("bypass")
@@ -103,8 +124,8 @@ class CheckService:
     def check(self, request: CheckRequest, timeout: float | None) -> bytes | Awaitable[bytes]:
         """A serialised CheckResponse, at once unless the engine must be waited for. Raises `DecisionError` where
         there is no legal decision in `timeout` seconds, now or when it is waited for."""
-        answer: bytes | Awaitable[bytes] = _outcome(self.check_all([(request, timeout)])[0])
-        return answer
+        (answer,) = self.check_all([(request, timeout)])
+        return cast("bytes | Awaitable[bytes]", _outcome(answer))
 
     def check_all(
         self, requests: Sequence[tuple[CheckRequest, float | None]]
@@ -199,25 +220,72 @@ class CheckService:
         return await evaluated
 
     def _conclude(self, call: _Call) -> bytes | Awaitable[bytes] | Exception:
-        return self._settled(call) if call.waiting is None else self._wait(call, call.waiting)
+        if call.waiting is not None:
+            return self._wait(call, call.waiting)
+        if call.answer is not None and (asked := call.answer.asked) is not None:
+            return self._count(call, asked, call.timeout)
+        return self._settled(call)
 
     async def _wait(self, call: _Call, waiting: Awaitable[Evaluation]) -> bytes:
+        end = None if call.timeout is None else time.monotonic() + call.timeout
         try:
             self._take(call, await waiting)
         except DecisionError as error:
             call.error = error.with_traceback(None)
-        answer: bytes = _outcome(self._settled(call))
-        return answer
+        if call.answer is None or (asked := call.answer.asked) is None:
+            return _outcome(self._settled(call))
+        counted = self._count(call, asked, _left(end))
+        return _outcome(counted) if isinstance(counted, bytes | Exception) else await counted
+
+    def _count(
+        self, call: _Call, asked: Asked, timeout: float | None
+    ) -> bytes | Awaitable[bytes] | Exception:
+        """The answer to an allowed call, counted against its limits."""
+        try:
+            limiter = cast(Limiter, self._limiter)
+            verdict = limiter.count(asked, self._limited_document(call), call.decision_id, timeout)
+        except Exception as error:
+            return self._uncounted(call, error)
+        if not isinstance(verdict, Verdict):
+            return self._counted(call, verdict)
+        call.verdict = verdict
+        return self._settled(call)
+
+    def _limited_document(self, call: _Call) -> tuple[bytes, object] | None:
+        """What the rule of limits is evaluated over; None where there is no such rule."""
+        if self._limited_input is None:
+            return None
+        value = self._limited_input.build(call.request)
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS), value
+
+    async def _counted(self, call: _Call, waiting: Awaitable[Verdict]) -> bytes:
+        try:
+            call.verdict = await waiting
+        except MixerError as error:
+            return _outcome(self._uncounted(call, error))
+        return _outcome(self._settled(call))
+
+    def _uncounted(self, call: _Call, error: Exception) -> Exception:
+        call.answer, call.error = None, error.with_traceback(None)
+        return self._failed(call)
 
     def _settled(self, call: _Call) -> bytes | Exception:
         if (answer := call.answer) is None:
             return self._failed(call)
         if self._observer is not None:
             self._observer(self._told(call))
+        if call.verdict is not None:
+            return self._limited(call, answer, call.verdict)
         self._outcomes[answer.allowed].inc()
         if self._dry_run and not answer.allowed and call.error is None:
             self._let_pass(call)
         return answer.with_id(call.decision_id)
+
+    def _limited(self, call: _Call, answer: Answer, verdict: Verdict) -> bytes:
+        (self._over_limit if verdict.over else self._outcomes[True]).inc()
+        if verdict.over and self._dry_run:
+            self._let_pass(call)
+        return self._answers.counted(answer, call.decision or "", call.decision_id, call.cache, verdict)
 
     def _let_pass(self, call: _Call) -> None:
         self._dry_run_passed.inc()
@@ -226,14 +294,19 @@ class CheckService:
 
     def _failed(self, call: _Call) -> Exception:
         error = call.error or RuntimeError("a call ended without an answer")
-        if not isinstance(error, DecisionError):
+        if not isinstance(error, CallError):
             return error
         call.reason = error.reason
-        if call.seconds is None and not call.joined:
-            call.seconds = time.perf_counter() - call.start
-        self._errors.labels(self._engine.name, error.reason).inc()
+        if isinstance(error, DecisionError):
+            self._undecided(call, error)
         if self._observer is not None:
             self._observer(self._told(call))
+        return error
+
+    def _undecided(self, call: _Call, error: DecisionError) -> None:
+        if call.seconds is None and not call.joined and call.decision is None:
+            call.seconds = time.perf_counter() - call.start
+        self._errors.labels(self._engine.name, error.reason).inc()
         if (held := self._throttle(error.reason)) is not None:
             log.warning(
                 "decision_failed",
@@ -242,10 +315,9 @@ class CheckService:
                 error=str(error),
                 held_back=held,
             )
-        return error
 
     def _told(self, call: _Call) -> Decided:
-        answer = call.answer
+        answer, verdict = call.answer, call.verdict
         return Decided(
             call.decision_id,
             self._engine.decision,
@@ -259,10 +331,15 @@ class CheckService:
             self._clock(),
             call.seconds,
             None if answer is None else answer.allowed,
+            None if verdict is None or not verdict.limit else verdict.limit,
+            verdict is not None and verdict.over and not self._dry_run,
         )
 
 
-def _outcome(answer: Any) -> Any:
+T = TypeVar("T")
+
+
+def _outcome(answer: T | Exception) -> T:
     """The answer; raises it if it is an error."""
     if not isinstance(answer, Exception):
         return answer

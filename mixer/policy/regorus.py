@@ -33,9 +33,12 @@ class EmbeddedEngine:
         clock: Callable[[], float] = time.time,
         *,
         loaded: Sources | None = None,
+        others: Sequence[str] = (),
     ) -> None:
-        """`loaded`: the policies and data; else they are those of `settings`."""
+        """`loaded`: the policies and data; else they are those of `settings`. `others`: what `of` will be asked for
+        beside `policy.decisions`."""
         self._settings = settings
+        self._others = others
         self._loaded = loaded
         self._clock = clock
         self.decision = settings.decision
@@ -46,7 +49,7 @@ class EmbeddedEngine:
         loaded, self._loaded = self._loaded or sources_of(self._settings), None
         base = new_engine()
         await fill(base, loaded.data)
-        others = tuple(self._settings.decisions.values())
+        others = (*self._settings.decisions.values(), *self._others)
         self._ask(Program(loaded, self.decision, others=others, clock=self._clock, base=base))
         self.revision = loaded.revision
 

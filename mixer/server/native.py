@@ -120,7 +120,8 @@ class NativeFront:
                 self._begin_all(method, received)
             for call in cancelled:
                 if (task := self._tasks.get(call)) is not None:
-                    task.cancel()
+                    # After it has begun: what never began could not clean up behind it.
+                    self._loop.call_soon(task.cancel)
 
     def _begin_all(self, method: int, received: list[tuple[int, Received]]) -> None:
         begun = self._begin[method]([message for _, message in received])

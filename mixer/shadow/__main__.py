@@ -54,7 +54,7 @@ def main() -> None:
 
 
 async def _judge(policy: config.Policy) -> Judge:
-    engine = ENGINES[policy.engine](policy)
+    engine = ENGINES[policy.engine](policy, ())
     await engine.start()
     return Judge(engine, bodies_of(policy))
 

@@ -19,7 +19,8 @@ class Judge:
     def __init__(self, engine: PolicyEngine, bodies: Bodies | None) -> None:
         self._engine = engine
         self._input = InputBuilder(engine.references.paths, bodies)
-        self._answers = Answers(engine.decision, engine.revision)
+        # A candidate's limits are not counted, so nothing is to be read from them.
+        self._answers = Answers(engine.decision, engine.revision, read=lambda _: ())
         self.revision = engine.revision
 
     def __call__(self, request: bytes) -> dict[str, Any]:
