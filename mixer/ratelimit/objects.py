@@ -8,6 +8,7 @@ same key and window share a counter, on Check and on Quota. The second asks for 
 descriptors.
 """
 
+import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from mixer.metrics import Metrics
 from mixer.ratelimit import claims, keys, rules
 from mixer.ratelimit.answer import LimitTexts
 from mixer.ratelimit.claims import Claim, Claims
-from mixer.ratelimit.counters import MAX_HITS, Hit, Rule
+from mixer.ratelimit.counters import EXACT, MAX_HITS, Hit, Rule
 from mixer.ratelimit.limiter import IllegalLimitError
 from mixer.ratelimit.section import LIMIT_KEYS, Findings, Section
 from mixer.ratelimit.tree import Limit, OverLimit
@@ -41,6 +42,7 @@ MAX_HEADER = 4096  # characters of a value
 _FLAGS = ("shadow_mode", "quota_mode")
 _KNOWN = (*LIMIT_KEYS, *_FLAGS)
 _OWN = ("key", "hits", "over_limit")
+_NUMBERS = ("requests_per_unit", "burst", "lot")
 _DESCRIPTORS = frozenset(("domain", "descriptors", "hits_addend"))
 _OVER_LIMIT = frozenset(("http_status", "headers", "body"))
 _STATUS = frozenset(status for status in StatusCode.values() if status >= 400)
@@ -117,6 +119,11 @@ class Objects:
         return Claim(limit, template.texts, template.tally, hit, has_hits="hits" in item)
 
     def _template(self, given: dict[str, Any], at: str) -> _Template:
+        known = (*_KNOWN, *_OWN)
+        if unknown := sorted(given.keys() - set(known)):
+            close = difflib.get_close_matches(unknown[0], known, n=1)
+            hint = f'did you mean "{close[0]}"?' if close else f"known here: {', '.join(known)}"
+            raise IllegalLimitError(f"illegal limit: {at}.{unknown[0][:80]}: unknown field; {hint}")
         if "replaces" in given:
             raise IllegalLimitError(
                 f"illegal limit: {at}.replaces: has its place in a file; leave the limit out"
@@ -125,6 +132,9 @@ class Objects:
         findings = Findings()
         rest = {name: value for name, value in given.items() if name not in _OWN}
         children = [node for pair in rest.items() for node in map(_node, pair)]
+        for name, value in rest.items():
+            if isinstance(value, float) and name not in _NUMBERS:
+                raise _illegal(f"{at}.{name}", "no number with a fraction", value)
         section = Section("", at, Node("mapping", 1, children=children), _KNOWN, findings)
         name = section.text("name") or ""
         if len(name) > MAX_NAME:
@@ -160,7 +170,7 @@ class Objects:
         """The limits of files for descriptors."""
         if unknown := sorted(item.keys() - _DESCRIPTORS):
             raise IllegalLimitError(
-                f"illegal limit: {at}.{unknown[0]}: has no meaning beside descriptors; known here: "
+                f"illegal limit: {at}.{unknown[0][:80]}: has no meaning beside descriptors; known here: "
                 f"{', '.join(sorted(_DESCRIPTORS))}"
             )
         request = RateLimitRequest(domain=_text(item.get("domain"), f"{at}.domain"))
@@ -221,7 +231,7 @@ def _over_limit(given: object, at: str) -> OverLimit:
         raise _illegal(at, "an object", given)
     if unknown := sorted(given.keys() - _OVER_LIMIT):
         raise IllegalLimitError(
-            f"illegal limit: {at}.{unknown[0]}: unknown; known here: {', '.join(sorted(_OVER_LIMIT))}"
+            f"illegal limit: {at}.{unknown[0][:80]}: unknown field; known here: {', '.join(sorted(_OVER_LIMIT))}"
         )
     status = given.get("http_status", 429)
     if not _is_whole(status) or status not in _STATUS:
@@ -256,11 +266,9 @@ def _node(value: object) -> Node:
         return Node("mapping" if isinstance(value, dict) else "list", 1)
     if isinstance(value, str):
         return Node("scalar", 1, text=value)
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
         value = int(value)
-    return Node(
-        "scalar", 1, text=str(value) if type(value) is int else orjson.dumps(value).decode(), plain=True
-    )
+    return Node("scalar", 1, text="" if value is None else str(value), plain=True)
 
 
 def _is_whole(value: object) -> bool:

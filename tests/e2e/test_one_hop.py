@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +214,45 @@ def test_slot_of_a_connection_comes_back_at_its_end(limited: Fleet) -> None:
             assert not echoes(second)
         assert echoes(first)
     wait_until(lambda: limited.connect()[0] == b"ping", within=20, what="the connection's slot")
+
+
+QUOTA = """package quota
+
+limits contains {
+	"name": "busy",
+	"key": ["busy", entry.value],
+	"algorithm": "concurrency",
+	"requests_per_unit": 1,
+	"lease": "5m",
+	"over_limit": {"headers": {"x-why": "busy"}, "body": "one at a time"},
+} if {
+	some descriptor in input.descriptors
+	some entry in descriptor
+	entry.key == "user"
+}
+"""
+
+
+def test_slot_that_the_rate_limit_filter_took_comes_back_too(upstream: Upstream) -> None:
+    def with_quota(policies: Path) -> None:
+        (policies / "quota.rego").write_text(QUOTA)
+
+    upstream.go.clear()
+    rate_limits = {"decision": "quota/limits", "paths": [], "response_headers": {"enabled": True}}
+    with (
+        fleet(prepare=with_quota, upstream=upstream.address, rate_limits=rate_limits) as running,
+        Running(running, upstream, running.user()) as requests,
+    ):
+        assert requests.begin()
+        refused = running.call("GET", "/api", user=requests.user)
+        assert (refused.status, refused.body) == (429, "one at a time")
+        assert refused.headers["x-why"] == "busy"
+        assert refused.headers["retry-after"] == "1"
+        assert running.record(refused.request_id)["mixer.limit"] == "busy"
+        assert not requests.passes()
+        requests.connections[0].close()
+        passes_again(requests)
+    upstream.go.set()
 
 
 def test_report_in_a_process_of_its_own_gives_slots_back(redis_server: Redis) -> None:
