@@ -1,5 +1,8 @@
 """Everything that limits requests, on Quota and on Check, around the same counters."""
 
+import time
+from collections.abc import Callable
+
 from mixer import config
 from mixer.errors import LimitsError, Problem
 from mixer.metrics import Metrics
@@ -37,6 +40,7 @@ class Quotas:
         *,
         releases: Releases,
         slots: bool = True,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if not slots and (problems := _concurrency(limits)):
             raise LimitsError(problems)
@@ -44,22 +48,31 @@ class Quotas:
         self._settings = settings
         self._metrics = metrics
         self._releases = releases
+        self._clock = clock
         claims = Claims(limits.domains, metrics)
         self._objects = Objects(
             claims, metrics, counts_over=settings.count_over_limit, slots=None if slots else NO_SLOTS
         )
-        self.service = QuotaService(limits, counters, settings, metrics, claims=claims, release=releases)
+        self.service = QuotaService(
+            limits, counters, settings, metrics, clock, claims=claims, release=releases
+        )
 
     def limiter(self, rule: RegoLimits | None = None) -> Limiter:
         """What counts for Check; see `Limiter`."""
         return OneHop(
-            self._objects, self._counters, self._settings, self._metrics, release=self._releases, rule=rule
+            self._objects,
+            self._counters,
+            self._settings,
+            self._metrics,
+            release=self._releases,
+            rule=rule,
+            clock=self._clock,
         )
 
     def by_rule(self, engine: PolicyEngine, cache: DecisionCache | None) -> Limiter:
         """From now on a rule gives further limits, to Quota and to the limiter that is answered. `engine`: for the
         rule's decision, started."""
-        self.service.rule = rule = RegoLimits(engine, cache, self._objects, self._metrics)
+        self.service.rule = rule = RegoLimits(engine, cache, self._objects, self._metrics, self._clock)
         return self.limiter(rule)
 
 
