@@ -38,7 +38,7 @@ lint: $(VENV)/dev.stamp
 	@$(VENV)/bin/mypy
 
 bench: $(VENV)/dev.stamp
-	@$(RUN) -m tests.components --peers
+	@$(RUN) -m tests.components
 	@$(RUN) -m benchmarks $(ONLY)
 
 # run.txt takes its versions from dev.txt, so that one .venv serves both.

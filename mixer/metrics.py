@@ -7,7 +7,7 @@ child (`calls.labels(...)`) rather than looking it up again.
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
 from mixer.histogram import Histograms
-from mixer.tallies import Tallies
+from mixer.tallies import Counts, Tallies, Tally
 
 # Seconds. A cached check takes 50 µs, Envoy's default ext_authz timeout is 200 ms, and 1 s is far too late.
 CALL_BUCKETS = (
@@ -15,6 +15,7 @@ CALL_BUCKETS = (
     0.0075, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 1.0,
 )  # fmt: skip
 
+QUOTA_OUTCOMES = ("ok", "over_limit", "shadow", "unlimited", "no_limit")
 LIMIT_HITS = ("within", "near", "over", "over_local", "shadow", "given_back")
 MAX_LIMITS = 1000  # with series of their own
 
@@ -27,7 +28,7 @@ class Metrics:
 
         # Calls answered, by gRPC method ("Check") and code ("OK"). UNAVAILABLE: look at the error counters
         # below; INVALID_ARGUMENT: the caller's filter is set up wrongly; DEADLINE_EXCEEDED: Envoy gave up first.
-        self.calls = Counter(
+        self.calls = Counts(
             "mixer_calls", "Calls answered, by method and gRPC code.", ("method", "code"), registry=registry
         )
         # Time from a call's decoding to its answer. If it grows with load, add a worker; if not, look at the
@@ -130,8 +131,12 @@ class Metrics:
 
         # Descriptors and limits of policies judged, by outcome (ok, over_limit, shadow, unlimited, no_limit). Much
         # no_limit: Envoy's descriptors and the limits file do not fit together (right where a policy has the limits).
-        self.quota_descriptors = Counter(
-            "mixer_quota_descriptors", "Descriptors judged, by outcome.", ("outcome",), registry=registry
+        self.quota_descriptors = Tally(
+            "mixer_quota_descriptors",
+            "Descriptors judged, by outcome.",
+            "outcome",
+            kinds=QUOTA_OUTCOMES,
+            registry=registry,
         )
         # Hits by limit (its name, or its place in the file) and what became of them: within; near: above 0.8 of the
         # limit, and still passed; over: refused; over_local: refused from this process's memory; shadow: over, and
@@ -146,10 +151,10 @@ class Metrics:
             bound=MAX_LIMITS,
             registry=registry,
         )
-        # Slots of concurrency limits given back beside calls, by outcome: released, by the end of their request as the
-        # access log tells it, or since its call was not answered; dropped: ends that could not be told to the counters,
-        # so that slots stay taken until their lease ends. Look at mixer_counter_errors then. No released though slots
-        # are taken: Envoy's access log does not come here, or its logger has no metadata.
+        # Slots of concurrency limits given back by the access log, by outcome: released, as it told that their request
+        # was over; dropped: ends of requests that the counters could not be told, so that slots stay taken until their
+        # lease ends: look at mixer_counter_errors. None at all though slots are taken: Envoy's access log does not come
+        # here, or comes without the filters' metadata.
         self.slot_releases = Counter(
             "mixer_slot_releases", "Slots given back, by outcome.", ("outcome",), registry=registry
         )

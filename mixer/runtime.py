@@ -161,11 +161,9 @@ class Runtime:
     async def _check_methods(self) -> Methods:
         methods: list[Method] = []
         if (rate_limits := self.settings.rate_limits) is not None:
-            from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
-
             quota = await self._quotas(rate_limits)
             service = "envoy.service.ratelimit.v3.RateLimitService"
-            methods.append(Unary(service, "ShouldRateLimit", RateLimitRequest, quota.should_rate_limit))
+            methods.append(Unary(service, "ShouldRateLimit", None, quota.should_rate_limit))
         if (policy := self.settings.policy) is not None:
             from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
@@ -201,20 +199,17 @@ class Runtime:
             counts_over=settings.count_over_limit,
             key_format=settings.key_format,
         )
-        counters, releases = await self._counters(settings)
+        counters = await self._counters(settings)
         alone = self.role == "check" and settings.counters == "memory"
-        self.quotas = Quotas(limits, counters, settings, self.metrics, releases=releases, slots=not alone)
+        self.quotas = Quotas(limits, counters, settings, self.metrics, slots=not alone)
         return self.quotas.service
 
-    async def _counters(self, settings: config.RateLimits) -> "tuple[Counters, Releases]":
+    async def _counters(self, settings: config.RateLimits) -> "Counters":
         """Started once, for Check, Quota and Report of this process together."""
-        from mixer.ratelimit.releases import Releases
-
-        if self.counters is None or self.releases is None:
+        if self.counters is None:
             self.counters = COUNTERS[settings.counters](settings, self.metrics)
-            self.releases = Releases(self.counters, self.metrics)
             await self.counters.start()
-        return self.counters, self.releases
+        return self.counters
 
     async def _by_bundles(self, policy: config.Policy) -> "Checks":
         """Check by the policy of the latest bundles."""
@@ -331,12 +326,13 @@ class Runtime:
         self.sinks += self._sinks(telemetry.sinks, ACCESS)
         for sink in self.sinks:
             await sink.start()
-        release = None
         if (limits := self.settings.rate_limits) is not None and (
             self.role == "all" or limits.counters == "redis"
         ):
-            _, release = await self._counters(limits)
-        report = ReportService(self.sinks, self.metrics, release)
+            from mixer.ratelimit.releases import Releases
+
+            self.releases = Releases(await self._counters(limits), self.metrics)
+        report = ReportService(self.sinks, self.metrics, self.releases)
         service = "envoy.service.accesslog.v3.AccessLogService"
         return [ClientStream(service, "StreamAccessLogs", StreamAccessLogsMessage, report.stream)]
 

@@ -46,7 +46,7 @@ def components(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_missing_toolchain_is_named_in_one_message_before_anything_is_fetched(bare: Path) -> None:
-    done = components("--peers")
+    done = components()
     assert done.returncode == 2
     assert done.stdout == ""
     for what in (

@@ -22,7 +22,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.rpc.code_pb2 import OK, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAVAILABLE
 
 from mixer.errors import DecisionError
-from mixer.ratelimit.limiter import Asked, Verdict
+from mixer.ratelimit.limiter import Counted, Limits
 
 _HOLE = str(uuid.uuid4())  # nobody outside can know it, so it stands in an answer once
 _KNOWN_STATUS = frozenset(StatusCode.values()) - {0}
@@ -34,7 +34,7 @@ _MEMO_ENTRIES = 4096
 _MEMO_LENGTH = 8192  # characters of a decision; longer ones are rare and would make the memo's size unknown
 
 
-def no_limits(_: object) -> Asked:
+def no_limits(_: object) -> Limits:
     """Reads `rate_limits` where there is nothing to count them with. Raises `DecisionError`."""
     raise DecisionError(
         "illegal", "illegal decision: rate_limits need the section rate_limits in Mixer's settings"
@@ -44,14 +44,14 @@ def no_limits(_: object) -> Asked:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A serialised CheckResponse around its decision id. `allowed` is None where the policy leaves the request to
-    Envoy's failure mode. `cache_ttl`: seconds that the decision says it holds. `asked`: the limits that an allowed
+    Envoy's failure mode. `cache_ttl`: seconds that the decision says it holds. `limits`: the limits that an allowed
     request is counted against; None where there are none."""
 
     allowed: bool | None
     before: bytes
     after: bytes
     cache_ttl: float | None = None
-    asked: Asked | None = None
+    limits: Limits | None = None
 
     def with_id(self, decision_id: str) -> bytes:
         return b"".join((self.before, decision_id.encode(), self.after))
@@ -72,7 +72,7 @@ class Answers:
         revision: str,
         dry_run: bool = False,
         *,
-        read: Callable[[object], Asked] = no_limits,
+        read: Callable[[object], Limits] = no_limits,
         always: bool = False,
     ) -> None:
         self._dry_run = dry_run
@@ -93,7 +93,7 @@ class Answers:
             response = CheckResponse()
             response.status.code = OK if value else PERMISSION_DENIED
             answer = self._answer(response, value, None, cache)
-            return replace(answer, asked=()) if value and self._always else answer
+            return replace(answer, limits=()) if value and self._always else answer
         if not isinstance(value, dict):
             raise _illegal("decision", "a boolean or an object", value)
         if not isinstance(allowed := value.get("allowed"), bool):
@@ -125,27 +125,27 @@ class Answers:
             response.denied_response.CopyFrom(
                 DeniedHttpResponse(status=status, headers=headers, body=_body(value, headers))
             )
-        asked = self._asked(value) if allowed else None
+        limits = self._asked(value) if allowed else None
         answer = self._answer(response, allowed, metadata, cache)
-        return replace(answer, cache_ttl=_cache_ttl(value), asked=asked)
+        return replace(answer, cache_ttl=_cache_ttl(value), limits=limits)
 
-    def _asked(self, decision: dict[str, Any]) -> Asked | None:
+    def _asked(self, decision: dict[str, Any]) -> Limits | None:
         if "rate_limits" in decision:
             return self._read(decision["rate_limits"])
         return () if self._always else None
 
-    def counted(self, answer: Answer, decision: str, decision_id: str, cache: str, verdict: Verdict) -> bytes:
+    def counted(self, answer: Answer, decision: str, decision_id: str, cache: str, counted: Counted) -> bytes:
         """A serialised CheckResponse for an allowed request that was counted, not over any limit or let pass in a dry
         run: what `answer` says, and what the limits do."""
-        if not verdict.limit:
+        if not counted.limit:
             return answer.with_id(decision_id)
-        parts = [answer.with_id(decision_id), self._limit(verdict.limit, verdict.over, verdict.holds, cache)]
-        if verdict.over and not self._dry_run:
+        parts = [answer.with_id(decision_id), self._limit(counted.limit, counted.over, counted.holds, cache)]
+        if counted.over and not self._dry_run:
             over = (self._kept_over if len(decision) <= _MEMO_LENGTH else self._build_over)(decision, cache)
             parts[0] = over.with_id(decision_id)
-            parts.append(_over_limit(verdict.status, verdict.headers, verdict.body))
-        elif verdict.headers and not verdict.over:
-            parts.append(_told(verdict.headers))
+            parts.append(_over_limit(counted.status, counted.headers, counted.body))
+        elif counted.headers and not counted.over:
+            parts.append(_told(counted.headers))
         return b"".join(parts)
 
     def _build_over(self, decision: str, cache: str) -> Answer:

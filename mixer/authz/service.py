@@ -1,5 +1,6 @@
 """Check: `envoy.service.auth.v3.Authorization`, free of gRPC."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, cast
@@ -15,12 +16,13 @@ from mixer.authz.ids import DecisionIds
 from mixer.authz.input import BODIES, InputBuilder
 from mixer.authz.response import Answer, Answers
 from mixer.authz.url import BadRequestError
-from mixer.errors import CallError, DecisionError, MixerError
+from mixer.errors import CallError, DecisionError
 from mixer.log import Throttle
 from mixer.metrics import Metrics
 from mixer.policy.cache import DecisionCache
 from mixer.policy.engine import Evaluation, PolicyEngine
-from mixer.ratelimit.limiter import Asked, Limiter, Verdict
+from mixer.ratelimit.limiter import Counted, Limiter, Limits
+from mixer.server.front import Done, Pending
 
 log = structlog.get_logger()
 
@@ -29,8 +31,8 @@ class _Call:
     """One call on its way to its answer, and what has been found out for it."""
 
     __slots__ = (
-        "answer", "cache", "decision", "decision_id", "document", "error", "joined", "reason", "request", "seconds",
-        "start", "timeout", "value", "verdict", "waiting",
+        "answer", "cache", "counted", "decision", "decision_id", "document", "error", "joined", "reason", "request",
+        "seconds", "start", "timeout", "value", "waiting",
     )  # fmt: skip
 
     def __init__(self, request: CheckRequest, timeout: float | None, decision_id: str) -> None:
@@ -46,7 +48,7 @@ class _Call:
         self.seconds: float | None = None
         self.decision: str | None = None
         self.answer: Answer | None = None
-        self.verdict: Verdict | None = None
+        self.counted: Counted | None = None
         self.error: Exception | None = None
         self.reason: str | None = None
 
@@ -222,8 +224,8 @@ class CheckService:
     def _conclude(self, call: _Call) -> bytes | Awaitable[bytes] | Exception:
         if call.waiting is not None:
             return self._wait(call, call.waiting)
-        if call.answer is not None and (asked := call.answer.asked) is not None:
-            return self._count(call, asked, call.timeout)
+        if call.answer is not None and (limits := call.answer.limits) is not None:
+            return self._count(call, limits, call.timeout)
         return self._settled(call)
 
     async def _wait(self, call: _Call, waiting: Awaitable[Evaluation]) -> bytes:
@@ -232,23 +234,25 @@ class CheckService:
             self._take(call, await waiting)
         except DecisionError as error:
             call.error = error.with_traceback(None)
-        if call.answer is None or (asked := call.answer.asked) is None:
+        if call.answer is None or (limits := call.answer.limits) is None:
             return _outcome(self._settled(call))
-        counted = self._count(call, asked, _left(end))
+        counted = self._count(call, limits, _left(end))
         return _outcome(counted) if isinstance(counted, bytes | Exception) else await counted
 
     def _count(
-        self, call: _Call, asked: Asked, timeout: float | None
+        self, call: _Call, limits: Limits, timeout: float | None
     ) -> bytes | Awaitable[bytes] | Exception:
         """The answer to an allowed call, counted against its limits."""
         try:
             limiter = cast(Limiter, self._limiter)
-            verdict = limiter.count(asked, self._limited_document(call), call.decision_id, timeout)
+            counted = limiter.count(limits, self._limited_document(call), call.decision_id, timeout)
         except Exception as error:
             return self._uncounted(call, error)
-        if not isinstance(verdict, Verdict):
-            return self._counted(call, verdict)
-        call.verdict = verdict
+        if isinstance(counted, asyncio.Future):
+            return _Counting(self, call, counted)
+        if not isinstance(counted, Counted):
+            return self._counted(call, counted)
+        call.counted = counted
         return self._settled(call)
 
     def _limited_document(self, call: _Call) -> tuple[bytes, object] | None:
@@ -258,12 +262,22 @@ class CheckService:
         value = self._limited_input.build(call.request)
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS), value
 
-    async def _counted(self, call: _Call, waiting: Awaitable[Verdict]) -> bytes:
+    async def _counted(self, call: _Call, waiting: Awaitable[Counted]) -> bytes:
         try:
-            call.verdict = await waiting
-        except MixerError as error:
+            call.counted = await waiting
+        except Exception as error:
             return _outcome(self._uncounted(call, error))
         return _outcome(self._settled(call))
+
+    def concluded(self, call: _Call, waited: "asyncio.Future[Counted]") -> bytes | BaseException:
+        """The answer to a call whose counts were waited for."""
+        try:
+            call.counted = waited.result()
+            return self._settled(call)
+        except asyncio.CancelledError as error:
+            return error
+        except Exception as error:
+            return self._uncounted(call, error)
 
     def _uncounted(self, call: _Call, error: Exception) -> Exception:
         call.answer, call.error = None, error.with_traceback(None)
@@ -274,18 +288,18 @@ class CheckService:
             return self._failed(call)
         if self._observer is not None:
             self._observer(self._told(call))
-        if call.verdict is not None:
-            return self._limited(call, answer, call.verdict)
+        if call.counted is not None:
+            return self._limited(call, answer, call.counted)
         self._outcomes[answer.allowed].inc()
         if self._dry_run and not answer.allowed and call.error is None:
             self._let_pass(call)
         return answer.with_id(call.decision_id)
 
-    def _limited(self, call: _Call, answer: Answer, verdict: Verdict) -> bytes:
-        (self._over_limit if verdict.over else self._outcomes[True]).inc()
-        if verdict.over and self._dry_run:
+    def _limited(self, call: _Call, answer: Answer, counted: Counted) -> bytes:
+        (self._over_limit if counted.over else self._outcomes[True]).inc()
+        if counted.over and self._dry_run:
             self._let_pass(call)
-        return self._answers.counted(answer, call.decision or "", call.decision_id, call.cache, verdict)
+        return self._answers.counted(answer, call.decision or "", call.decision_id, call.cache, counted)
 
     def _let_pass(self, call: _Call) -> None:
         self._dry_run_passed.inc()
@@ -317,7 +331,7 @@ class CheckService:
             )
 
     def _told(self, call: _Call) -> Decided:
-        answer, verdict = call.answer, call.verdict
+        answer, counted = call.answer, call.counted
         return Decided(
             call.decision_id,
             self._engine.decision,
@@ -331,9 +345,31 @@ class CheckService:
             self._clock(),
             call.seconds,
             None if answer is None else answer.allowed,
-            None if verdict is None or not verdict.limit else verdict.limit,
-            verdict is not None and verdict.over and not self._dry_run,
+            None if counted is None or not counted.limit else counted.limit,
+            counted is not None and counted.over and not self._dry_run,
         )
+
+
+class _Counting(Pending):
+    """A call whose counts are waited for."""
+
+    __slots__ = ("_call", "_done", "_service", "_waiting")
+
+    def __init__(self, service: CheckService, call: _Call, waiting: "asyncio.Future[Counted]") -> None:
+        self._service = service
+        self._call = call
+        self._waiting = waiting
+        self._done: Done
+
+    def then(self, done: Done) -> None:
+        self._done = done
+        self._waiting.add_done_callback(self._finish)
+
+    def cancel(self) -> None:
+        self._waiting.cancel()
+
+    def _finish(self, waited: "asyncio.Future[Counted]") -> None:
+        self._done(self._service.concluded(self._call, waited))
 
 
 T = TypeVar("T")

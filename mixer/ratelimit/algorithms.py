@@ -33,6 +33,8 @@ from typing import NamedTuple
 
 from mixer.ratelimit.counters import EXACT, SECOND, Outcome, Rule
 
+_new = tuple.__new__  # of a named tuple, without its own constructor's price
+
 SLICES = 2**20  # of a sliding window
 MAX_SLIDING = 2**32  # hits of a sliding window: more than any limit; and times SLICES an exact number
 MAX_LEVEL = EXACT - 1  # of a bucket: further debt is forgotten
@@ -78,8 +80,9 @@ def window_start(rule: Rule, now: int) -> int:
 
 
 def fixed_outcome(rule: Rule, count: int, passes: bool, now: int) -> Outcome:
-    reset = _seconds(rule.window - now % rule.window)
-    return Outcome(not passes, count, max(0, rule.limit - count), reset, 0 if passes else reset)
+    reset = rule.seconds - now // SECOND % rule.seconds  # of this second too: rounded up
+    left = rule.limit - count
+    return _new(Outcome, (not passes, count, left if left > 0 else 0, reset, 0 if passes else reset, False))
 
 
 # sliding_window

@@ -25,45 +25,63 @@ _DescriptorStatus = RateLimitResponse.DescriptorStatus
 _STATUSES, _LIMIT_REMAINING, _DURATION_UNTIL_RESET, _SECONDS = b"\x12", b"\x18", b"\x22", b"\x08"
 
 
-@lru_cache(maxsize=8192)  # counts and seconds come again and again
+_LAST = [bytes((digit,)) for digit in range(0x80)]
+_MORE = [bytes((digit | 0x80,)) for digit in range(0x80)]
+
+
 def _varint(number: int) -> bytes:
     """A number that is not negative, base 128, the low digits first."""
-    digits = bytearray()
-    while number > 0x7F:
-        digits.append(number & 0x7F | 0x80)
-        number >>= 7
-    digits.append(number)
-    return bytes(digits)
+    return _LAST[number] if number < 0x80 else _MORE[number & 0x7F] + _higher(number >> 7)
+
+
+@lru_cache(maxsize=8192)  # of counts that go down one by one, these come again and again
+def _higher(number: int) -> bytes:
+    return _varint(number)
+
+
+class LimitTexts:
+    """What answers say about one limit: how a status begins (OK, then OVER_LIMIT), and the metadata if it decided."""
+
+    __slots__ = ("limit", "metadata", "near", "status")
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        # Above that many, a counter is near its limit (envoyproxy/ratelimit's `near_limit_ratio`).
+        self.near = limit.rule.size * 4 // 5 if limit.rule is not None else 0
+        current = RateLimitResponse.RateLimit(
+            name=limit.name, requests_per_unit=limit.requests_per_unit, unit=limit.unit
+        )
+        self.status = tuple(
+            _DescriptorStatus(code=code, current_limit=current).SerializeToString()
+            for code in (OK, OVER_LIMIT)
+        )
+        self.metadata = {code: metadata({"limit": limit.label}, code) for code in (OK, OVER_LIMIT)}
+
+
+# The parts of a status, in their order; what it begins with is the limit's own (`LimitTexts.status`).
 
 
 @lru_cache(maxsize=8192)
-def _until_reset(seconds: int) -> bytes:
+def begin_of(length: int) -> bytes:
+    """What stands before a status whose other parts are that long."""
+    return _STATUSES + _varint(length)
+
+
+def remaining(left: int) -> bytes:
+    """What is left of the limit; not written for 0."""
+    return _LIMIT_REMAINING + _varint(left) if left else b""
+
+
+@lru_cache(maxsize=8192)
+def until_reset(seconds: int) -> bytes:
     duration = _SECONDS + _varint(seconds)
     return _DURATION_UNTIL_RESET + _varint(len(duration)) + duration
 
 
-class LimitTexts:
-    """What answers say about one limit: how a status begins, and the metadata if this limit decided."""
-
-    __slots__ = ("limit", "metadata", "status")
-
-    def __init__(self, limit: Limit) -> None:
-        self.limit = limit
-        current = RateLimitResponse.RateLimit(
-            name=limit.name, requests_per_unit=limit.requests_per_unit, unit=limit.unit
-        )
-        self.status = {
-            code: _DescriptorStatus(code=code, current_limit=current).SerializeToString()
-            for code in (OK, OVER_LIMIT)
-        }
-        self.metadata = {code: metadata({"limit": limit.label}, code) for code in (OK, OVER_LIMIT)}
-
-
-def status(begin: bytes, remaining: int, until_reset: int) -> bytes:
-    """One status, as a part of the answer. `until_reset` in seconds."""
-    left = _LIMIT_REMAINING + _varint(remaining) if remaining else b""  # a 0 is not written
-    body = begin + left + _until_reset(until_reset)
-    return _STATUSES + _varint(len(body)) + body
+def status(begin: bytes, left: int, reset: int) -> bytes:
+    """One status, as a part of the answer. `reset` in seconds."""
+    body = begin + remaining(left) + until_reset(reset)
+    return begin_of(len(body)) + body
 
 
 def metadata(decisive: dict[str, str], code: int) -> bytes:

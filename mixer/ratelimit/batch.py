@@ -16,6 +16,8 @@ MAX_COUNTERS = 1024  # Redis does nothing else during the script, about 3 µs a 
 SLACK = 5.0  # seconds that a counter outlives its end, for processes whose clocks differ
 JITTER = 25.0  # expiries of one window spread over this many seconds, or Redis stalls at each minute
 
+_new = tuple.__new__  # of a named tuple, without its own constructor's price
+
 Answer = asyncio.Future[Outcomes]
 Place = tuple[int, int]
 
@@ -79,6 +81,7 @@ class Batch:
         self._format = key_format
         self._local = local
         self._plain: dict[str, int] = {}  # keys, to their position in the next two lists
+        self._windows: dict[int, tuple[int, tuple[str, str]]] = {}  # by length: the last one's start and key
         self._totals: list[int] = []  # hits of the whole batch
         self._seconds: list[int] = []  # of its window
         self._operated: list[str] = []  # a key for each operation
@@ -97,28 +100,36 @@ class Batch:
 
     def add(self, call: Call) -> None:
         places = []
-        now = call.now // SECOND
-        prefix, of_window = self._prefix, self._format.of_window
         plain, totals, operated = self._plain, self._totals, self._fixed
-        for hit in call.unknown():
+        for hit in call.hits if call.known is None else call.unknown():
             name, rule, hits, _ = hit
             if rule.algorithm != "fixed_window":
                 places.append(self._operate(hit, call.now))
                 continue
-            seconds = rule.seconds
-            key = of_window(prefix, name, seconds, now - now % seconds)
-            if hits < 0 or not rule.counts_over or rule.lot > 1 or key in operated:
+            head, tail = self._around(rule.seconds, call.now)
+            key = head + name + tail
+            if not rule.is_plain or hits < 0 or key in operated:
                 places.append(self._operate_fixed(key, hit, call.now))
             elif (position := plain.get(key)) is None:
                 plain[key] = position = len(totals)
                 totals.append(hits)
-                self._seconds.append(seconds)
+                self._seconds.append(rule.seconds)
                 places.append((position, hits))
             else:
                 totals[position] = total = totals[position] + hits
                 places.append((position, total))
         self.calls.append(call)
         self._places.append(places)
+
+    def _around(self, seconds: int, now: int) -> tuple[str, str]:
+        """What stands around the name in the key of a window."""
+        now //= SECOND
+        if (known := self._windows.get(seconds)) is not None and known[0] <= now < known[0] + seconds:
+            return known[1]
+        start = now - now % seconds
+        around = self._format.of_window(self._prefix, seconds, start)
+        self._windows[seconds] = start, around
+        return around
 
     def _operation(self, key: str, *words: str | int) -> Place:
         self._operated.append(key)
@@ -189,16 +200,22 @@ class Batch:
                 _, taking.counted, taking.left = reply
         for call, places in zip(self.calls, self._places, strict=True):
             outcomes = []
-            for hit, place in zip(call.unknown(), places, strict=True):
+            now = call.now // SECOND
+            for hit, place in zip(call.hits if call.known is None else call.unknown(), places, strict=True):
                 position, total = place
                 reply = replies[position] if position >= 0 else replies[plain - 1 - position]
                 if type(reply) is bytes:
                     failed.append((call, reply.decode(errors="replace")))
                     break
-                if position >= 0:
+                if position >= 0:  # as `fixed_outcome`
+                    rule = hit[1]
                     count = reply - totals[position] + total
-                    passes = count <= hit.rule.limit
-                    outcome = algorithms.fixed_outcome(hit.rule, count, passes, call.now)
+                    left, seconds = rule.limit - count, rule.seconds
+                    reset = seconds - now % seconds
+                    if left >= 0:
+                        outcomes.append(_new(Outcome, (False, count, left, reset, 0, False)))
+                        continue
+                    outcome = _new(Outcome, (True, count, 0, reset, reset, False))
                 else:
                     taken = self._takings.get(place)
                     outcome = _outcome(hit, reply, call.now) if taken is None else taken.outcome()

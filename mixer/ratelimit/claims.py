@@ -17,8 +17,8 @@ from mixer.tallies import OVERFLOW
 
 MAX_DESCRIPTORS = 1000  # of one request, which is one script call for Redis; Envoy sends a handful
 
-# Descriptors whose limit is remembered, by their bytes: the same users and paths come again and again, and to
-# read a message field by field costs more than to match it. About 6 MB, or 20 if each brings its own limit.
+# Requests, and descriptors, that are remembered by their bytes with what applies to them: the same users and paths come
+# again and again, and to read a message field by field costs more than to match it. About 25 MB of each at most.
 REMEMBERED = 10_000
 REMEMBERED_BYTES = 256
 
@@ -38,6 +38,20 @@ class Claim(NamedTuple):
     gives_back: bool = False
 
 
+class Asked:
+    """What a request asks for."""
+
+    __slots__ = ("claims", "hits", "ordinary", "request")
+
+    def __init__(self, request: RateLimitRequest, claims: list[Claim | None]) -> None:
+        self.request = request
+        self.claims = claims  # of each descriptor; None where no limit applies
+        self.hits = hits(claims, request.hits_addend)
+        # The claims, where each descriptor has an ordinary limit, which is judged by itself.
+        ordinary = [claim for claim in claims if claim is not None and _is_ordinary(claim)]
+        self.ordinary = ordinary if len(ordinary) == len(claims) else None
+
+
 class Claims:
     """Finds the limits of requests."""
 
@@ -47,6 +61,23 @@ class Claims:
         self._texts = {limit: LimitTexts(limit) for domain in domains.values() for limit in domain.limits()}
         self._remembered: dict[str, dict[bytes, Claim | None]] = {name: {} for name in domains}
         self._room = REMEMBERED  # for all domains together
+        self._asked: dict[bytes, Asked] = {}
+
+    def of_message(self, message: bytes) -> Asked:
+        """What a serialised RateLimitRequest asks for.
+
+        Raises:
+            RequestError: the request is wrong, or asks for what there is not.
+            DecodeError: it is no RateLimitRequest.
+        """
+        if (asked := self._asked.get(message)) is None:
+            request = RateLimitRequest.FromString(message)
+            asked = Asked(request, self.of(request))
+            if len(message) <= REMEMBERED_BYTES * 2:
+                if len(self._asked) >= REMEMBERED:
+                    self._asked.clear()
+                self._asked[message] = asked
+        return asked
 
     def of(self, request: RateLimitRequest) -> list[Claim | None]:
         """For each descriptor of the request the limit that applies to it, None if none does.
@@ -142,6 +173,13 @@ def hits(found: Sequence[Claim | None], hits_addend: int) -> list[Hit]:
         for claim in found
         if claim is not None and claim.hit is not None
     ]
+
+
+def _is_ordinary(claim: Claim) -> bool:
+    limit, hit = claim.limit, claim.hit
+    return not (
+        hit is None or hit.holder or limit.shadow_mode or limit.quota_mode or limit.over_limit is not None
+    )
 
 
 def _is_replaced(limit: Limit, replaced: frozenset[str]) -> bool:

@@ -7,23 +7,20 @@ from mixer.ratelimit.counters import Hit, Outcome
 WITHIN, NEAR, OVER, OVER_LOCAL, SHADOW, GIVEN_BACK = range(len(LIMIT_HITS))
 
 
-def add(tally: list[int], hit: Hit, outcome: Outcome, is_shadow: bool) -> None:
-    """Count the hits: those that crossed the limit on the way apart from those before."""
+def add(tally: list[int], near: int, hit: Hit, outcome: Outcome, is_shadow: bool) -> None:
+    """Count the hits: those that crossed the limit on the way apart from those before. Beyond `near` hits the limit is
+    near."""
     hits, rule, used = hit.hits, hit.rule, outcome.used
     if hits < 0:
         tally[GIVEN_BACK] -= hits
         return
-    size = rule.limit if rule.burst is None else rule.burst
     passed = hits
     if outcome.over:
         counts = rule.counts_over and not outcome.local
-        beyond = max(0, min(hits, used - size)) if counts else hits
+        beyond = max(0, min(hits, used - rule.size)) if counts else hits
         tally[SHADOW if is_shadow else OVER_LOCAL if outcome.local else OVER] += beyond
         passed -= beyond
         used -= beyond
-    if (near := used - size * 4 // 5) <= 0 or not passed:
-        tally[WITHIN] += passed
-    else:
-        near = min(near, passed)
-        tally[NEAR] += near
-        tally[WITHIN] += passed - near
+    above = max(0, min(used - near, passed))
+    tally[NEAR] += above
+    tally[WITHIN] += passed - above

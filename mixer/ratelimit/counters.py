@@ -43,6 +43,7 @@ class Rule:
     lot: int = 1  # fixed_window alone: hits that a process may take ahead, see `Counters.hit`
 
     seconds: int = field(init=False, repr=False, compare=False)  # `window`
+    is_plain: bool = field(init=False, repr=False, compare=False)  # a fixed window in which every hit counts
     # token_bucket: a hit fills the bucket by `cost`, and it drains by `rate` each µs.
     cost: int = field(init=False, repr=False, compare=False)
     rate: int = field(init=False, repr=False, compare=False)
@@ -58,6 +59,8 @@ class Rule:
             raise RuleError("burst", f"1 to {MAX_LIMIT}", self.burst)
         cost, rate = self._flow() if self.algorithm == "token_bucket" else (0, 0)
         object.__setattr__(self, "seconds", self.window // SECOND)
+        is_plain = self.algorithm == "fixed_window" and self.counts_over and self.lot == 1
+        object.__setattr__(self, "is_plain", is_plain)
         object.__setattr__(self, "cost", cost)
         object.__setattr__(self, "rate", rate)
 

@@ -4,14 +4,15 @@ The older fields are envoyproxy/ratelimit's: the numbers of the limit that has t
 (draft-ietf-httpapi-ratelimit-headers-10) tell all limits by their names, as Structured Fields (RFC 9651).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from mixer import config
 from mixer.ratelimit.claims import Claim
-from mixer.ratelimit.counters import Outcome
-from mixer.ratelimit.tally import Tally
+from mixer.ratelimit.counters import Outcome, Outcomes, Rule
+from mixer.ratelimit.judge import Verdict
+from mixer.ratelimit.tree import Limit
 
-Judged = Sequence[tuple[Claim, Outcome]]
+Found = Sequence[Claim | None]
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -21,41 +22,40 @@ class Fields:
         self._names = settings.limit, settings.remaining, settings.reset
         self._draft = settings.draft
 
-    def of(self, tally: Tally, judged: Judged) -> Headers:
+    def of(self, verdict: Verdict, claims: Found, outcomes: Outcomes) -> Headers:
         """For an answer, over the limit or not."""
-        if (least := tally.least) is None:
+        if (least := verdict.least) is None:
             return ()
         limit, remaining, reset = self._names
         older = (
             (limit, str(least.limit.requests_per_unit)),
-            (remaining, str(tally.left)),
-            (reset, str(tally.until_reset)),
+            (remaining, str(verdict.left)),
+            (reset, str(verdict.reset)),
         )
-        return (*older, *_draft(judged)) if self._draft else older
+        return (*older, *_draft(claims, outcomes)) if self._draft else older
 
 
-def retry_after(judged: Judged) -> tuple[str, str]:
+def retry_after(claims: Found, outcomes: Outcomes) -> tuple[str, str]:
     """When all that is over may have room again (RFC 9110, 10.2.3). A slot comes back when whoever has it is done, not
     when its lease ends: there it says a second."""
     retry = 1
-    for claim, outcome in judged:
-        rule = claim.limit.rule
-        if (
-            outcome.over
-            and not claim.limit.shadow_mode
-            and rule is not None
-            and rule.algorithm != "concurrency"
-        ):
+    for limit, rule, outcome in _counted(claims, outcomes):
+        if outcome.over and not limit.shadow_mode and rule.algorithm != "concurrency":
             retry = max(retry, outcome.retry)
     return "Retry-After", str(retry)
 
 
-def _draft(judged: Judged) -> Headers:
+def _counted(claims: Found, outcomes: Outcomes) -> Iterator[tuple[Limit, Rule, Outcome]]:
+    each = iter(outcomes)
+    for claim in claims:
+        if claim is not None and claim.hit is not None:
+            yield claim.limit, claim.hit.rule, next(each)
+
+
+def _draft(claims: Found, outcomes: Outcomes) -> Headers:
     policies, states = [], []
-    for claim, outcome in judged:
-        if (rule := claim.limit.rule) is None:
-            continue
-        name = _string(claim.limit.label)
+    for limit, rule, outcome in _counted(claims, outcomes):
+        name = _string(limit.label)
         if rule.algorithm == "concurrency":
             policies.append(f'{name};q={rule.limit};qu="concurrent-requests"')
             states.append(f"{name};r={outcome.remaining}")

@@ -45,9 +45,9 @@ class Format:
         parts = (self.entry_part(entry.key, entry.value) for entry in entries)
         return self.bounded(self.domain_part(domain) + "".join(parts))
 
-    def of_window(self, prefix: str, name: str, seconds: int, start: int) -> str:
-        """The Redis key of a fixed window; `start` in seconds."""
-        return f"{prefix}{seconds}|{start}|{name}"
+    def of_window(self, prefix: str, seconds: int, start: int) -> tuple[str, str]:
+        """The Redis key of a fixed window: what stands before the name, and after it. `start` in seconds."""
+        return f"{prefix}{seconds}|{start}|", ""
 
 
 class RatelimitFormat(Format):
@@ -62,8 +62,8 @@ class RatelimitFormat(Format):
     def bounded(self, name: str) -> str:
         return name
 
-    def of_window(self, prefix: str, name: str, seconds: int, start: int) -> str:
-        return f"{prefix}{name}{start}"
+    def of_window(self, prefix: str, seconds: int, start: int) -> tuple[str, str]:
+        return prefix, str(start)
 
 
 MIXER = Format()

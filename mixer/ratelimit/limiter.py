@@ -13,8 +13,8 @@ class IllegalLimitError(DecisionError):
         super().__init__("illegal", message)
 
 
-class Verdict(NamedTuple):
-    """What the limits say of a request."""
+class Counted(NamedTuple):
+    """What came of it."""
 
     over: bool
     limit: str  # the one that decided: that fired, or has the least left; "" where none applied
@@ -24,7 +24,7 @@ class Verdict(NamedTuple):
     body: str = ""
 
 
-Asked = Sequence[object]
+Limits = Sequence[object]
 """Limits that a decision asks for, as `Limiter.read` answers them."""
 
 
@@ -34,14 +34,15 @@ class Limiter(Protocol):
     paths: frozenset[tuple[str, ...]] | None
     """What the rule of limits can read of the input of Check; None where there is no such rule."""
 
-    def read(self, given: object) -> Asked:
+    def read(self, given: object) -> Limits:
         """The `rate_limits` of a decision. Raises `IllegalLimitError`."""
 
     def count(
-        self, asked: Asked, document: tuple[bytes, object] | None, holder: str, timeout: float | None
-    ) -> Verdict | Awaitable[Verdict]:
+        self, limits: Limits, document: tuple[bytes, object] | None, holder: str, timeout: float | None
+    ) -> Counted | Awaitable[Counted]:
         """Count a request against what its decision asks for, and what the rule says over `document` (JSON, and what it
-        was made from): at once, or as something to wait for. `holder`: an id of the request, for its slots.
+        was made from): at once, or as something to wait for, which needs no task if it is a future. `holder`: an id of
+        the request, for its slots.
 
         A call that is cancelled gives its slots back, and so does a request that is over any limit.
 
@@ -50,6 +51,3 @@ class Limiter(Protocol):
             CounterError: the counters cannot answer.
             DeadlineError: they did not within `timeout` seconds.
         """
-
-    def release(self, holder: str) -> None:
-        """Give back the slots of a request that is not answered. Returns at once."""

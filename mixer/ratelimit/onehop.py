@@ -1,29 +1,33 @@
 """Limits on Check: counted in the same call that decides. See `limiter` for what Check may count on."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from asyncio import Future, ensure_future
+from collections.abc import Awaitable, Callable
 from typing import cast
+
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 
 from mixer import config
 from mixer.errors import CounterError
 from mixer.metrics import Metrics
-from mixer.ratelimit import counted, fields
-from mixer.ratelimit.answer import OK, OVER_LIMIT
-from mixer.ratelimit.claims import Claim
-from mixer.ratelimit.counters import SECOND, Counters, Hit, Outcome, Outcomes
+from mixer.ratelimit import fields
+from mixer.ratelimit.claims import Asked, Claim
+from mixer.ratelimit.counters import SECOND, Counters, Outcomes
 from mixer.ratelimit.failures import Failures
-from mixer.ratelimit.limiter import Asked, Verdict
+from mixer.ratelimit.givingback import GivingBack
+from mixer.ratelimit.judge import Judge
+from mixer.ratelimit.limiter import Counted, Limits
 from mixer.ratelimit.objects import Found, Objects
 from mixer.ratelimit.rego import RegoLimits
-from mixer.ratelimit.tally import Tally
 from mixer.ratelimit.tree import OverLimit
 
 _DEFAULT = OverLimit()
-_NOTHING = Verdict(over=False, limit="")
+_NOTHING = Counted(over=False, limit="")
+_NO_REQUEST = RateLimitRequest()
 
 
 class OneHop:
-    """See `Limiter`. `rule` gives further limits for each request; `release` gives slots back, and returns at once."""
+    """See `Limiter`. `rule` gives further limits for each request."""
 
     def __init__(
         self,
@@ -32,34 +36,27 @@ class OneHop:
         settings: config.RateLimits,
         metrics: Metrics,
         *,
-        release: Callable[[Sequence[str]], None],
         rule: RegoLimits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._objects = objects
         self._counters = counters
+        self._judge = Judge(settings, metrics)
         self._shadow_mode = settings.shadow_mode
-        self._quota_mode = settings.quota_mode
         self._headers = fields.Fields(settings.response_headers)
-        self._release = release
         self._rule = rule
         self.paths = None if rule is None else rule.paths
         self._clock = clock
-        self._fail = Failures()
-        outcome = metrics.quota_descriptors.labels
-        self._ok, self._over_limit, self._shadow = outcome("ok"), outcome("over_limit"), outcome("shadow")
-        self._unlimited, self._no_limit = outcome("unlimited"), outcome("no_limit")
+        self._failed = Failures()
+        self._give_back = GivingBack(counters, self._failed, clock)
 
-    def read(self, given: object) -> Asked:
+    def read(self, given: object) -> Limits:
         return self._objects.read(given, "rate_limits")
 
-    def release(self, holder: str) -> None:
-        self._release((holder,))
-
     def count(
-        self, asked: Asked, document: tuple[bytes, object] | None, holder: str, timeout: float | None
-    ) -> Verdict | Awaitable[Verdict]:
-        claims = cast(Found, asked)
+        self, limits: Limits, document: tuple[bytes, object] | None, holder: str, timeout: float | None
+    ) -> Counted | Awaitable[Counted]:
+        claims = cast(Found, limits)
         if self._rule is None or document is None:
             return self._count(claims, holder, timeout)
         found = self._rule.find(*document, timeout)
@@ -69,84 +66,69 @@ class OneHop:
 
     async def _after(
         self, waiting: Awaitable[Found], claims: Found, holder: str, timeout: float | None
-    ) -> Verdict:
+    ) -> Counted:
         end = None if timeout is None else time.monotonic() + timeout
         claims += await waiting
-        verdict = self._count(claims, holder, None if end is None else max(0.0, end - time.monotonic()))
-        return verdict if isinstance(verdict, Verdict) else await verdict
+        counted = self._count(claims, holder, None if end is None else max(0.0, end - time.monotonic()))
+        return counted if isinstance(counted, Counted) else await counted
 
-    def _count(self, claims: Found, holder: str, timeout: float | None) -> Verdict | Awaitable[Verdict]:
-        hits = [
-            hit if hit.rule.algorithm != "concurrency" else hit._replace(holder=holder)
-            for claim in claims
-            if claim is not None and (hit := claim.hit) is not None
-        ]
-        if not hits:
-            return self._judge(claims, hits, [], holder) if claims else _NOTHING
+    def _count(self, claims: Found, holder: str, timeout: float | None) -> Counted | Future[Counted]:
+        if not claims:
+            return _NOTHING
+        asked = Asked(_NO_REQUEST, [_held(claim, holder) for claim in claims])
+        if not asked.hits:
+            return self._counted(asked, [])
         end = None if timeout is None else time.monotonic() + timeout
         try:
-            outcomes = self._counters.hit(hits, int(self._clock() * SECOND), timeout)
+            outcomes = self._counters.hit(asked.hits, int(self._clock() * SECOND), timeout)
         except CounterError as error:
-            self._fail(error, end)
-            raise
+            raise self._failed(error, end) from None
         if isinstance(outcomes, list):
-            return self._judge(claims, hits, outcomes, holder)
-        return self._wait(claims, hits, outcomes, holder, end)
+            return self._counted(asked, outcomes)
+        return self._later(asked, ensure_future(outcomes), end)
 
-    async def _wait(
-        self, claims: Found, hits: Sequence[Hit], waiting: Awaitable[Outcomes], holder: str, end: float | None
-    ) -> Verdict:
-        outcomes: Outcomes | None = None
-        try:
-            outcomes = await waiting
-        except CounterError as error:
-            self._fail(error, end)
-            raise
-        finally:
-            # Whoever asked is gone, or was not told: what was sent may have been counted.
-            if outcomes is None and any(_takes_slot(hit) for hit in hits):
-                self._release((holder,))
-        return self._judge(claims, hits, outcomes, holder)
+    def _later(self, asked: Asked, outcomes: Future[Outcomes], end: float | None) -> Future[Counted]:
+        """Without a task: one for each call costs as much as the counting."""
+        counted: Future[Counted] = outcomes.get_loop().create_future()
 
-    def _judge(self, claims: Found, hits: Sequence[Hit], outcomes: Outcomes, holder: str) -> Verdict:
-        tally = Tally()
-        each = zip(hits, outcomes, strict=True)
-        judged: list[tuple[Claim, Outcome]] = []
-        holds = False
-        for claim in claims:
-            if claim is None:
-                self._no_limit.inc()
-                tally.quotas += self._quota_mode
-                continue
-            limit = claim.limit
-            if claim.hit is None:
-                self._unlimited.inc()
-                tally.unlimited = claim.texts
-                continue
-            hit, outcome = next(each)
-            judged.append((claim, outcome))
-            is_shadow = outcome.over and (limit.shadow_mode or self._shadow_mode)
-            counted.add(claim.tally, hit, outcome, is_shadow)
-            code = OVER_LIMIT if outcome.over and not limit.shadow_mode else OK
-            if not outcome.over:
-                self._ok.inc()
-                holds = holds or _takes_slot(hit)
-            else:
-                (self._shadow if is_shadow else self._over_limit).inc()
-            tally.add(
-                claim.texts, outcome.remaining, outcome.reset, code, self._quota_mode or limit.quota_mode
-            )
-        decisive = tally.decisive()
+        def finish(outcomes: Future[Outcomes]) -> None:
+            try:
+                if not counted.done():
+                    counted.set_result(self._counted(asked, outcomes.result()))
+                    return
+            except CounterError as error:
+                counted.set_exception(self._failed(error, end))
+            except Exception as error:
+                counted.set_exception(error)
+            # Whoever asked is gone, or is not told: what was sent may have been counted.
+            self._give_back(asked.hits)
+
+        def gone(counted: Future[Counted]) -> None:
+            if counted.cancelled():
+                outcomes.cancel()
+
+        outcomes.add_done_callback(finish)
+        counted.add_done_callback(gone)
+        return counted
+
+    def _counted(self, asked: Asked, outcomes: Outcomes) -> Counted:
+        verdict = self._judge.verdict(asked, outcomes)
+        decisive = verdict.decisive()
         label = "" if decisive is None else decisive.limit.label
-        if not tally.is_over() or self._shadow_mode:
-            headers = self._headers.of(tally, judged) if self._headers.enabled else ()
-            return Verdict(over=False, limit=label, headers=headers, holds=holds)
-        if holds:
-            self._release((holder,))
+        if not verdict.refuses() or self._shadow_mode:
+            told = self._headers.of(verdict, asked.claims, outcomes) if self._headers.enabled else ()
+            return Counted(over=False, limit=label, headers=told, holds=bool(verdict.taken))
+        self._give_back(verdict.taken)
         answer = (decisive.limit.over_limit if decisive is not None else None) or _DEFAULT
-        headers = (fields.retry_after(judged), *self._headers.of(tally, judged), *answer.headers)
-        return Verdict(over=True, limit=label, headers=headers, status=answer.status, body=answer.body)
+        headers = (
+            fields.retry_after(asked.claims, outcomes),
+            *self._headers.of(verdict, asked.claims, outcomes),
+            *answer.headers,
+        )
+        return Counted(over=True, limit=label, headers=headers, status=answer.status, body=answer.body)
 
 
-def _takes_slot(hit: Hit) -> bool:
-    return hit.hits > 0 and hit.rule.algorithm == "concurrency"
+def _held(claim: Claim | None, holder: str) -> Claim | None:
+    if claim is None or (hit := claim.hit) is None or hit.rule.algorithm != "concurrency":
+        return claim
+    return claim._replace(hit=hit._replace(holder=holder))

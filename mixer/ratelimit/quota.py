@@ -15,7 +15,6 @@ from mixer.ratelimit.limits import Limits
 from mixer.ratelimit.objects import Objects
 from mixer.ratelimit.onehop import OneHop
 from mixer.ratelimit.rego import RegoLimits
-from mixer.ratelimit.releases import Releases
 from mixer.ratelimit.service import QuotaService
 
 NO_SLOTS = (
@@ -38,7 +37,6 @@ class Quotas:
         settings: config.RateLimits,
         metrics: Metrics,
         *,
-        releases: Releases,
         slots: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -47,15 +45,12 @@ class Quotas:
         self._counters = counters
         self._settings = settings
         self._metrics = metrics
-        self._releases = releases
         self._clock = clock
         claims = Claims(limits.domains, metrics)
         self._objects = Objects(
             claims, metrics, counts_over=settings.count_over_limit, slots=None if slots else NO_SLOTS
         )
-        self.service = QuotaService(
-            limits, counters, settings, metrics, clock, claims=claims, release=releases
-        )
+        self.service = QuotaService(limits, counters, settings, metrics, clock, claims=claims)
 
     def limiter(self, rule: RegoLimits | None = None) -> Limiter:
         """What counts for Check; see `Limiter`."""
@@ -64,7 +59,6 @@ class Quotas:
             self._counters,
             self._settings,
             self._metrics,
-            release=self._releases,
             rule=rule,
             clock=self._clock,
         )

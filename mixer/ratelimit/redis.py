@@ -68,6 +68,7 @@ class RedisCounters:
         self._waiting: deque[Call] = deque()
         self._in_flight: Batch | None = None
         self._expiry: asyncio.TimerHandle | None = None
+        self._expiry_at = inf
         self._flush_is_due = False
         self._link: Link | None = None
         self._is_connecting = True
@@ -114,8 +115,9 @@ class RedisCounters:
             self._flush_is_due = True
             self._loop.call_soon(self._flush)  # after what else arrived in this turn
         if timeout is not None and timeout < self._timeout:
-            call.deadline = call.arrived + timeout
-            self._expire_at(call.deadline)
+            call.deadline = deadline = call.arrived + timeout
+            if self._expiry is None or deadline < self._expiry_at:
+                self._expire_at(deadline)
         return answer
 
     async def release(self, holders: Sequence[str], now: int, timeout: float | None = None) -> int:
@@ -197,11 +199,10 @@ class RedisCounters:
             self._flush()
 
     def _expire_at(self, deadline: float) -> None:
-        """Look for calls that are out of time then, at the latest. One timer for all: most have the same time."""
-        if self._expiry is None or deadline < self._expiry.when():
-            if self._expiry is not None:
-                self._expiry.cancel()
-            self._expiry = self._loop.call_at(deadline, self._expire_due)
+        """Look for calls that are out of time then. One timer for all: most have the same time."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry, self._expiry_at = self._loop.call_at(deadline, self._expire_due), deadline
 
     def _expire_due(self) -> None:
         self._expiry = None

@@ -1,4 +1,4 @@
-"""Slots given back in the background: by access-log entries, and for calls that are not answered."""
+"""Slots given back in the background, as the access log tells that requests are over."""
 
 import asyncio
 import contextlib

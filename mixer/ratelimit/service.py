@@ -1,36 +1,35 @@
 """Quota: `envoy.service.ratelimit.v3.RateLimitService`, free of gRPC.
 
-Answers as envoyproxy/ratelimit does (`shouldRateLimitWorker` in its `ratelimit.go` and
-`GetResponseDescriptorStatus` in its `base_limiter.go`), and always adds the dynamic metadata
-`mixer: {limit, code}`: the limit that fired, else the one with the least left.
+Answers as envoyproxy/ratelimit does, and always adds the dynamic metadata `mixer: {limit, code}`: the limit that
+fired, else the one with the least left.
 """
 
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-
-from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
+from asyncio import CancelledError, Future, ensure_future
+from collections.abc import Awaitable, Callable, Iterator
 
 from mixer import config
 from mixer.errors import CounterError
 from mixer.metrics import Metrics
-from mixer.ratelimit import answer, counted, fields
+from mixer.ratelimit import answer, fields
 from mixer.ratelimit.answer import OK, OVER_LIMIT
-from mixer.ratelimit.claims import Claim, Claims, hits
-from mixer.ratelimit.counters import SECOND, Counters, Hit, Outcome, Outcomes
+from mixer.ratelimit.claims import Asked, Claim, Claims
+from mixer.ratelimit.counters import SECOND, Counters, Outcomes
 from mixer.ratelimit.failures import Failures
+from mixer.ratelimit.givingback import GivingBack
+from mixer.ratelimit.judge import Judge, Verdict
 from mixer.ratelimit.limits import Limits
 from mixer.ratelimit.metadata import of_request
 from mixer.ratelimit.objects import Found
 from mixer.ratelimit.rego import RegoLimits
-from mixer.ratelimit.tally import Tally
-from mixer.ratelimit.tree import Limit
+from mixer.server.front import Done, Pending
 
 
 class QuotaService:
     """Judges requests by limits, on counters that were started.
 
-    `rule` gives further limits; it may be exchanged between two calls. `release` gives slots back in the background.
+    `rule` gives further limits; it may be exchanged between two calls.
     """
 
     def __init__(
@@ -43,175 +42,135 @@ class QuotaService:
         *,
         claims: Claims | None = None,
         rule: RegoLimits | None = None,
-        release: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
         self.rule = rule
-        self._release = release
         self._claims = claims or Claims(limits.domains, metrics)
         self._counters = counters
+        self._judge = Judge(settings, metrics)
         self._shadow_mode = settings.shadow_mode
-        self._quota_mode = settings.quota_mode
         self._with_metadata_of_request = settings.response_dynamic_metadata
         self._headers = fields.Fields(settings.response_headers)
         self._clock = clock
-        self._fail = Failures()
-        outcome = metrics.quota_descriptors.labels
-        self._ok, self._over_limit, self._shadow = outcome("ok"), outcome("over_limit"), outcome("shadow")
-        self._unlimited, self._no_limit = outcome("unlimited"), outcome("no_limit")
+        self.failed = Failures()
+        self.give_back = GivingBack(counters, self.failed, clock)
 
-    def should_rate_limit(self, request: RateLimitRequest, timeout: float | None) -> bytes | Awaitable[bytes]:
-        """A serialised RateLimitResponse, at once unless the counters or the rule must be waited for.
+    def should_rate_limit(self, message: bytes, timeout: float | None) -> bytes | Awaitable[bytes]:
+        """A serialised RateLimitResponse to a serialised RateLimitRequest, at once unless the counters or the rule must
+        be waited for.
 
         Raises, now or when it is waited for:
             RequestError: the request is wrong; the message says what and where.
+            DecodeError: it is no RateLimitRequest.
             DeadlineError: the counters did not answer within `timeout` seconds.
             CounterError: the counters cannot answer.
             DecisionError: the rule cannot.
         """
-        found = self._claims.of(request)
+        asked = self._claims.of_message(message)
         if self.rule is None:
-            return self._count(request, found, timeout)
-        more = self.rule.of_quota(request, timeout)
-        if isinstance(more, tuple):
-            return self._count(request, [*found, *_held(more)], timeout)
-        return self._after(request, found, more, timeout)
+            return self._count(asked, timeout)
+        found = self.rule.of_quota(asked.request, timeout)
+        if isinstance(found, tuple):
+            return self._count(_with(asked, found), timeout)
+        return self._after(asked, found, timeout)
 
-    async def _after(
-        self,
-        request: RateLimitRequest,
-        found: Sequence[Claim | None],
-        waiting: Awaitable[Found],
-        timeout: float | None,
-    ) -> bytes:
+    async def _after(self, asked: Asked, waiting: Awaitable[Found], timeout: float | None) -> bytes:
         end = None if timeout is None else time.monotonic() + timeout
-        found = [*found, *_held(await waiting)]
-        left = None if end is None else max(0.0, end - time.monotonic())
-        answered = self._count(request, found, left)
+        asked = _with(asked, await waiting)
+        answered = self._count(asked, None if end is None else max(0.0, end - time.monotonic()))
         return answered if isinstance(answered, bytes) else await answered
 
-    def _count(
-        self, request: RateLimitRequest, found: Sequence[Claim | None], timeout: float | None
-    ) -> bytes | Awaitable[bytes]:
-        asked = hits(found, request.hits_addend)
-        if not asked:
-            return self._answer(request, found, [])
-        end = None if timeout is None else time.monotonic() + timeout
+    def _count(self, asked: Asked, timeout: float | None) -> bytes | Awaitable[bytes]:
+        if not asked.hits:
+            return self.answer(asked, [])
         try:
-            outcomes = self._counters.hit(asked, int(self._clock() * SECOND), timeout)
+            outcomes = self._counters.hit(asked.hits, int(self._clock() * SECOND), timeout)
         except CounterError as error:
-            self._fail(error, end)
+            self.failed(error, None)
             raise
         if isinstance(outcomes, list):
-            return self._answer(request, found, outcomes)
-        return self._wait(request, found, outcomes, end)
+            return self.answer(asked, outcomes)
+        end = None if timeout is None else time.monotonic() + timeout
+        return _Waiting(self, asked, ensure_future(outcomes), end)
 
-    async def _wait(
-        self,
-        request: RateLimitRequest,
-        found: Sequence[Claim | None],
-        waiting: Awaitable[Outcomes],
-        end: float | None,
-    ) -> bytes:
-        outcomes: Outcomes | None = None
-        try:
-            outcomes = await waiting
-        except CounterError as error:
-            self._fail(error, end)
-            raise
-        finally:
-            if (
-                outcomes is None
-            ):  # whoever asked is gone, or was not told: what was sent may have been counted
-                self._give_back(_holders(found))
-        return self._answer(request, found, outcomes)
-
-    def _give_back(self, holders: Sequence[str]) -> None:
-        if holders and self._release is not None:
-            self._release(holders)
-
-    def _answer(self, request: RateLimitRequest, found: Sequence[Claim | None], outcomes: Outcomes) -> bytes:
+    def answer(self, asked: Asked, outcomes: Outcomes) -> bytes:
         """The answer, where `outcomes` are those of the descriptors that are counted."""
-        each = iter(outcomes)
-        tally = Tally()
-        parts = [b""]  # the overall code comes here
-        passed: list[Limit] = []
-        judged: list[tuple[Claim, Outcome]] = []
-        holders: list[str] = []
-        for claim in found:
-            if claim is None:
-                self._no_limit.inc()
-                parts.append(answer.NO_LIMIT)
-                tally.quotas += self._quota_mode
-                continue
-            limit, texts = claim.limit, claim.texts
-            if claim.hit is None:
-                self._unlimited.inc()
-                parts.append(answer.UNLIMITED)
-                tally.unlimited = texts
-                continue
-            outcome = next(each)
-            judged.append((claim, outcome))
-            over, _, left, reset, _, _ = outcome
-            if claim.hit.holder and not over and claim.hit.hits > 0:
-                holders.append(claim.hit.holder)
-            is_shadow = over and (limit.shadow_mode or self._shadow_mode)
-            counted.add(claim.tally, claim.hit, outcome, is_shadow)
-            code = self._code(limit, over)
-            parts.append(answer.status(texts.status[code], left, reset))
-            tally.add(texts, left, reset, code, self._quota_mode or limit.quota_mode)
-            if code == OK:
-                passed.append(limit)
-        overall = OVER_LIMIT if tally.is_over() and not self._shadow_mode else OK
+        if (ordinary := self._judge.ordinary(asked, outcomes)) is not None:
+            return ordinary
+        verdict = self._judge.verdict(asked, outcomes)
+        overall = OVER_LIMIT if verdict.refuses() and not self._shadow_mode else OK
+        parts = verdict.parts
         parts[0] = answer.OVERALL[overall]
-        decisive = tally.decisive()
+        decisive = verdict.decisive()
         parts.append(decisive.metadata[overall] if decisive else answer.NO_LIMIT_METADATA[overall])
-        if holders and overall == OVER_LIMIT:
-            self._give_back(holders)
-        elif holders and decisive is not None:
+        if verdict.taken and overall == OVER_LIMIT:
+            self.give_back(verdict.taken)
+        elif verdict.taken and decisive is not None:
+            holders = [hit.holder for hit in verdict.taken]
             parts.append(answer.holding(decisive.limit.label, overall, holders))
         if self._with_metadata_of_request:
-            parts.append(answer.more_metadata(of_request(request, passed)))
+            parts.append(answer.more_metadata(of_request(asked.request, verdict.passed)))
         if self._headers.enabled:
-            parts.append(answer.headers(self._headers.of(tally, judged)))
+            parts.append(answer.headers(self._headers.of(verdict, asked.claims, outcomes)))
         if overall == OVER_LIMIT:
-            parts.append(self._over(tally, judged, decisive))
+            parts.append(self._over(verdict, asked, outcomes))
         return b"".join(parts)
 
-    def _over(self, tally: Tally, judged: fields.Judged, decisive: answer.LimitTexts | None) -> bytes:
+    def _over(self, verdict: Verdict, asked: Asked, outcomes: Outcomes) -> bytes:
         """What a client over the limit is told besides."""
         told: fields.Headers = ()
         if self._headers.enabled:
-            told = (fields.retry_after(judged),)
-        if decisive is None or (given := decisive.limit.over_limit) is None:
+            told = (fields.retry_after(asked.claims, outcomes),)
+        if (decisive := verdict.decisive()) is None or (given := decisive.limit.over_limit) is None:
             return answer.headers(told)
         return answer.headers((*told, *given.headers), given.body)
 
-    def _code(self, limit: Limit, over: bool) -> int:
-        """The status of a descriptor; its outcome is counted."""
-        if not over:
-            self._ok.inc()
-            return OK
-        (self._shadow if limit.shadow_mode or self._shadow_mode else self._over_limit).inc()
-        return OK if limit.shadow_mode else OVER_LIMIT
+
+class _Waiting(Pending):
+    """A request whose counters are waited for."""
+
+    __slots__ = ("_asked", "_done", "_end", "_outcomes", "_service")
+
+    def __init__(
+        self, service: QuotaService, asked: Asked, outcomes: Future[Outcomes], end: float | None
+    ) -> None:
+        self._service = service
+        self._asked = asked
+        self._outcomes = outcomes
+        self._end = end
+        self._done: Done
+
+    def then(self, done: Done) -> None:
+        self._done = done
+        self._outcomes.add_done_callback(self._finish)
+
+    def cancel(self) -> None:
+        self._outcomes.cancel()
+
+    def _finish(self, outcomes: Future[Outcomes]) -> None:
+        result: bytes | BaseException
+        try:
+            result = self._service.answer(self._asked, outcomes.result())
+        except CounterError as error:
+            result = self._service.failed(error, self._end)
+        except (Exception, CancelledError) as error:
+            result = error
+        if not isinstance(result, bytes):  # what was sent may have been counted
+            self._service.give_back(self._asked.hits)
+        self._done(result)
+
+
+def _with(asked: Asked, found: Found) -> Asked:
+    """With limits of a rule too."""
+    return Asked(asked.request, [*asked.claims, *_held(found)])
 
 
 def _held(found: Found) -> Iterator[Claim | None]:
     """Limits of a rule, with an id for whoever takes a slot by this call."""
     holder = ""
     for claim in found:
-        if (
-            claim is None
-            or claim.hit is None
-            or claim.hit.rule.algorithm != "concurrency"
-            or claim.hit.holder
-        ):
-            yield claim
-        else:
+        hit = None if claim is None else claim.hit
+        if claim is not None and hit is not None and hit.rule.algorithm == "concurrency" and not hit.holder:
             holder = holder or str(uuid.uuid4())
-            yield claim._replace(hit=claim.hit._replace(holder=holder))
-
-
-def _holders(found: Sequence[Claim | None]) -> list[str]:
-    """Who takes a slot."""
-    hits: list[Hit] = [claim.hit for claim in found if claim is not None and claim.hit is not None]
-    return [hit.holder for hit in hits if hit.holder and hit.hits > 0]
+            yield claim._replace(hit=hit._replace(holder=holder))
+        else:
+            yield claim

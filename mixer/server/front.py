@@ -1,10 +1,49 @@
 """The seam of gRPC fronts, and what a front serves."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from google.protobuf.message import Message
+
+Done = Callable[[bytes | BaseException], None]
+
+
+class Pending:
+    """An answer that comes later and needs no task to wait in, which costs less than an awaitable; it is one, too."""
+
+    __slots__ = ()
+
+    def then(self, done: Done) -> None:
+        """Call back once, in a later turn of the loop, with the answer or the error (`CancelledError` for one that was
+        cancelled). For one caller."""
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more."""
+        raise NotImplementedError
+
+    def __await__(self) -> Generator[Any, None, bytes]:
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def done(result: bytes | BaseException) -> None:
+            if answer.done():
+                return
+            if isinstance(result, bytes):
+                answer.set_result(result)
+            elif isinstance(result, asyncio.CancelledError):
+                answer.cancel()
+            else:
+                answer.set_exception(result)
+
+        self.then(done)
+        try:
+            return (yield from answer.__await__())
+        finally:
+            if answer.cancelled():
+                self.cancel()
+
 
 Call = Callable[[Any, float | None], bytes | Awaitable[bytes]]
 Calls = Callable[[Sequence[tuple[Any, float | None]]], Sequence[bytes | Awaitable[bytes] | Exception]]
@@ -12,16 +51,18 @@ Calls = Callable[[Sequence[tuple[Any, float | None]]], Sequence[bytes | Awaitabl
 
 @dataclass(frozen=True, slots=True)
 class Unary:
-    """A unary method: `call` gets the parsed request and the seconds left (None: no deadline).
+    """A unary method: `call` gets the parsed request and the seconds left (None: no deadline). Where `request` is None,
+    it gets the message's bytes, and raises protobuf's `DecodeError` if they are none of its kind.
 
-    It answers a serialised message: at once where it can, which spares a task, else as something to wait for.
+    It answers a serialised message: at once where it can, which spares a task, else as something to wait for (a
+    `Pending` if that is at hand).
     `together` does the same for calls that arrived together, where that costs less than one after the other: it
     answers them in order, errors among the answers.
     """
 
     service: str  # "envoy.service.auth.v3.Authorization"
     name: str  # "Check"
-    request: type[Message]
+    request: type[Message] | None
     call: Call
     together: Calls | None = None
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from itertools import starmap
 from typing import Any, TypeAlias, cast
 
@@ -14,7 +15,7 @@ from grpc import aio
 
 from mixer.errors import MixerError, RequestError
 from mixer.metrics import Metrics
-from mixer.server.front import Call, Calls, ClientStream, Methods, Unary
+from mixer.server.front import Call, Calls, ClientStream, Done, Methods, Pending, Unary
 from mixer.server.status import code_of
 
 log = structlog.get_logger()
@@ -36,6 +37,29 @@ class StatusError(Exception):
         self.code = code
         self.details = details
         super().__init__(details)
+
+
+class Waiting(Pending):
+    """A call whose answer comes later: `then` gets the answer, `StatusError` or `CancelledError`."""
+
+    __slots__ = ("_done", "_ended", "_pending")
+
+    def __init__(
+        self, pending: Pending, ended: Callable[[bytes | BaseException], bytes | BaseException]
+    ) -> None:
+        self._pending = pending
+        self._ended = ended  # takes note of how the call ended, and says how that is told
+        self._done: Done
+
+    def then(self, done: Done) -> None:
+        self._done = done
+        self._pending.then(self._finish)
+
+    def cancel(self) -> None:
+        self._pending.cancel()
+
+    def _finish(self, result: bytes | BaseException) -> None:
+        self._done(self._ended(result))
 
 
 Begun = bytes | Awaitable[bytes] | StatusError
@@ -78,61 +102,17 @@ class Handlers:
         answer, one to wait for, or how the call ends that has none. What is waited for raises `StatusError` alone
         (and CancelledError, when its task is cancelled).
         """
-        metrics, name = self._metrics, method.name
-        ok, seconds = metrics.calls.labels(name, "OK"), metrics.call_seconds.labels(name)
-        parse, together = method.request.FromString, method.together or _one_by_one(method.call)
-        waiting = 0
-        metrics.calls_in_flight.labels(name).set_function(lambda: waiting)
+        return _Answering(self, method, self._metrics).begin
 
-        def begin(calls: Sequence[Received]) -> list[Begun]:
-            start = time.perf_counter()
-            self._moves += len(calls)
-            try:
-                answers = together([(parse(data), left) for data, left in calls])
-            except DecodeError:
-                if len(calls) > 1:
-                    return [begun for call in calls for begun in begin((call,))]
-                answers = [_malformed()]
-            begun: list[Begun] = []
-            done = 0
-            for answer in answers:
-                if isinstance(answer, bytes):
-                    begun.append(answer)
-                    done += 1
-                elif isinstance(answer, Exception):
-                    begun.append(self._failure(name, answer))
-                else:
-                    begun.append(wait(answer, start))
-                    continue
-                seconds.observe(time.perf_counter() - start)
-            ok.inc(done)
-            return begun
+    def begun(self, calls: int) -> None:
+        self._moves += calls
 
-        async def wait(answer: Awaitable[bytes], start: float) -> bytes:
-            nonlocal waiting
-            waiting += 1
-            self._enter()
-            try:
-                result = await answer
-            except Exception as error:
-                raise self._failure(name, error) from None
-            except asyncio.CancelledError:
-                metrics.calls.labels(name, "CANCELLED").inc()
-                raise
-            finally:
-                waiting -= 1
-                self._leave()
-                seconds.observe(time.perf_counter() - start)
-            ok.inc()
-            return result
-
-        return begin
-
-    def _enter(self) -> None:
+    def enter(self) -> None:
+        """A call waits for its answer."""
         self._waiting += 1
         self._idle.clear()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         self._waiting -= 1
         if not self._waiting:
             self._idle.set()
@@ -162,7 +142,7 @@ class Handlers:
             try:
                 await method.call(self._messages(method, context))
             except Exception as error:
-                failure = self._failure(method.name, error)
+                failure = self.failure(method.name, error)
                 await context.abort(failure.code, failure.details)
             except asyncio.CancelledError:
                 calls.labels(method.name, "CANCELLED").inc()
@@ -232,7 +212,9 @@ class Handlers:
                 return not self._streams
         return False
 
-    def _failure(self, name: str, error: Exception) -> StatusError:
+    def failure(self, name: str, error: Exception) -> StatusError:
+        if isinstance(error, DecodeError):
+            error = _malformed()
         if isinstance(error, MixerError):
             failure = StatusError(code_of(error), str(error))
         else:
@@ -240,6 +222,80 @@ class Handlers:
             log.error("call_failed", method=name, exc_info=error)
         self._metrics.calls.labels(name, failure.code.name).inc()
         return failure
+
+
+class _Answering:
+    """Calls of one unary method, on their way to their answers."""
+
+    def __init__(self, handlers: Handlers, method: Unary, metrics: Metrics) -> None:
+        self._handlers = handlers
+        self._name = name = method.name
+        self._together = method.together or _one_by_one(method.call)
+        self._parse = None if method.request is None else method.request.FromString
+        self._waiting = 0
+        self._calls = metrics.calls
+        self._ok, self._seconds = metrics.calls.labels(name, "OK"), metrics.call_seconds.labels(name)
+        metrics.calls_in_flight.labels(name).set_function(lambda: self._waiting)
+
+    def begin(self, calls: Sequence[Received]) -> list[Begun]:
+        """See `Handlers.unary`."""
+        start = time.perf_counter()
+        parse = self._parse
+        self._handlers.begun(len(calls))
+        try:
+            answers = self._together([(parse(data), left) for data, left in calls] if parse else calls)
+        except DecodeError:
+            if len(calls) > 1:
+                return [begun for call in calls for begun in self.begin((call,))]
+            answers = [_malformed()]
+        begun: list[Begun] = []
+        done = 0
+        for answer in answers:
+            if isinstance(answer, bytes):
+                begun.append(answer)
+                done += 1
+            elif isinstance(answer, Exception):
+                begun.append(self._handlers.failure(self._name, answer))
+            elif isinstance(answer, Pending):
+                self._enter()
+                begun.append(Waiting(answer, partial(self._leave, start)))
+                continue
+            else:
+                begun.append(self._wait(answer, start))
+                continue
+            self._seconds.observe(time.perf_counter() - start)
+        self._ok.inc(done)
+        return begun
+
+    def _enter(self) -> None:
+        self._waiting += 1
+        self._handlers.enter()
+
+    def _leave(self, start: float, result: bytes | BaseException) -> bytes | BaseException:
+        """Take note of how a call that waited ended, and say how that is told."""
+        self._waiting -= 1
+        self._handlers.leave()
+        self._seconds.observe(time.perf_counter() - start)
+        if isinstance(result, bytes):
+            self._ok.inc()
+        elif isinstance(result, Exception):
+            return self._handlers.failure(self._name, result)
+        else:
+            self._calls.labels(self._name, "CANCELLED").inc()
+        return result
+
+    async def _wait(self, answer: Awaitable[bytes], start: float) -> bytes:
+        self._enter()
+        result: bytes | BaseException = asyncio.CancelledError()
+        try:
+            result = await answer
+        except Exception as error:
+            result = error
+        finally:
+            result = self._leave(start, result)
+        if isinstance(result, bytes):
+            return result
+        raise result from None
 
 
 def _one_by_one(call: Call) -> Calls:

@@ -8,10 +8,12 @@ It takes a message whole before its size can be judged, so listen where only you
 """
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 import threading
 from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -22,7 +24,7 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 from mixer import config
 from mixer.metrics import Metrics
 from mixer.server import threads
-from mixer.server.front import ClientStream, Methods, Unary
+from mixer.server.front import ClientStream, Methods, Pending, Unary
 from mixer.server.handlers import QUIET, Begin, Handlers, Received, StatusError
 from mixer.server.health import Health
 from mixer.server.listening import MAX_MESSAGE, OPTIONS, bound, cannot_listen, refuse_socket_in_use
@@ -45,6 +47,8 @@ class NativeFront:
         self._handlers = Handlers(methods, metrics)
         self._methods = methods
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._pending: dict[int, Pending] = {}
+        self._ended = asyncio.Event()  # one of those, while this front drains
         self._stopping = False
 
     async def start(self) -> None:
@@ -83,16 +87,30 @@ class NativeFront:
         done = await self._handlers.drain(timeout / 2)
         self._stopping = True
         behind = asyncio.ensure_future(self._behind.stop(timeout / 2))
+        end = self._loop.time() + timeout / 2
         if self._tasks:
             _, late = await asyncio.wait(self._tasks.values(), timeout=timeout / 2)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        await self._end_pending(end)
         await behind
         if not done:
             await asyncio.sleep(QUIET)  # the last answers are written, which closing does not wait for
         await asyncio.to_thread(self._front.close)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _end_pending(self, end: float) -> None:
+        """Wait for them until `end`, by the loop's clock; then cancel them."""
+        while self._pending and (left := end - self._loop.time()) > 0:
+            self._ended.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), left)
+        for pending in list(self._pending.values()):
+            pending.cancel()
+        while self._pending:
+            self._ended.clear()
+            await self._ended.wait()
 
     def _dispatch(self) -> None:
         """Of a thread of its own: hands events to the loop until the front is closed."""
@@ -119,9 +137,8 @@ class NativeFront:
             for method, received in calls.items():
                 self._begin_all(method, received)
             for call in cancelled:
-                if (task := self._tasks.get(call)) is not None:
-                    # After it has begun: what never began could not clean up behind it.
-                    self._loop.call_soon(task.cancel)
+                if (waited := self._tasks.get(call) or self._pending.get(call)) is not None:
+                    waited.cancel()
 
     def _begin_all(self, method: int, received: list[tuple[int, Received]]) -> None:
         begun = self._begin[method]([message for _, message in received])
@@ -130,8 +147,20 @@ class NativeFront:
                 self._front.respond(call, answer)
             elif isinstance(answer, StatusError):
                 self._fail(call, answer)
+            elif isinstance(answer, Pending):
+                self._pending[call] = answer
+                answer.then(partial(self._end, call))
             else:
                 self._tasks[call] = self._loop.create_task(self._wait(call, answer))
+
+    def _end(self, call: int, result: bytes | BaseException) -> None:
+        del self._pending[call]
+        if self._stopping:
+            self._ended.set()
+        if isinstance(result, bytes):
+            self._front.respond(call, result)
+        else:  # a client that cancelled is not there to hear it
+            self._fail(call, result if isinstance(result, StatusError) else _STOPPING)
 
     async def _wait(self, call: int, answer: Awaitable[bytes]) -> None:
         try:

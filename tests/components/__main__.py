@@ -19,23 +19,22 @@ LINE_EVERY = 15.0  # seconds between two lines of a component that is under way,
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.components", description=__doc__)
-    parser.add_argument("--peers", action="store_true", help="also what only the benchmarks run beside Mixer")
     parser.add_argument("--check", action="store_true", help="only check the toolchains; fetch nothing")
     options = parser.parse_args(argv)
     try:
-        if found := preflight.lacks(options.peers):
+        if found := preflight.lacks():
             print(preflight.message(found), file=sys.stderr)
             return 2
         if options.check:
             return 0
         with fetch.alone(lambda: print("waiting for another fetch of components to end", flush=True)):
-            failed = [one for one in _fetch_all(_missing(options.peers)) if one.error]
+            failed = [one for one in _fetch_all(_missing()) if one.error]
         for one in failed:
             again = "run the command again; what is complete stays"
             print(f"\n{one.recipe.name} could not be fetched ({again}).\n{one.error}", file=sys.stderr)
         if failed:
             return 1
-        _show_table(options.peers)
+        _show_table()
     except ComponentError as error:
         print(error, file=sys.stderr)
         return 2
@@ -45,14 +44,13 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _missing(peers: bool) -> list[fetch.Recipe]:
+def _missing() -> list[fetch.Recipe]:
     wanted: list[tuple[Callable[[], object], Callable[[], fetch.Recipe]]] = [
         (binaries.opa, fetch.opa),
         (binaries.kafka_classpath, fetch.kafka),
         (binaries.redis_server, fetch.redis),
+        (binaries.ratelimit_peer, fetch.ratelimit_peer),
     ]
-    if peers:
-        wanted.append((binaries.ratelimit_peer, fetch.ratelimit_peer))
     return [recipe() for find, recipe in wanted if preflight.absent(find)]
 
 
@@ -111,16 +109,15 @@ def _title(one: fetch.Fetch) -> str:
     return f"{one.recipe.name:<9}  {one.recipe.version.rpartition('-')[2]:<12}"
 
 
-def _show_table(peers: bool) -> None:
+def _show_table() -> None:
     rows: list[tuple[str, Path, str]] = [
         ("Envoy", binaries.envoy(), _version(binaries.envoy(), "--version", r"/(\d+\.\d+\.\d+)/")),
         ("Redis", binaries.redis_server(), _version(binaries.redis_server(), "--version", r"v=([\d.]+)")),
         ("OPA", binaries.opa(), _version(binaries.opa(), "version", r"Version: (\S+)")),
         ("Kafka", Path(binaries.kafka_classpath()).parent, _kafka_version()),
         ("Java", binaries.java(), _version(binaries.java(), "-version", r'version "([^"]+)"')),
+        ("ratelimit", binaries.ratelimit_peer(), binaries.RATELIMIT_VERSION),
     ]
-    if peers:
-        rows.append(("ratelimit", binaries.ratelimit_peer(), binaries.RATELIMIT_VERSION))
     width = max(len(version) for _, _, version in rows)
     print(f"{'component':<9}  {'version':<{width}}  path")
     for name, path, version in rows:

@@ -105,11 +105,11 @@ def java() -> Path:
 
 
 def ratelimit_peer() -> Path:
-    """envoyproxy/ratelimit, a benchmark's peer: MIXER_RATELIMIT, the cache."""
+    """envoyproxy/ratelimit, which shares a Redis with Mixer, and is a benchmark's peer: MIXER_RATELIMIT, the cache."""
     return (
         _given("MIXER_RATELIMIT")
         or _executable(ratelimit_folder() / "service_cmd")
-        or _absent("envoyproxy/ratelimit", "python -m tests.components --peers", "MIXER_RATELIMIT")
+        or _absent("envoyproxy/ratelimit", "python -m tests.components", "MIXER_RATELIMIT")
     )
 
 

@@ -37,8 +37,8 @@ def absent(find: Callable[[], object]) -> bool:
     return False
 
 
-def lacks(peers: bool) -> list[Lack]:
-    """Every toolchain that is missing for what the tests (and with `peers`, the benchmarks) need.
+def lacks() -> list[Lack]:
+    """Every toolchain that is missing for what the tests need.
 
     Raises ComponentError when an environment variable names something that is not there.
     """
@@ -46,7 +46,7 @@ def lacks(peers: bool) -> list[Lack]:
     builds: list[tuple[tuple[int, int], str]] = []
     if absent(binaries.opa):
         builds.append((GO_OF_OPA, f"OPA {binaries.OPA_VERSION}"))
-    if peers and absent(binaries.ratelimit_peer):
+    if absent(binaries.ratelimit_peer):
         builds.append((GO_OF_RATELIMIT, "envoyproxy/ratelimit"))
     if builds and (lack := _go(max(least for least, _ in builds), " and ".join(name for _, name in builds))):
         found.append(lack)

@@ -3,11 +3,8 @@
 import asyncio
 import contextlib
 import itertools
-import json
 import socket
 import socketserver
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -177,66 +174,6 @@ def test_a_store_that_answers_is_ready(store: Store) -> None:
             return client.ready()
 
     assert run(scenario()) is None
-
-
-# Two processes, as Mixer's check workers would be.
-
-CALLS = 100
-CHILD = """\
-import asyncio, json, sys, uvloop
-from prometheus_client import CollectorRegistry
-from mixer import config
-from mixer.metrics import Metrics
-from mixer.ratelimit.redis import RedisCounters
-from tests.ratelimit.counting import counts, one
-
-url, prefix, calls = sys.argv[1], sys.argv[2], int(sys.argv[3])
-
-async def main():
-    redis = {"url": url, "key_prefix": prefix, "timeout": "20s"}
-    settings = config.RateLimits.model_validate({"redis": redis})
-    clients = [RedisCounters(settings, Metrics(CollectorRegistry())) for _ in range(4)]
-    for client in clients:
-        await client.start()
-    print("started", flush=True)
-    sys.stdin.readline()
-    found = await asyncio.gather(*(counts(client, [one("a")]) for _ in range(calls) for client in clients))
-    print(json.dumps([count for count, in found]), flush=True)
-    for client in clients:
-        await client.close()
-
-uvloop.run(main())
-"""
-
-
-def test_processes_that_share_a_redis_share_the_limit(redis_url: str) -> None:
-    prefix = f"{uuid.uuid4()}:"
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD, redis_url, prefix, str(CALLS)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    try:
-        for child in children:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "started\n"
-        found: list[int] = []
-        for child in children:
-            assert child.stdin is not None
-            child.stdin.write("go\n")
-            child.stdin.flush()
-        for child in children:
-            output, _ = child.communicate(timeout=60)
-            found += json.loads(output)
-    finally:
-        for child in children:
-            child.kill()
-            child.communicate()
-    assert sorted(found) == list(range(1, 2 * 4 * CALLS + 1))
 
 
 # Redis that fails. `TIMEOUT` bounds a round trip, and a call that must wait for another one first.

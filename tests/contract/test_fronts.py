@@ -26,7 +26,7 @@ from mixer.errors import (
     StartError,
 )
 from mixer.metrics import Metrics
-from mixer.server.front import Front
+from mixer.server.front import Done, Front, Pending
 from tests.components.server import scratch
 from tests.loop import on_loop
 from tests.server.served import FRONTS, PATIENCE, Serve, Served, echo, eventually, served, stream, text, unary
@@ -69,6 +69,38 @@ class Gate:
             self.cancelled += 1
             raise
         return request.SerializeToString()
+
+
+class PendingGate(Gate):
+    """The same with answers that need no task."""
+
+    def __call__(self, request: StringValue, timeout: float | None) -> bytes | Awaitable[bytes]:
+        if not request.value:
+            return echo(request, timeout)
+        self.waiting += 1
+        return _Held(self, request)
+
+
+class _Held(Pending):
+    def __init__(self, gate: PendingGate, request: StringValue) -> None:
+        self._gate = gate
+        self._request = request
+        self._opened = asyncio.ensure_future(gate.opened.wait())
+
+    def then(self, done: Done) -> None:
+        def opened(future: asyncio.Future[Any]) -> None:
+            done(asyncio.CancelledError() if future.cancelled() else self._request.SerializeToString())
+
+        self._opened.add_done_callback(opened)
+
+    def cancel(self) -> None:
+        self._gate.cancelled += self._opened.cancel()
+
+
+@pytest.fixture(params=[Gate, PendingGate])
+def gate(request: pytest.FixtureRequest) -> Gate:
+    made: Gate = request.param()
+    return made
 
 
 class Reader:
@@ -239,8 +271,7 @@ async def test_handler_sees_the_seconds_left(serve: Serve) -> None:
 
 
 @on_loop
-async def test_call_that_the_client_gives_up_is_cancelled_and_counted(serve: Serve) -> None:
-    gate = Gate()
+async def test_call_that_the_client_gives_up_is_cancelled_and_counted(serve: Serve, gate: Gate) -> None:
     async with serve(unary(gate)) as running:
         call = running.call(text("wait"))
         await eventually(lambda: gate.waiting == 1)
@@ -251,8 +282,7 @@ async def test_call_that_the_client_gives_up_is_cancelled_and_counted(serve: Ser
 
 
 @on_loop
-async def test_call_is_cancelled_when_its_deadline_passes(serve: Serve) -> None:
-    gate = Gate()
+async def test_call_is_cancelled_when_its_deadline_passes(serve: Serve, gate: Gate) -> None:
     async with serve(unary(gate)) as running:
         code, _ = await status(running.call(text("wait"), timeout=0.2))
         assert code is StatusCode.DEADLINE_EXCEEDED
@@ -417,8 +447,7 @@ async def test_idle_front_drains_at_once(serve: Serve) -> None:
 
 
 @on_loop
-async def test_drain_takes_no_longer_than_allowed_when_a_call_hangs(serve: Serve) -> None:
-    gate = Gate()
+async def test_drain_takes_no_longer_than_allowed_when_a_call_hangs(serve: Serve, gate: Gate) -> None:
     async with serve(unary(gate)) as running:
         call = running.call(text("hangs"))
         await eventually(lambda: gate.waiting == 1)
@@ -431,8 +460,7 @@ async def test_drain_takes_no_longer_than_allowed_when_a_call_hangs(serve: Serve
 
 
 @on_loop
-async def test_call_that_ends_in_the_second_half_of_a_drain_is_answered(serve: Serve) -> None:
-    gate = Gate()
+async def test_call_that_ends_in_the_second_half_of_a_drain_is_answered(serve: Serve, gate: Gate) -> None:
     async with serve(unary(gate)) as running:
         call = running.call(text("slow"))
         await eventually(lambda: gate.waiting == 1)

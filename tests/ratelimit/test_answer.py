@@ -32,7 +32,8 @@ def test_status_is_the_message(
         unit,
     )
     status.duration_until_reset.seconds = until_reset
-    assert RateLimitResponse.FromString(answer.status(texts.status[code], left, until_reset)) == expected
+    part = answer.status(texts.status[code == OVER_LIMIT], left, until_reset)
+    assert RateLimitResponse.FromString(part) == expected
 
 
 def test_parts_in_a_row_are_one_message() -> None:
@@ -40,7 +41,7 @@ def test_parts_in_a_row_are_one_message() -> None:
     parts = (
         answer.OVERALL[OVER_LIMIT],
         answer.NO_LIMIT,
-        answer.status(texts.status[OVER_LIMIT], 0, 60),
+        answer.status(texts.status[True], 0, 60),
         answer.UNLIMITED,
         texts.metadata[OVER_LIMIT],
         answer.more_metadata({"domain": "d", "descriptors": [{"entries": ["a=b"]}]}),

@@ -9,12 +9,15 @@ import pytest
 import structlog
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from mixer import config
 from mixer.errors import CounterError, DeadlineError, RequestError
-from mixer.metrics import Metrics
+from mixer.metrics import MAX_LIMITS, Metrics
 from mixer.ratelimit import claims
 from mixer.ratelimit.counters import SECOND, Hit, Outcome, Outcomes, Rule
 from mixer.ratelimit.memory import MemoryCounters
@@ -52,13 +55,13 @@ descriptors:
 class Quota:
     """A service with these settings, and a clock that the test sets."""
 
-    def __init__(self, limits: str = LIMITS, counters: Any = None, **settings: Any) -> None:
+    def __init__(self, limits: str = LIMITS, counters: Any = None, **chosen: Any) -> None:
         self.now = float(START)
         self.metrics = Metrics(CollectorRegistry())
         self.service = QuotaService(
             limits_of(limits),
             counters or MemoryCounters(self.metrics, self.clock),
-            config.RateLimits.model_validate(settings),
+            config.RateLimits.model_validate(chosen),
             self.metrics,
             self.clock,
         )
@@ -68,7 +71,7 @@ class Quota:
 
     def ask(self, request: RateLimitRequest, timeout: float | None = None) -> RateLimitResponse:
         async def call() -> bytes:
-            answer = self.service.should_rate_limit(request, timeout)
+            answer = self.service.should_rate_limit(request.SerializeToString(), timeout)
             return answer if isinstance(answer, bytes) else await answer
 
         return RateLimitResponse.FromString(asyncio.run(call()))
@@ -379,6 +382,155 @@ def test_descriptors_are_counted_by_outcome() -> None:
     quota.ask(request(ALICE, domain="elsewhere"))
     quota.codes(ALICE)
     assert quota.outcomes() == {"ok": 2, "over_limit": 1, "unlimited": 1, "no_limit": 2}
+
+
+# Statistics of a limit.
+
+
+def hits_of(quota: Quota) -> dict[tuple[str, str], float]:
+    """Hits by limit and outcome, as the metric has them."""
+    (family,) = quota.metrics.limit_hits.collect()
+    return {(s.labels["limit"], s.labels["outcome"]): s.value for s in family.samples}
+
+
+def test_hits_are_counted_by_limit_and_what_became_of_them() -> None:
+    quota = Quota()
+    message = request({"open": "x"}, {"trial": "y"}, hits_addend=4)
+    for _ in range(3):
+        quota.ask(message)
+    back = request({"open": "x"})
+    back.descriptors[0].hits_addend.value = 2
+    (descriptor,) = back.descriptors
+    descriptor.MergeFromString(b"\x20\x01")
+    quota.ask(back)
+    assert hits_of(quota) == {
+        ("shop.open", "within"): 7,  # up to 0.8 of 9
+        ("shop.open", "near"): 2,
+        ("shop.open", "over"): 3,
+        ("shop.open", "given_back"): 2,
+        ("trial", "near"): 1,
+        ("trial", "shadow"): 11,
+    }
+
+
+def test_statistics_have_bounded_labels() -> None:
+    quota = Quota(
+        "domain: shop\ndescriptors: "
+        "[{key: user, detailed_metric: true, rate_limit: {unit: day, requests_per_unit: 1}}]\n"
+    )
+    for number in range(MAX_LIMITS + 5):
+        quota.codes({"user": f"u{number}"})
+    override = request({"user": "u0"})
+    override.descriptors[0].limit.requests_per_unit, override.descriptors[0].limit.unit = 9, 2
+    quota.ask(override)
+    found = hits_of(quota)
+    assert len(found) == MAX_LIMITS + 2
+    assert found["shop.user_u0", "near"] == 1
+    assert (found["(other)", "near"], found["(other)", "within"]) == (5, 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.sampled_from(("user", "path", "open", "vip")), min_size=1, max_size=3),
+            st.integers(0, 3),
+        ),
+        max_size=8,
+    )
+)
+def test_the_short_way_answers_as_the_long_one(calls: list[tuple[list[str], int]]) -> None:
+    short, long = Quota(), Quota()
+    long.service._judge._is_plain = False
+    for keys, hits_addend in calls:
+        message = request(*({key: "x"} for key in keys), hits_addend=hits_addend)
+        assert short.ask(message) == long.ask(message)
+    assert (short.outcomes(), hits_of(short)) == (long.outcomes(), hits_of(long))
+
+
+# Algorithms, as a limit of a file chooses them.
+
+OURS = """\
+domain: shop
+descriptors:
+- {key: short, rate_limit: {window: 30s, requests_per_unit: 1}}
+- {key: smooth, rate_limit: {algorithm: sliding_window, unit: minute, requests_per_unit: 2}}
+- {key: bucket, rate_limit: {algorithm: token_bucket, unit: minute, requests_per_unit: 6, burst: 2}}
+- key: busy
+  descriptors:
+  - {key: id, rate_limit: {algorithm: concurrency, requests_per_unit: 1, lease: 1m, name: busy}}
+"""
+
+
+def over_at(quota: Quota, *asked: tuple[float, dict[str, str]]) -> list[bool]:
+    """At each of these seconds, whether a descriptor is over its limit."""
+    found = []
+    for seconds, descriptor in asked:
+        quota.now = START + seconds
+        found.append(quota.codes(descriptor)[0] == OVER)
+    return found
+
+
+def test_a_window_may_have_any_length() -> None:
+    quota = Quota(OURS)
+    assert over_at(quota, *((at, {"short": "x"}) for at in (0, 29, 30, 59.9, 60))) == [False, True] * 2 + [
+        False
+    ]
+    (status,) = quota.ask(request({"short": "x"})).statuses
+    assert MessageToDict(status.current_limit) == {"requestsPerUnit": 1}
+    assert status.duration_until_reset.seconds == 30
+
+
+def test_a_sliding_window_remembers_the_one_before() -> None:
+    quota = Quota(OURS)
+    times = (58, 59, 60, 75, 90.01, 91, 150)
+    assert over_at(quota, *((at, {"smooth": "x"}) for at in times)) == [
+        False, False, True, True, False, True, False,
+    ]  # fmt: skip
+
+
+def test_a_bucket_takes_a_burst_and_then_its_rate() -> None:
+    quota = Quota(OURS)
+    times = (0, 0, 0, 9.9, 10, 10, 60, 60, 60)
+    assert over_at(quota, *((at, {"bucket": "x"}) for at in times)) == [
+        False, False, True, True, False, True, False, False, True,
+    ]  # fmt: skip
+
+
+def slot(holder: str, back: bool = False) -> RateLimitRequest:
+    message = request({"busy": "x", "id": holder})
+    if back:
+        message.descriptors[0].hits_addend.value = 1
+        (descriptor,) = message.descriptors
+        descriptor.MergeFromString(b"\x20\x01")
+    return message
+
+
+def test_slots_are_held_by_the_last_entry_s_value() -> None:
+    quota = Quota(OURS)
+    asked = [slot("a"), slot("b"), slot("a"), slot("b", back=True), slot("a", back=True), slot("b")]
+    assert [codes_of(quota.ask(message))[0] for message in asked] == [OK, OVER, OK, OK, OK, OK]
+    quota.now += 60
+    assert codes_of(quota.ask(slot("c")))[0] == OK  # the lease of b is over
+
+
+def test_a_request_that_is_refused_holds_no_slot() -> None:
+    quota = Quota(OURS)
+    quota.codes({"short": "x"})
+    message = request({"busy": "x", "id": "a"}, {"short": "x"})
+    assert codes_of(quota.ask(message)) == (OVER, [OK, OVER])
+    assert codes_of(quota.ask(slot("b")))[0] == OK
+
+
+def test_a_slot_needs_somebody_to_hold_it() -> None:
+    with pytest.raises(RequestError) as caught:
+        Quota(OURS).ask(slot(""))
+    assert str(caught.value) == "descriptors[0].entries[1].value: expected an id of the request, got nothing"
+
+
+def test_bytes_that_are_no_request_are_told_apart_from_one() -> None:
+    with pytest.raises(DecodeError):
+        Quota().service.should_rate_limit(b"\xff\xff", None)
 
 
 WRONG = {
