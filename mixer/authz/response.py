@@ -77,7 +77,7 @@ class Answers:
     ) -> None:
         self._dry_run = dry_run
         self._read = read
-        self._always = always
+        self._unasked = read([]) if always else None
         self._mixer = {"policy": policy, "revision": revision}
         self._kept = lru_cache(_MEMO_ENTRIES)(self._build)
         self._kept_over = lru_cache(_MEMO_ENTRIES)(self._build_over)
@@ -93,7 +93,7 @@ class Answers:
             response = CheckResponse()
             response.status.code = OK if value else PERMISSION_DENIED
             answer = self._answer(response, value, None, cache)
-            return replace(answer, limits=()) if value and self._always else answer
+            return replace(answer, limits=self._unasked) if value else answer
         if not isinstance(value, dict):
             raise _illegal("decision", "a boolean or an object", value)
         if not isinstance(allowed := value.get("allowed"), bool):
@@ -132,7 +132,7 @@ class Answers:
     def _asked(self, decision: dict[str, Any]) -> Limits | None:
         if "rate_limits" in decision:
             return self._read(decision["rate_limits"])
-        return () if self._always else None
+        return self._unasked
 
     def counted(self, answer: Answer, decision: str, decision_id: str, cache: str, counted: Counted) -> bytes:
         """A serialised CheckResponse for an allowed request that was counted, not over any limit or let pass in a dry

@@ -1,6 +1,5 @@
 """Check: `envoy.service.auth.v3.Authorization`, free of gRPC."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, cast
@@ -248,7 +247,7 @@ class CheckService:
             counted = limiter.count(limits, self._limited_document(call), call.decision_id, timeout)
         except Exception as error:
             return self._uncounted(call, error)
-        if isinstance(counted, asyncio.Future):
+        if isinstance(counted, Pending):
             return _Counting(self, call, counted)
         if not isinstance(counted, Counted):
             return self._counted(call, counted)
@@ -269,15 +268,14 @@ class CheckService:
             return _outcome(self._uncounted(call, error))
         return _outcome(self._settled(call))
 
-    def concluded(self, call: _Call, waited: "asyncio.Future[Counted]") -> bytes | BaseException:
+    def concluded(self, call: _Call, counted: Counted | BaseException) -> bytes | BaseException:
         """The answer to a call whose counts were waited for."""
-        try:
-            call.counted = waited.result()
-            return self._settled(call)
-        except asyncio.CancelledError as error:
-            return error
-        except Exception as error:
-            return self._uncounted(call, error)
+        if isinstance(counted, Exception):
+            return self._uncounted(call, counted)
+        if isinstance(counted, BaseException):
+            return counted
+        call.counted = counted
+        return self._settled(call)
 
     def _uncounted(self, call: _Call, error: Exception) -> Exception:
         call.answer, call.error = None, error.with_traceback(None)
@@ -350,26 +348,26 @@ class CheckService:
         )
 
 
-class _Counting(Pending):
+class _Counting(Pending[bytes]):
     """A call whose counts are waited for."""
 
-    __slots__ = ("_call", "_done", "_service", "_waiting")
+    __slots__ = ("_call", "_counting", "_done", "_service")
 
-    def __init__(self, service: CheckService, call: _Call, waiting: "asyncio.Future[Counted]") -> None:
+    def __init__(self, service: CheckService, call: _Call, counting: Pending[Counted]) -> None:
         self._service = service
         self._call = call
-        self._waiting = waiting
+        self._counting = counting
         self._done: Done
 
     def then(self, done: Done) -> None:
         self._done = done
-        self._waiting.add_done_callback(self._finish)
+        self._counting.then(self._finish)
 
     def cancel(self) -> None:
-        self._waiting.cancel()
+        self._counting.cancel()
 
-    def _finish(self, waited: "asyncio.Future[Counted]") -> None:
-        self._done(self._service.concluded(self._call, waited))
+    def _finish(self, counted: Counted | BaseException) -> None:
+        self._done(self._service.concluded(self._call, counted))
 
 
 T = TypeVar("T")

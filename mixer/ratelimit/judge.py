@@ -98,6 +98,28 @@ class Judge:
         parts.append(least.metadata[overall])
         return b"".join(parts)
 
+    def passed(self, asked: Asked, outcomes: Outcomes) -> LimitTexts | None:
+        """The limit with the least left, if each is an ordinary one, none is over, and the settings ask for nothing
+        more. None for others; nothing is counted then."""
+        if asked.ordinary is None or not self._is_plain:
+            return None
+        for outcome in outcomes:
+            if outcome[0]:
+                return None
+        least, least_left = asked.ordinary[0].texts, MAX_REMAINING
+        for claim, hit, outcome in zip(asked.ordinary, asked.hits, outcomes, strict=True):
+            _, used, left, _, _, _ = outcome
+            _, texts, tally, _, _, _ = claim
+            hits = hit[2]
+            if used > texts.near or hits < 0:
+                counted.add(tally, texts.near, hit, outcome, False)
+            else:
+                tally[0] += hits
+            if left < least_left:
+                least, least_left = texts, left
+        self._tally[_OK] += len(outcomes)
+        return least
+
     def verdict(self, asked: Asked, outcomes: Outcomes) -> Verdict:
         """`outcomes`: of `asked.hits`."""
         verdict = Verdict()

@@ -1,9 +1,10 @@
 """The seam between Check and the limits: what an allowed request is counted against, and what came of it."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import NamedTuple, Protocol
 
 from mixer.errors import DecisionError
+from mixer.server.front import Pending
 
 
 class IllegalLimitError(DecisionError):
@@ -24,8 +25,8 @@ class Counted(NamedTuple):
     body: str = ""
 
 
-Limits = Sequence[object]
-"""Limits that a decision asks for, as `Limiter.read` answers them."""
+Limits = object
+"""Limits that a decision asks for, as `Limiter.read` answers them; nobody else looks into them."""
 
 
 class Limiter(Protocol):
@@ -39,10 +40,10 @@ class Limiter(Protocol):
 
     def count(
         self, limits: Limits, document: tuple[bytes, object] | None, holder: str, timeout: float | None
-    ) -> Counted | Awaitable[Counted]:
+    ) -> Counted | Pending[Counted] | Awaitable[Counted]:
         """Count a request against what its decision asks for, and what the rule says over `document` (JSON, and what it
-        was made from): at once, or as something to wait for, which needs no task if it is a future. `holder`: an id of
-        the request, for its slots.
+        was made from): at once, or as something to wait for. `holder`: an id of the request, for its
+        slots.
 
         A call that is cancelled gives its slots back, and so does a request that is over any limit.
 

@@ -10,7 +10,7 @@ descriptors.
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +22,12 @@ from mixer.errors import RequestError
 from mixer.metrics import Metrics
 from mixer.ratelimit import claims, keys, rules
 from mixer.ratelimit.answer import LimitTexts
-from mixer.ratelimit.claims import Claim, Claims
+from mixer.ratelimit.claims import Asked, Claim, Claims
 from mixer.ratelimit.counters import EXACT, MAX_HITS, Hit, Rule
 from mixer.ratelimit.limiter import IllegalLimitError
 from mixer.ratelimit.section import LIMIT_KEYS, Findings, Section
 from mixer.ratelimit.tree import Limit, OverLimit
 from mixer.ratelimit.yaml_v2 import Node
-
-Found = tuple[Claim | None, ...]
 
 MAX_LIMITS = 64  # of one evaluation
 MAX_PARTS = 16  # of a key
@@ -52,6 +50,22 @@ _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 # What of an object is not its key and its hits comes again and again, and is read once.
 _REMEMBERED = 1000
 _REMEMBERED_BYTES = 4096
+
+_NO_REQUEST = RateLimitRequest()
+
+
+class Found:
+    """Limits that a policy asks for. They are asked for again and again, so what is asked is made once."""
+
+    __slots__ = ("asked", "claims", "holds")
+
+    def __init__(self, claims: Sequence[Claim | None]) -> None:
+        self.claims = tuple(claims)
+        self.asked = Asked(_NO_REQUEST, list(claims))
+        self.holds = any(hit.rule.algorithm == "concurrency" for hit in self.asked.hits)
+
+    def __add__(self, other: "Found") -> "Found":
+        return Found(self.claims + other.claims) if self.claims else other
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +110,7 @@ class Objects:
                 found += self._of_files(item, at)
             else:
                 found.append(self._own(item, at))
-        return tuple(found)
+        return Found(found)
 
     def _own(self, item: dict[str, Any], at: str) -> Claim:
         parts = _key(item, at)

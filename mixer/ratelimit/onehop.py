@@ -1,11 +1,9 @@
 """Limits on Check: counted in the same call that decides. See `limiter` for what Check may count on."""
 
 import time
-from asyncio import Future, ensure_future
+from asyncio import CancelledError, Future, ensure_future
 from collections.abc import Awaitable, Callable
 from typing import cast
-
-from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 
 from mixer import config
 from mixer.errors import CounterError
@@ -20,10 +18,10 @@ from mixer.ratelimit.limiter import Counted, Limits
 from mixer.ratelimit.objects import Found, Objects
 from mixer.ratelimit.rego import RegoLimits
 from mixer.ratelimit.tree import OverLimit
+from mixer.server.front import Pending
 
 _DEFAULT = OverLimit()
 _NOTHING = Counted(over=False, limit="")
-_NO_REQUEST = RateLimitRequest()
 
 
 class OneHop:
@@ -47,78 +45,59 @@ class OneHop:
         self._rule = rule
         self.paths = None if rule is None else rule.paths
         self._clock = clock
-        self._failed = Failures()
-        self._give_back = GivingBack(counters, self._failed, clock)
+        self.failed = Failures()
+        self.give_back = GivingBack(counters, self.failed, clock)
 
     def read(self, given: object) -> Limits:
         return self._objects.read(given, "rate_limits")
 
     def count(
         self, limits: Limits, document: tuple[bytes, object] | None, holder: str, timeout: float | None
-    ) -> Counted | Awaitable[Counted]:
-        claims = cast(Found, limits)
+    ) -> Counted | Pending[Counted] | Awaitable[Counted]:
+        asked = cast(Found, limits)
         if self._rule is None or document is None:
-            return self._count(claims, holder, timeout)
+            return self._count(asked, holder, timeout)
         found = self._rule.find(*document, timeout)
-        if isinstance(found, tuple):
-            return self._count(claims + found if claims else found, holder, timeout)
-        return self._after(found, claims, holder, timeout)
+        if isinstance(found, Found):
+            return self._count(asked + found, holder, timeout)
+        return self._after(found, asked, holder, timeout)
 
     async def _after(
-        self, waiting: Awaitable[Found], claims: Found, holder: str, timeout: float | None
+        self, waiting: Awaitable[Found], asked: Found, holder: str, timeout: float | None
     ) -> Counted:
         end = None if timeout is None else time.monotonic() + timeout
-        claims += await waiting
-        counted = self._count(claims, holder, None if end is None else max(0.0, end - time.monotonic()))
+        found = asked + await waiting
+        counted = self._count(found, holder, None if end is None else max(0.0, end - time.monotonic()))
         return counted if isinstance(counted, Counted) else await counted
 
-    def _count(self, claims: Found, holder: str, timeout: float | None) -> Counted | Future[Counted]:
-        if not claims:
+    def _count(self, found: Found, holder: str, timeout: float | None) -> Counted | Pending[Counted]:
+        asked = found.asked
+        if not asked.claims:
             return _NOTHING
-        asked = Asked(_NO_REQUEST, [_held(claim, holder) for claim in claims])
+        if found.holds:
+            asked = Asked(asked.request, [_held(claim, holder) for claim in asked.claims])
         if not asked.hits:
-            return self._counted(asked, [])
-        end = None if timeout is None else time.monotonic() + timeout
+            return self.counted(asked, [])
         try:
             outcomes = self._counters.hit(asked.hits, int(self._clock() * SECOND), timeout)
         except CounterError as error:
-            raise self._failed(error, end) from None
+            raise self.failed(error, None) from None
         if isinstance(outcomes, list):
-            return self._counted(asked, outcomes)
-        return self._later(asked, ensure_future(outcomes), end)
+            return self.counted(asked, outcomes)
+        end = None if timeout is None else time.monotonic() + timeout
+        return _Waiting(self, asked, ensure_future(outcomes), end)
 
-    def _later(self, asked: Asked, outcomes: Future[Outcomes], end: float | None) -> Future[Counted]:
-        """Without a task: one for each call costs as much as the counting."""
-        counted: Future[Counted] = outcomes.get_loop().create_future()
-
-        def finish(outcomes: Future[Outcomes]) -> None:
-            try:
-                if not counted.done():
-                    counted.set_result(self._counted(asked, outcomes.result()))
-                    return
-            except CounterError as error:
-                counted.set_exception(self._failed(error, end))
-            except Exception as error:
-                counted.set_exception(error)
-            # Whoever asked is gone, or is not told: what was sent may have been counted.
-            self._give_back(asked.hits)
-
-        def gone(counted: Future[Counted]) -> None:
-            if counted.cancelled():
-                outcomes.cancel()
-
-        outcomes.add_done_callback(finish)
-        counted.add_done_callback(gone)
-        return counted
-
-    def _counted(self, asked: Asked, outcomes: Outcomes) -> Counted:
+    def counted(self, asked: Asked, outcomes: Outcomes) -> Counted:
+        """What the outcomes come to."""
+        if (least := self._judge.passed(asked, outcomes)) is not None:
+            return Counted(False, least.limit.label)
         verdict = self._judge.verdict(asked, outcomes)
         decisive = verdict.decisive()
         label = "" if decisive is None else decisive.limit.label
         if not verdict.refuses() or self._shadow_mode:
             told = self._headers.of(verdict, asked.claims, outcomes) if self._headers.enabled else ()
             return Counted(over=False, limit=label, headers=told, holds=bool(verdict.taken))
-        self._give_back(verdict.taken)
+        self.give_back(verdict.taken)
         answer = (decisive.limit.over_limit if decisive is not None else None) or _DEFAULT
         headers = (
             fields.retry_after(asked.claims, outcomes),
@@ -126,6 +105,38 @@ class OneHop:
             *answer.headers,
         )
         return Counted(over=True, limit=label, headers=headers, status=answer.status, body=answer.body)
+
+
+class _Waiting(Pending[Counted]):
+    """A request whose counters are waited for."""
+
+    __slots__ = ("_asked", "_done", "_end", "_hop", "_outcomes")
+
+    def __init__(self, hop: OneHop, asked: Asked, outcomes: Future[Outcomes], end: float | None) -> None:
+        self._hop = hop
+        self._asked = asked
+        self._outcomes = outcomes
+        self._end = end
+        self._done: Callable[[Counted | BaseException], None]
+
+    def then(self, done: Callable[[Counted | BaseException], None]) -> None:
+        self._done = done
+        self._outcomes.add_done_callback(self._finish)
+
+    def cancel(self) -> None:
+        self._outcomes.cancel()
+
+    def _finish(self, outcomes: Future[Outcomes]) -> None:
+        result: Counted | BaseException
+        try:
+            result = self._hop.counted(self._asked, outcomes.result())
+        except CounterError as error:
+            result = self._hop.failed(error, self._end)
+        except (Exception, CancelledError) as error:
+            result = error
+        if isinstance(result, BaseException):  # what was sent may have been counted
+            self._hop.give_back(self._asked.hits)
+        self._done(result)
 
 
 def _held(claim: Claim | None, holder: str) -> Claim | None:

@@ -72,7 +72,7 @@ class RegoLimits:
             found = self.find(orjson.dumps(value), value, timeout)
         except DecisionError as error:
             raise self._failed(error) from None
-        return found if isinstance(found, tuple) else self._told(found)
+        return found if isinstance(found, Found) else self._told(found)
 
     async def _told(self, found: Awaitable[Found]) -> Found:
         try:

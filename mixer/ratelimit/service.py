@@ -69,7 +69,7 @@ class QuotaService:
         if self.rule is None:
             return self._count(asked, timeout)
         found = self.rule.of_quota(asked.request, timeout)
-        if isinstance(found, tuple):
+        if isinstance(found, Found):
             return self._count(_with(asked, found), timeout)
         return self._after(asked, found, timeout)
 
@@ -125,7 +125,7 @@ class QuotaService:
         return answer.headers((*told, *given.headers), given.body)
 
 
-class _Waiting(Pending):
+class _Waiting(Pending[bytes]):
     """A request whose counters are waited for."""
 
     __slots__ = ("_asked", "_done", "_end", "_outcomes", "_service")
@@ -167,7 +167,7 @@ def _with(asked: Asked, found: Found) -> Asked:
 def _held(found: Found) -> Iterator[Claim | None]:
     """Limits of a rule, with an id for whoever takes a slot by this call."""
     holder = ""
-    for claim in found:
+    for claim in found.claims:
         hit = None if claim is None else claim.hit
         if claim is not None and hit is not None and hit.rule.algorithm == "concurrency" and not hit.holder:
             holder = holder or str(uuid.uuid4())

@@ -10,7 +10,7 @@ from mixer.metrics import Metrics
 from mixer.ratelimit.claims import Claim, Claims
 from mixer.ratelimit.counters import MAX_HITS, SECOND, Rule
 from mixer.ratelimit.limiter import IllegalLimitError
-from mixer.ratelimit.objects import MAX_KEY, MAX_LIMITS, Found, Objects
+from mixer.ratelimit.objects import MAX_KEY, MAX_LIMITS, Objects
 from mixer.ratelimit.tree import OverLimit
 from tests.ratelimit.files import limits_of
 
@@ -35,7 +35,7 @@ def limit(**fields: Any) -> dict[str, Any]:
 
 
 def one(reader: Objects, asked: object) -> Claim:
-    (claim,) = reader.read([asked], "limits")
+    (claim,) = reader.read([asked], "limits").claims
     assert claim is not None
     return claim
 
@@ -130,7 +130,7 @@ def test_descriptors_ask_for_the_limits_of_files() -> None:
         asked = [{"domain": "shop", "descriptors": descriptors, **fields}]
         return [
             claim and (claim.hit.name, claim.hit.hits) if claim is None or claim.hit else ("", 0)
-            for claim in objects().read(asked, "limits")
+            for claim in objects().read(asked, "limits").claims
         ]
 
     assert found("alice") == [("shop|user=alice|", 1)]
@@ -304,9 +304,9 @@ FIELDS = strategies.sampled_from(
 def test_whatever_a_policy_says_is_a_limit_or_a_clear_mistake(fields: dict[str, Any], legal: bool) -> None:
     asked = {**limit(), **fields} if legal else fields
     mistake = ""
-    found: Found = ()
+    found: tuple[Claim | None, ...] = ()
     try:
-        found = objects().read([asked], "limits")
+        found = objects().read([asked], "limits").claims
     except IllegalLimitError as error:
         mistake = str(error)
     assert bool(found) is not mistake.startswith("illegal limit: limits[0]")
