@@ -1,7 +1,7 @@
 """Load of clients that make several unary calls one after the other for each request, as Envoy's filters do.
 
-`python -m benchmarks.chain ADDRESS REQUESTS CLIENTS METHOD FILE [METHOD FILE …]` runs as a process of its own, pinned by
-the caller. A file has messages with their length before each; they are sent in turn.
+`python -m benchmarks.chain ADDRESS REQUESTS CLIENTS METHOD FILE [METHOD FILE …]` runs as a process of its own, pinned
+by the caller. A file has messages with their length before each; they are sent in turn.
 """
 
 import select

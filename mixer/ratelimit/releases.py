@@ -54,9 +54,12 @@ class Releases:
                 except CounterError as error:
                     if (held := self._throttle(error.reason)) is not None:
                         _log.warning("release_failed", reason=error.reason, error=str(error), held_back=held)
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, most)
-                    continue
+                    if error.reason != "script":
+                        await asyncio.sleep(pause)
+                        pause = min(2 * pause, most)
+                        continue
+                    self._dropped.inc(len(holders))  # it would fail again, and hold up the others
+                    count = 0
                 pause = PAUSE[0]
                 self._released.inc(count)
                 for holder in holders:
