@@ -394,44 +394,53 @@ def _log_policy(policy: config.Policy) -> "LogPolicy | None":
 async def validate(settings: config.Config) -> list[str]:
     """Load what the settings name, without serving or connecting: a line each on what was found. Raises `LoadError`."""
     lines: list[str] = []
-    if (policy := settings.policy) is not None:
-        bodies_of(policy)
-        if policy.dry_run:
-            lines.append("policy.dry_run: what the policy denies passes; it is counted and logged")
-        if policy.bundles:
-            if policy.keys:
-                from mixer.policy.signatures import keys
-
-                keys(policy.keys)
-            names = ", ".join(each.name for each in policy.bundles)
-            lines.append(f"policy: {policy.decision}, from bundles that are not fetched here: {names}")
-        elif policy.engine == "embedded":
-            limits_decision = None if settings.rate_limits is None else settings.rate_limits.decision
-            engine = ENGINES["embedded"](policy, () if limits_decision is None else (limits_decision,))
-            await engine.start()
-            lines += _told("policy", engine)
-            if limits_decision is not None:
-                lines += _told("rate_limits.decision", engine.of(limits_decision))
-            for name, decision in policy.decisions.items():
-                lines += _told(f"policy.decisions.{name}", engine.of(decision))
-        else:
-            lines.append(f"policy: {policy.decision}, decided by OPA at {policy.opa.url}")
-            lines += [f"policy.decisions.{name}: {path}" for name, path in policy.decisions.items()]
-            if policy.paths:
-                lines.append("policy.paths: not read with engine: opa; the server has its own policies")
-        if settings.decision_log is not None and not policy.bundles:
-            log_policy = _log_policy(policy)
-            rules = [f"system.log.{rule}" for rule in log_policy.rules] if log_policy is not None else []
-            lines.append(f"decision log: {' and '.join(rules) or 'no rule of system.log'}")
-        if (candidate := policy.candidate()) is not None:
-            engine = ENGINES["embedded"](candidate, ())
-            await engine.start()
-            lines += _told("policy.shadow", engine)[:1]  # a candidate has no cache
+    if settings.policy is not None:
+        lines += await _validate_policy(settings, settings.policy)
     if (rate_limits := settings.rate_limits) is not None:
         from mixer.ratelimit import limits as limits_files
 
         limits = limits_files.load(rate_limits.paths, rate_limits.merge_domain_config)
-        lines.append(f"rate limits: {limits.summary()}")
+        if rate_limits.paths:
+            lines.append(f"rate limits: {limits.summary()}")
+    return lines
+
+
+async def _validate_policy(settings: config.Config, policy: config.Policy) -> list[str]:
+    lines: list[str] = []
+    limits_decision = None if settings.rate_limits is None else settings.rate_limits.decision
+    bodies_of(policy)
+    if policy.dry_run:
+        lines.append("policy.dry_run: what the policy denies passes; it is counted and logged")
+    if policy.bundles:
+        if policy.keys:
+            from mixer.policy.signatures import keys
+
+            keys(policy.keys)
+        names = ", ".join(each.name for each in policy.bundles)
+        lines.append(f"policy: {policy.decision}, from bundles that are not fetched here: {names}")
+    elif policy.engine == "embedded":
+        engine = ENGINES["embedded"](policy, () if limits_decision is None else (limits_decision,))
+        await engine.start()
+        lines += _told("policy", engine)
+        for name, decision in policy.decisions.items():
+            lines += _told(f"policy.decisions.{name}", engine.of(decision))
+        if limits_decision is not None:
+            lines += _told("rate_limits.decision", engine.of(limits_decision))
+    else:
+        lines.append(f"policy: {policy.decision}, decided by OPA at {policy.opa.url}")
+        lines += [f"policy.decisions.{name}: {path}" for name, path in policy.decisions.items()]
+        if limits_decision is not None:
+            lines.append(f"rate_limits.decision: {limits_decision}, decided there too")
+        if policy.paths:
+            lines.append("policy.paths: not read with engine: opa; the server has its own policies")
+    if settings.decision_log is not None and not policy.bundles:
+        log_policy = _log_policy(policy)
+        rules = [f"system.log.{rule}" for rule in log_policy.rules] if log_policy is not None else []
+        lines.append(f"decision log: {' and '.join(rules) or 'no rule of system.log'}")
+    if (candidate := policy.candidate()) is not None:
+        engine = ENGINES["embedded"](candidate, ())
+        await engine.start()
+        lines += _told("policy.shadow", engine)[:1]  # a candidate has no cache
     return lines
 
 

@@ -75,6 +75,8 @@ class Judge:
         more: the way of most requests, and short. None for others."""
         if asked.ordinary is None or not self._is_plain:
             return None
+        if asked.tells and any(outcome.over for outcome in outcomes):
+            return None
         parts = [b""]
         least, least_left, over_limits = asked.ordinary[0].texts, MAX_REMAINING, 0
         for claim, hit, outcome in zip(asked.ordinary, asked.hits, outcomes, strict=True):

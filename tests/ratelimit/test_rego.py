@@ -109,13 +109,28 @@ def test_hits_of_the_request_are_those_of_limits_that_name_none(tmp_path: Path) 
 
 
 def test_client_over_the_limit_is_told_what_the_policy_says(tmp_path: Path) -> None:
+    quota = Quota(tmp_path)
+    first, _, last = (quota.ask(request(ALICE)) for _ in range(3))
+    assert not first.response_headers_to_add
+    assert [(header.key, header.value) for header in last.response_headers_to_add] == [("x-why", "plan")]
+    assert last.raw_body == b"late"
+
+
+def test_client_over_the_limit_is_told_beside_ordinary_limits_too(tmp_path: Path) -> None:
+    policy = """package r
+limits := [{"key": "all", "requests_per_unit": 1, "unit": "hour", "over_limit": {"body": "late"}}]
+"""
+    quota = Quota(tmp_path, policy)
+    assert [quota.ask(request({"path": "/"})).raw_body for _ in range(2)] == [b"", b"late"]
+
+
+def test_client_over_the_limit_is_told_when_to_come_back_where_headers_are_asked_for(tmp_path: Path) -> None:
     quota = Quota(tmp_path, response_headers={"enabled": True})
     for _ in range(3):
         answer = quota.ask(request(ALICE))
     headers = {header.key: header.value for header in answer.response_headers_to_add}
-    assert headers["x-why"] == "plan"
     assert headers["Retry-After"] == headers["RateLimit-Reset"]
-    assert answer.raw_body == b"late"
+    assert headers["x-why"] == "plan"
 
 
 def test_equal_descriptors_are_evaluated_once(tmp_path: Path) -> None:
