@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mixer.policy.polling import Bundles
     from mixer.policy.sources import Sources
     from mixer.ratelimit.counters import Counters
+    from mixer.ratelimit.limits import Limits
     from mixer.ratelimit.quota import Quotas
     from mixer.ratelimit.releases import Releases
     from mixer.ratelimit.service import QuotaService
@@ -190,18 +191,11 @@ class Runtime:
 
     async def _quotas(self, settings: config.RateLimits) -> "QuotaService":
         """Quota, without a rule that gives limits yet."""
-        from mixer.ratelimit import limits as limits_files
         from mixer.ratelimit.quota import Quotas
 
-        limits = limits_files.load(
-            settings.paths,
-            settings.merge_domain_config,
-            counts_over=settings.count_over_limit,
-            key_format=settings.key_format,
-        )
         counters = await self._counters(settings)
         alone = self.role == "check" and settings.counters == "memory"
-        self.quotas = Quotas(limits, counters, settings, self.metrics, slots=not alone)
+        self.quotas = Quotas(_limits(settings), counters, settings, self.metrics, slots=not alone)
         return self.quotas.service
 
     async def _counters(self, settings: config.RateLimits) -> "Counters":
@@ -382,6 +376,18 @@ class Runtime:
             await self.engine.close()
 
 
+def _limits(settings: config.RateLimits) -> "Limits":
+    """Raises `LimitsError`."""
+    from mixer.ratelimit import limits
+
+    return limits.load(
+        settings.paths,
+        settings.merge_domain_config,
+        counts_over=settings.count_over_limit,
+        key_format=settings.key_format,
+    )
+
+
 def _log_policy(policy: config.Policy) -> "LogPolicy | None":
     """`system.log` of the policies on disk, which the embedded engine evaluates whatever decides. That of bundles
     comes with them."""
@@ -396,12 +402,8 @@ async def validate(settings: config.Config) -> list[str]:
     lines: list[str] = []
     if settings.policy is not None:
         lines += await _validate_policy(settings, settings.policy)
-    if (rate_limits := settings.rate_limits) is not None:
-        from mixer.ratelimit import limits as limits_files
-
-        limits = limits_files.load(rate_limits.paths, rate_limits.merge_domain_config)
-        if rate_limits.paths:
-            lines.append(f"rate limits: {limits.summary()}")
+    if (rate_limits := settings.rate_limits) is not None and rate_limits.paths:
+        lines.append(f"rate limits: {_limits(rate_limits).summary()}")
     return lines
 
 

@@ -280,6 +280,14 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
             'rate_limits.shadow_mode: expected true or false, got "maybe"',
         ),
         (
+            "rate_limits: {paths: [a], key_format: istio}",
+            'rate_limits.key_format: expected mixer or ratelimit, got "istio"',
+        ),
+        (
+            "rate_limits: {paths: [a], local_cache: {max_age: 1}}",
+            'rate_limits.local_cache.max_age: expected a duration such as "500ms", "10s", "5m" or "1h", got 1',
+        ),
+        (
             "rate_limits: {paths: [a], counters: disk}",
             'rate_limits.counters: expected memory or redis, got "disk"',
         ),
@@ -347,6 +355,10 @@ def test_mistake_says_where_what_was_expected_and_what_was_got(
 @pytest.mark.parametrize(
     ("text", "mistake"),
     [
+        (
+            "rate_limits: {paths: [a], key_format: ratelimit}",
+            "rate_limits.key_format: ratelimit is a format of Redis keys; use counters: redis",
+        ),
         (
             "workers: {check: 4}\nrate_limits: {paths: [a]}",
             "rate_limits.counters: memory with 4 check workers would admit 4 times the limit; "

@@ -81,7 +81,7 @@ class Batch:
         self._format = key_format
         self._local = local
         self._plain: dict[str, int] = {}  # keys, to their position in the next two lists
-        self._windows: dict[int, tuple[int, tuple[str, str]]] = {}  # by length: the last one's start and key
+        self._windows: dict[int, tuple[int, int, str, str]] = {}  # the last one of each length, see `_window`
         self._totals: list[int] = []  # hits of the whole batch
         self._seconds: list[int] = []  # of its window
         self._operated: list[str] = []  # a key for each operation
@@ -100,14 +100,17 @@ class Batch:
 
     def add(self, call: Call) -> None:
         places = []
-        plain, totals, operated = self._plain, self._totals, self._fixed
+        plain, totals, operated, windows = self._plain, self._totals, self._fixed, self._windows
+        now = call.now // SECOND
         for hit in call.hits if call.known is None else call.unknown():
             name, rule, hits, _ = hit
             if rule.algorithm != "fixed_window":
                 places.append(self._operate(hit, call.now))
                 continue
-            head, tail = self._around(rule.seconds, call.now)
-            key = head + name + tail
+            known = windows.get(rule.seconds)
+            if known is None or not known[0] <= now < known[1]:
+                known = self._window(rule.seconds, now)
+            key = known[2] + name + known[3]
             if not rule.is_plain or hits < 0 or key in operated:
                 places.append(self._operate_fixed(key, hit, call.now))
             elif (position := plain.get(key)) is None:
@@ -121,15 +124,12 @@ class Batch:
         self.calls.append(call)
         self._places.append(places)
 
-    def _around(self, seconds: int, now: int) -> tuple[str, str]:
-        """What stands around the name in the key of a window."""
-        now //= SECOND
-        if (known := self._windows.get(seconds)) is not None and known[0] <= now < known[0] + seconds:
-            return known[1]
+    def _window(self, seconds: int, now: int) -> tuple[int, int, str, str]:
+        """The window at `now`, in seconds: its start and end, and what stands around the name in its key."""
         start = now - now % seconds
-        around = self._format.of_window(self._prefix, seconds, start)
-        self._windows[seconds] = start, around
-        return around
+        window = (start, start + seconds, *self._format.of_window(self._prefix, seconds, start))
+        self._windows[seconds] = window
+        return window
 
     def _operation(self, key: str, *words: str | int) -> Place:
         self._operated.append(key)

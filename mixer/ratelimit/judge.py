@@ -80,14 +80,19 @@ class Judge:
         parts = [b""]
         least, least_left, over_limits = asked.ordinary[0].texts, MAX_REMAINING, 0
         for claim, hit, outcome in zip(asked.ordinary, asked.hits, outcomes, strict=True):
-            over, used, left, reset, _, _ = outcome
+            over, used, left, reset, _, is_local = outcome
             _, texts, tally, _, _, _ = claim
             hits = hit[2]
-            if over or used > texts.near or hits < 0:
+            if over:
+                over_limits += 1
+                if is_local:
+                    tally[counted.OVER_LOCAL] += hits
+                else:
+                    counted.add(tally, texts.near, hit, outcome, False)
+            elif used > texts.near or hits < 0:
                 counted.add(tally, texts.near, hit, outcome, False)
-                over_limits += over
             else:
-                tally[0] += hits
+                tally[counted.WITHIN] += hits
             if over or left < least_left:
                 least, least_left = texts, left
             head = texts.status[over]

@@ -167,9 +167,8 @@ class RedisCounters:
         if batch is not self._in_flight:
             return  # it ran out of time, and this is its connection's end
         batch.guard.cancel()
-        if isinstance(reply, list) and batch.fits(reply):
-            self._finish(batch, reply)
-        elif _code(str(reply)) == "NOSCRIPT" and self._link is not None:
+        is_error = isinstance(reply, Exception)
+        if is_error and _code(str(reply)) == "NOSCRIPT" and self._link is not None:
             # Redis was restarted or flushed its scripts. Nothing was counted; EVAL also makes it known again.
             self._send(self._link, batch, b"EVAL", _HIT.text)
         else:

@@ -90,7 +90,8 @@ class QuotaService:
         if isinstance(outcomes, list):
             return self.answer(asked, outcomes)
         end = None if timeout is None else time.monotonic() + timeout
-        return _Waiting(self, asked, ensure_future(outcomes), end)
+        waited = outcomes if isinstance(outcomes, Future) else ensure_future(outcomes)
+        return _Waiting(self, asked, waited, end)
 
     def answer(self, asked: Asked, outcomes: Outcomes) -> bytes:
         """The answer, where `outcomes` are those of the descriptors that are counted."""

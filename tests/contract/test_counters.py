@@ -62,7 +62,8 @@ class Store:
 
 def redis_counters(url: str, **settings: object) -> RedisCounters:
     redis = {"url": url, "timeout": f"{TIMEOUT}s", **settings}
-    return RedisCounters(config.RateLimits.model_validate({"redis": redis}), Metrics(CollectorRegistry()))
+    chosen = config.RateLimits.model_validate({"redis": redis, "local_cache": "off"})
+    return RedisCounters(chosen, Metrics(CollectorRegistry()))
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -240,6 +241,33 @@ def test_a_killed_redis_is_an_error_at_once_and_a_restarted_one_counts_again(
             assert client.ready() is None
 
     run(scenario())
+
+
+def test_slots_cannot_be_released_while_redis_is_away_and_can_be_after_it_forgot_the_script(
+    start_redis: Callable[..., Redis],
+) -> None:
+    server = start_redis()
+
+    async def scenario() -> int:
+        async with connected(server) as client:
+            slot = one("a", holder="x", limit=1, algorithm="concurrency")
+            server.pause()
+            try:
+                with pytest.raises(CounterError) as caught:
+                    await client.release(["x"], NOW, 0.05)
+                assert caught.value.reason == "timeout"
+            finally:
+                server.resume()
+            await outcome(client, slot)
+            server.call("SCRIPT FLUSH")
+            released = await client.release(["x", "y"], NOW)
+            server.kill()
+            with pytest.raises(CounterError) as caught:
+                await client.release(["x"], NOW)
+            assert caught.value.reason == "unavailable"
+            return released
+
+    assert run(scenario()) == 1
 
 
 def test_a_redis_that_comes_later_is_found_without_a_call(start_redis: Callable[..., Redis]) -> None:

@@ -111,6 +111,28 @@ def test_any_sequence_has_the_outcomes_of_the_model(stores: Stores, groups: list
         assert (name, run(done(counters, groups))) == (name, expected)
 
 
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.builds(
+        Rule,
+        st.integers(1, 5),
+        st.just(60 * SECOND),
+        st.sampled_from(("fixed_window", "sliding_window", "token_bucket")),
+        counts_over=st.booleans(),
+    ),
+    st.lists(st.tuples(st.integers(-1, 3), st.integers(-SECOND, 50 * SECOND)), min_size=4, max_size=20),
+)
+def test_one_counter_follows_the_model_through_its_windows(
+    stores: Stores, rule: Rule, moves: list[tuple[int, int]]
+) -> None:
+    times = itertools.accumulate((pause for _, pause in moves), initial=NOW)
+    groups = [[([Hit("a", rule, hits)], now)] for (hits, _), now in zip(moves, times, strict=False)]
+    model = Model()
+    expected = [model.hit(hits, now) for group in groups for hits, now in group]
+    for name, counters in stores.new().items():
+        assert (name, run(done(counters, groups))) == (name, expected)
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
