@@ -357,6 +357,7 @@ class ResponseHeaders(Settings):
     limit: HeaderName = "RateLimit-Limit"
     remaining: HeaderName = "RateLimit-Remaining"
     reset: HeaderName = "RateLimit-Reset"
+    draft: bool = False  # RateLimit-Policy and RateLimit of the IETF's draft beside them
 
 
 class LocalCache(Settings):
@@ -368,6 +369,7 @@ class LocalCache(Settings):
 
 class RateLimits(Settings):
     paths: tuple[Path, ...] = ()
+    decision: DecisionPath | None = None  # a rule of the policies that gives limits, on Check and on Quota
     counters: Literal["memory", "redis"] = "memory"
     redis: Redis = Redis()
     key_format: Literal["mixer", "ratelimit"] = "mixer"
@@ -682,18 +684,7 @@ def _combinations(config: Config, file: str) -> list[Problem]:
     def refuse(path: str, message: str) -> None:
         problems.append(Problem(file, path, message))
 
-    limits, workers = config.rate_limits, config.workers
-    if limits is not None and limits.counters == "memory" and workers.check > 1:
-        refuse(
-            "rate_limits.counters",
-            f"memory with {workers.check} check workers would admit {workers.check} times the limit; "
-            "use redis, or workers.check: 1",
-        )
-    if limits is not None and limits.counters == "memory" and limits.key_format != "mixer":
-        refuse(
-            "rate_limits.key_format", f"{limits.key_format} is a format of Redis keys; use counters: redis"
-        )
-    problems += _of_redis(limits, file)
+    workers = config.workers
     for role in ("check", "report"):
         if (count := getattr(workers, role)) > 1:
             refuse(
@@ -734,17 +725,39 @@ def _combinations(config: Config, file: str) -> list[Problem]:
         problems += _of_bundles(config.policy, file)
         problems += _of_shadow(config.policy, file)
     problems += _of_decision_log(config, file)
-    if limits is not None and not limits.paths:
-        refuse(
-            "rate_limits.paths",
-            "at least one limits file or folder is needed; leave rate_limits out to switch Quota off",
-        )
+    problems += _of_rate_limits(config, file)
     return problems
 
 
-def _of_redis(limits: RateLimits | None, file: str) -> list[Problem]:
-    if limits is None:
+def _of_rate_limits(config: Config, file: str) -> list[Problem]:
+    if (limits := config.rate_limits) is None:
         return []
+    problems: list[Problem] = []
+
+    def refuse(path: str, message: str) -> None:
+        problems.append(Problem(file, path, message))
+
+    if limits.counters == "memory" and config.workers.check > 1:
+        refuse(
+            "rate_limits.counters",
+            f"memory with {config.workers.check} check workers would admit {config.workers.check} times the limit; "
+            "use redis, or workers.check: 1",
+        )
+    if limits.counters == "memory" and limits.key_format != "mixer":
+        refuse(
+            "rate_limits.key_format", f"{limits.key_format} is a format of Redis keys; use counters: redis"
+        )
+    if not limits.paths and limits.decision is None:
+        refuse(
+            "rate_limits.paths",
+            "at least one limits file or folder is needed, or a decision; leave rate_limits out to switch Quota off",
+        )
+    if limits.decision is not None and config.policy is None:
+        refuse("rate_limits.decision", "needs the section policy, whose engine evaluates it")
+    return problems + _of_redis(limits, file)
+
+
+def _of_redis(limits: RateLimits, file: str) -> list[Problem]:
     problems = []
     redis = limits.redis
     if (redis.mode == "sentinel") != (redis.sentinel is not None):

@@ -45,16 +45,18 @@ class Metrics:
             "mixer_calls_in_flight", "Calls being answered.", ("method",), registry=registry
         )
 
-        # Decisions by outcome (allowed, denied; error: the policy answered with an error_response). A jump of denied:
-        # look at `mixer.decision.reason` of the records.
+        # Decisions by outcome (allowed, denied; over_limit: allowed, but over a limit that the decision asks for;
+        # error: the policy answered with an error_response). A jump of denied: look at `mixer.decision.reason` of the
+        # records; of over_limit: at `mixer.limit`.
         self.decisions = Counter("mixer_decisions", "Decisions, by outcome.", ("outcome",), registry=registry)
-        # What policy.dry_run let pass though the policy did not allow it. At rest: dry_run can go.
+        # What policy.dry_run let pass though the policy, or a limit of its decision, did not. At rest: dry_run can go.
         self.dry_run_passed = Counter(
             "mixer_dry_run_passed", "Requests not allowed that a dry run let pass.", registry=registry
         )
-        # Decisions that could not be made, by reason. undefined, illegal, evaluation, timeout, unavailable, overload:
-        # the log names the rule and line; Envoy's failure mode decided meanwhile. request_malformed: a path, query or
-        # body that cannot be parsed, answered 400; much of it is a client's mistake, or one who tries.
+        # Decisions and limits of policies that could not be made, by reason. undefined, illegal, evaluation, timeout,
+        # unavailable, overload: the log names the rule and line; Envoy's failure mode decided meanwhile.
+        # request_malformed: a path, query or body that cannot be parsed, answered 400; much of it is a client's
+        # mistake, or one who tries.
         self.engine_errors = Counter(
             "mixer_engine_errors", "Failed decisions, by reason.", ("engine", "reason"), registry=registry
         )
@@ -128,8 +130,8 @@ class Metrics:
             "mixer_bundle_polls", "Polls of bundles, by outcome.", ("bundle", "outcome"), registry=registry
         )
 
-        # Descriptors judged, by outcome (ok, over_limit, shadow, unlimited, no_limit). Much no_limit: Envoy's
-        # descriptors and the limits file do not fit together.
+        # Descriptors and limits of policies judged, by outcome (ok, over_limit, shadow, unlimited, no_limit). Much
+        # no_limit: Envoy's descriptors and the limits file do not fit together (right where a policy has the limits).
         self.quota_descriptors = Tally(
             "mixer_quota_descriptors",
             "Descriptors judged, by outcome.",
@@ -149,6 +151,13 @@ class Metrics:
             kinds=LIMIT_HITS,
             bound=MAX_LIMITS,
             registry=registry,
+        )
+        # Slots of concurrency limits given back by the access log, by outcome: released, as it told that their request
+        # was over; dropped: ends of requests that the counters could not be told, so that slots stay taken until their
+        # lease ends: look at mixer_counter_errors. None at all though slots are taken: Envoy's access log does not come
+        # here, or comes without the filters' metadata.
+        self.slot_releases = Counter(
+            "mixer_slot_releases", "Slots given back, by outcome.", ("outcome",), registry=registry
         )
         # Counter calls that failed, by reason (unavailable, timeout, script, overload: look at Redis; full: more
         # counters than fit into memory, use Redis).

@@ -515,8 +515,12 @@ def test_mistake_says_where_what_was_expected_and_what_was_got(
         ),
         (
             "rate_limits: {}",
-            "rate_limits.paths: at least one limits file or folder is needed; "
+            "rate_limits.paths: at least one limits file or folder is needed, or a decision; "
             "leave rate_limits out to switch Quota off",
+        ),
+        (
+            "rate_limits: {decision: mixer/ratelimit/limits}",
+            "rate_limits.decision: needs the section policy, whose engine evaluates it",
         ),
     ],
 )

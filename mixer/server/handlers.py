@@ -39,13 +39,13 @@ class StatusError(Exception):
         super().__init__(details)
 
 
-class Waiting(Pending):
+class Waiting(Pending[bytes]):
     """A call whose answer comes later: `then` gets the answer, `StatusError` or `CancelledError`."""
 
     __slots__ = ("_done", "_ended", "_pending")
 
     def __init__(
-        self, pending: Pending, ended: Callable[[bytes | BaseException], bytes | BaseException]
+        self, pending: Pending[bytes], ended: Callable[[bytes | BaseException], bytes | BaseException]
     ) -> None:
         self._pending = pending
         self._ended = ended  # takes note of how the call ended, and says how that is told

@@ -14,17 +14,31 @@ from mixer.telemetry.entry import EntryReader
 from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
 from mixer.telemetry.record import AccessRecord
 from mixer.telemetry.sink import Sink
+from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
 
 # Entries made into records without a pause, about 5 ms. Envoy sends some thirty at a time; who sends a message of
 # megabytes shall not keep the other streams waiting.
 MAX_BATCH = 250
 
+# Entries that are written when a request or a connection is over. Others come while it lasts, or for each attempt to
+# reach an upstream.
+_ENDS = frozenset((Schema.NotSet, Schema.DownstreamEnd, Schema.TcpConnectionEnd))
+
 
 class ReportService:
-    """Turns access-log entries into records and gives them to every sink."""
+    """Turns access-log entries into records and gives them to every sink.
 
-    def __init__(self, sinks: Sequence[Sink[AccessRecord]], metrics: Metrics) -> None:
+    `release` is told whose requests are over that have slots of concurrency limits. It returns at once.
+    """
+
+    def __init__(
+        self,
+        sinks: Sequence[Sink[AccessRecord]],
+        metrics: Metrics,
+        release: Callable[[Sequence[str]], None] | None = None,
+    ) -> None:
         self._sinks = tuple(sinks)
+        self._release = release
         self._decoder = Decoder()
         self._streams = metrics.streams
         self._ended = metrics.streams_ended
@@ -72,6 +86,10 @@ class ReportService:
             records = [record(entry) for entry in entries[start : start + MAX_BATCH]]
             for sink in self._sinks:
                 sink.write(records)
+            if self._release is not None and (
+                over := [holder for each in records if each.type in _ENDS for holder in each.holders]
+            ):
+                self._release(over)
         return count
 
 
