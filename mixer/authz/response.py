@@ -139,7 +139,8 @@ class Answers:
         run: what `answer` says, and what the limits do."""
         if not counted.limit:
             return answer.with_id(decision_id)
-        parts = [answer.with_id(decision_id), self._limit(counted.limit, counted.over, counted.holds, cache)]
+        said = self._limit(counted.limit, counted.over, counted.on_error, counted.holds, cache)
+        parts = [answer.with_id(decision_id), said]
         if counted.over and not self._dry_run:
             over = (self._kept_over if len(decision) <= _MEMO_LENGTH else self._build_over)(decision, cache)
             parts[0] = over.with_id(decision_id)
@@ -157,10 +158,12 @@ class Answers:
             response, False, value.get("dynamic_metadata") if isinstance(value, dict) else None, cache
         )
 
-    def _limit_metadata(self, limit: str, over: bool, holds: bool, cache: str) -> bytes:
+    def _limit_metadata(self, limit: str, over: bool, on_error: str, holds: bool, cache: str) -> bytes:
         """The dynamic metadata `mixer`, in place of that of the answer which it follows."""
         told: dict[str, Any] = {**self._mixer, "cache": cache}
         told |= {"limit": limit, "code": "OVER_LIMIT" if over else "OK"}
+        if on_error:
+            told["on_error"] = on_error
         if holds:
             told["holds"] = True  # slots, under the decision's id, which Report gives back
         serialised: bytes = CheckResponse(dynamic_metadata=_struct({"mixer": told})).SerializeToString()

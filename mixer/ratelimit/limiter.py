@@ -20,6 +20,7 @@ class Counted(NamedTuple):
     over: bool
     limit: str  # the one that decided: that fired, or has the least left; "" where none applied
     headers: tuple[tuple[str, str], ...] = ()  # for the client
+    on_error: str = ""  # what stood in for counters that are away: allow, deny, local; several by commas
     holds: bool = False  # whether it has slots, under the holder's id, which somebody must give back
     status: int = 0  # HTTP; this and `body` only where it is over
     body: str = ""

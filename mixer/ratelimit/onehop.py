@@ -113,9 +113,10 @@ class OneHop:
         verdict = self._judge.verdict(asked, outcomes, replaced)
         decisive = verdict.decisive()
         label = "" if decisive is None else decisive.limit.label
+        on_error = "" if replaced is None else replaced.told()
         if not verdict.refuses() or self._shadow_mode:
             told = self._headers.of(verdict, asked.claims, outcomes) if self._headers.enabled else ()
-            return Counted(over=False, limit=label, headers=told, holds=bool(verdict.taken))
+            return Counted(False, label, told, on_error, holds=bool(verdict.taken))
         self.give_back(verdict.taken)
         answer = (decisive.limit.over_limit if decisive is not None else None) or _DEFAULT
         headers = (
@@ -123,7 +124,7 @@ class OneHop:
             *self._headers.of(verdict, asked.claims, outcomes),
             *answer.headers,
         )
-        return Counted(over=True, limit=label, headers=headers, status=answer.status, body=answer.body)
+        return Counted(True, label, headers, on_error, status=answer.status, body=answer.body)
 
 
 class _Waiting(Pending[Counted]):

@@ -292,6 +292,40 @@ def test_counters_that_fail_are_an_error(tmp_path: Path) -> None:
     assert limited.count("engine_errors_total", engine="embedded", reason="unavailable") == 0
 
 
+ON_ERROR = """\
+package p
+
+allow := {"allowed": true, "rate_limits": [object.union(
+	{"key": "all", "requests_per_unit": 2, "unit": "minute", "name": "all"},
+	{k: v | some k, v in {"on_error": input.attributes.request.http.headers["x-on-error"]}},
+)]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("on_error", "codes"), [("allow", [0, 0, 0]), ("deny", [8, 8, 8]), ("local", [0, 0, 8])]
+)
+def test_limits_say_what_is_answered_while_their_counters_are_away(
+    tmp_path: Path, on_error: str, codes: list[int]
+) -> None:
+    limited = Limited(tmp_path, ON_ERROR, counters=Failing, instances=1)
+    answers = [limited(x_on_error=on_error) for _ in range(3)]
+    assert [answer.status.code for answer in answers] == codes
+    assert {metadata(answer)["mixer"]["on_error"] for answer in answers} == {on_error}
+    assert limited.count("counter_on_error_total", on_error=on_error) == 3
+    assert all("Retry-After" in given(answer) for answer in answers if answer.status.code)
+
+
+def test_limits_that_say_nothing_go_by_the_settings_while_their_counters_are_away(tmp_path: Path) -> None:
+    assert Limited(tmp_path, counters=Failing, on_error="allow").codes("a", "a", "a") == [0, 0, 0]
+
+
+def test_share_of_a_limit_needs_to_know_how_many_share_it(tmp_path: Path) -> None:
+    limited = Limited(tmp_path, ON_ERROR)
+    with capture_logs(), pytest.raises(DecisionError, match=r"on_error: local needs rate_limits\.instances"):
+        limited(x_on_error="local")
+
+
 def test_request_with_a_slot_says_so_in_its_metadata(tmp_path: Path) -> None:
     limited = Limited(tmp_path, SLOTS)
     assert metadata(limited())["mixer"]["holds"] is True
