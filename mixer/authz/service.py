@@ -123,8 +123,9 @@ class CheckService:
         self._bypassed = metrics.cache_lookups.labels("bypass")
 
     def check(self, request: CheckRequest, timeout: float | None) -> bytes | Awaitable[bytes]:
-        """A serialised CheckResponse, at once unless the engine must be waited for. Raises `DecisionError` where
-        there is no legal decision in `timeout` seconds, now or when it is waited for."""
+        """A serialised CheckResponse, at once unless the engine or the counters must be waited for. Raises, now or when
+        it is waited for, `DecisionError` where there is no legal decision in `timeout` seconds, and as `Limiter.count`
+        does where it cannot be counted."""
         (answer,) = self.check_all([(request, timeout)])
         return cast("bytes | Awaitable[bytes]", _outcome(answer))
 
