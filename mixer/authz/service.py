@@ -368,7 +368,9 @@ class _Counting(Pending[bytes]):
         self._counting.cancel()
 
     def _finish(self, counted: Counted | BaseException) -> None:
-        self._done(self._service.concluded(self._call, counted))
+        done = self._done
+        del self._done  # or it and this would keep each other
+        done(self._service.concluded(self._call, counted))
 
 
 T = TypeVar("T")
