@@ -60,7 +60,7 @@ def _serving(policy: str, traffic: Traffic, redis: Redis) -> Iterator[Mixer]:
         policies.mkdir()
         write_policy(policies, policy, traffic.data)
         limits = Path(folder) / "limits.yaml"
-        limits.write_text(quota.LIMITS)
+        limits.write_text(quota.FAR)
         settings: dict[str, Any] = {
             "listeners": {name: {"address": "127.0.0.1:0"} for name in ("check", "report", "admin")},
             "policy": {"paths": [str(policies)]},

@@ -113,8 +113,9 @@ class CheckService:
         self._bypassed = metrics.cache_lookups.labels("bypass")
 
     def check(self, request: CheckRequest, timeout: float | None) -> bytes | Awaitable[bytes]:
-        """A serialised CheckResponse, at once unless the engine must be waited for. Raises `DecisionError` where
-        there is no legal decision in `timeout` seconds, now or when it is waited for."""
+        """A serialised CheckResponse, at once unless the engine or the counters must be waited for. Raises, now or when
+        it is waited for, `DecisionError` where there is no legal decision in `timeout` seconds, and as `Limiter.count`
+        does where it cannot be counted."""
         (answer,) = self.check_all([(request, timeout)])
         return cast("bytes | Awaitable[bytes]", _outcome(answer))
 
@@ -412,7 +413,9 @@ class _Counting(Pending[bytes]):
         self._counting.cancel()
 
     def _finish(self, counted: Counted | BaseException) -> None:
-        self._done(self._service.concluded(self._call, counted))
+        done = self._done
+        del self._done  # or it and this would keep each other
+        done(self._service.concluded(self._call, counted))
 
 
 T = TypeVar("T")

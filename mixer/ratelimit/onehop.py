@@ -157,7 +157,9 @@ class _Waiting(Pending[Counted]):
             result = error
         if isinstance(result, BaseException):  # what was sent may have been counted
             self._hop.give_back(self._asked.hits)
-        self._done(result)
+        done = self._done
+        del self._done  # or it and this would keep each other
+        done(result)
 
 
 def _held(claim: Claim | None, holder: str) -> Claim | None:

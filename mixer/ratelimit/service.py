@@ -174,7 +174,9 @@ class _Waiting(Pending[bytes]):
             result = error
         if not isinstance(result, bytes):  # what was sent may have been counted
             self._service.give_back(self._asked.hits)
-        self._done(result)
+        done = self._done
+        del self._done  # or it and this would keep each other
+        done(result)
 
 
 def _with(asked: Asked, found: Found) -> Asked:

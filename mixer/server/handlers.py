@@ -59,7 +59,9 @@ class Waiting(Pending[bytes]):
         self._pending.cancel()
 
     def _finish(self, result: bytes | BaseException) -> None:
-        self._done(self._ended(result))
+        done = self._done
+        del self._done  # or it and this would keep each other
+        done(self._ended(result))
 
 
 Begun = bytes | Awaitable[bytes] | StatusError
