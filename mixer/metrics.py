@@ -45,9 +45,14 @@ class Metrics:
             "mixer_calls_in_flight", "Calls being answered.", ("method",), registry=registry
         )
 
-        # Decisions by outcome (allowed, denied; error: the policy answered with an error_response). A jump of denied:
-        # look at `mixer.decision.reason` of the records.
-        self.decisions = Counter("mixer_decisions", "Decisions, by outcome.", ("outcome",), registry=registry)
+        # Decisions by decision (its path) and outcome (allowed, denied; error: the policy answered with an
+        # error_response). A jump of denied: look at `mixer.decision.reason` of the records.
+        self.decisions = Counter(
+            "mixer_decisions",
+            "Decisions, by decision and outcome.",
+            ("decision", "outcome"),
+            registry=registry,
+        )
         # What policy.dry_run let pass though the policy did not allow it. At rest: dry_run can go.
         self.dry_run_passed = Counter(
             "mixer_dry_run_passed", "Requests not allowed that a dry run let pass.", registry=registry

@@ -94,7 +94,7 @@ class CheckService:
         self._evaluation_seconds = metrics.evaluation_seconds.labels(engine.name)
         self._errors = metrics.engine_errors
         self._outcomes = {
-            allowed: metrics.decisions.labels(outcome)
+            allowed: metrics.decisions.labels(engine.decision, outcome)
             for allowed, outcome in ((True, "allowed"), (False, "denied"), (None, "error"))
         }
         self._misses = metrics.cache_lookups.labels("miss")

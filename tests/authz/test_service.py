@@ -201,7 +201,7 @@ def test_engine_that_is_waited_for_is_answered_and_counted_alike(
 
     if outcome == Evaluation("true"):
         assert CheckResponse.FromString(asyncio.run(wait())).status.code == 0
-        assert count("mixer_decisions_total", outcome="allowed") == 1
+        assert count("mixer_decisions_total", decision="p/allow", outcome="allowed") == 1
     else:
         with pytest.raises(DecisionError) as caught:
             asyncio.run(wait())
