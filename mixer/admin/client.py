@@ -1,5 +1,6 @@
 """Asks the admin listener of a running Mixer."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,4 +56,7 @@ def _url(address: str, path: str) -> str:
 
 
 def _away(address: str, error: Exception) -> StartError:
-    return StartError(f"no Mixer answers on {address}: {error or type(error).__name__}")
+    reason = str(error) or type(error).__name__
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
+        reason = os.strerror(error.os_error.errno)
+    return StartError(f"no Mixer answers on {address}: {reason}")
