@@ -45,6 +45,14 @@ class Metrics:
             "mixer_calls_in_flight", "Calls being answered.", ("method",), registry=registry
         )
 
+        # When a listener's certificate ends, by its file. Renew it before, and restart Mixer: it is read at the start.
+        self.certificate_ends = Gauge(
+            "mixer_certificate_not_after_timestamp_seconds",
+            "When a listener's certificate ends, in Unix time.",
+            ("file",),
+            registry=registry,
+        )
+
         # Decisions by decision (its path) and outcome (allowed, denied; error: the policy answered with an
         # error_response). A jump of denied: look at `mixer.decision.reason` of the records.
         self.decisions = Counter(

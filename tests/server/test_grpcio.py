@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from grpc import StatusCode
@@ -45,6 +46,19 @@ async def test_tls_serves_those_who_trust_its_authority(tls: dict[str, str]) -> 
         assert await answered(running, AUTHORITY)
         assert not await answered(running, STRANGER)
         assert not await answered(running, None)
+
+
+@on_loop
+async def test_metrics_tell_when_the_first_certificate_of_the_chain_ends(tls: dict[str, str]) -> None:
+    file = Path(tls["cert"])
+    file.write_bytes(SERVER.cert + AUTHORITY.cert)
+    end = min(
+        x509.load_pem_x509_certificate(pem).not_valid_after_utc for pem in (SERVER.cert, AUTHORITY.cert)
+    )
+    async with served("grpcio", "tcp", unary(echo), tls=tls) as running:
+        assert (
+            running.value("mixer_certificate_not_after_timestamp_seconds", file=str(file)) == end.timestamp()
+        )
 
 
 @on_loop

@@ -162,6 +162,14 @@ def test_mistaken_arguments_are_explained(
     assert message in capsys.readouterr().err
 
 
+def test_without_rich_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "rich", None)
+    assert cli.main(["top"]) == 1
+    assert capsys.readouterr().err == "mixer: mixer top needs rich: pip install 'mixer[top]'\n"
+
+
 class Terminal:
     """`mixer top` in a terminal of 80 columns and 40 lines."""
 
