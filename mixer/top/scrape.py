@@ -69,12 +69,13 @@ async def scrape(address: str, timeout: float) -> Scrape:
     try:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                samples.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
+                labels = tuple(sorted((label, _printable(value)) for label, value in sample.labels.items()))
+                samples.setdefault(sample.name, {})[labels] = sample.value
     except (ValueError, IndexError, KeyError) as error:
         raise StartError(f"no Mixer answers on {address}: /metrics cannot be read: {error}") from error
     if "mixer_build_info" not in samples:
         raise StartError(f"no Mixer answers on {address}: /metrics has no mixer_build_info")
-    return Scrape(at, tuple(state.splitlines()), samples)
+    return Scrape(at, tuple(map(_printable, state.splitlines())), samples)
 
 
 class Change:
@@ -132,6 +133,11 @@ class Change:
     def _grown(self, name: str, labels: Labels, value: float) -> float:
         before = self._old.get(name, {}).get(labels, 0.0)
         return value - before if value >= before else value
+
+
+def _printable(text: str) -> str:
+    """Limits may be named after what a request held: nothing that a terminal would obey gets to it."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else "·" for each in text)
 
 
 def _start(scrape: Scrape) -> Mapping[Labels, float] | None:

@@ -20,7 +20,7 @@ _WIDTH = 80  # columns where the output is no terminal
 def watch(address: str, interval: float, once: bool) -> int:
     """See `mixer.top.run`."""
     terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else _WIDTH, highlight=False)
+    console = Console(width=None if terminal else _WIDTH, highlight=False, markup=False, emoji=False)
     if once:
         asyncio.run(_once(console, address, interval))
         return 0

@@ -49,16 +49,12 @@ async def test_tls_serves_those_who_trust_its_authority(tls: dict[str, str]) -> 
 
 
 @on_loop
-async def test_metrics_tell_when_the_first_certificate_of_the_chain_ends(tls: dict[str, str]) -> None:
-    file = Path(tls["cert"])
-    file.write_bytes(SERVER.cert + AUTHORITY.cert)
-    end = min(
-        x509.load_pem_x509_certificate(pem).not_valid_after_utc for pem in (SERVER.cert, AUTHORITY.cert)
-    )
+async def test_metrics_tell_when_the_first_certificate_of_the_chain_ends(tmp_path: Path) -> None:
+    pair = AUTHORITY.issue("mixer", hours=5)
+    tls = write(tmp_path, Pair(pair.key, pair.cert + AUTHORITY.cert))
+    end = x509.load_pem_x509_certificate(AUTHORITY.cert).not_valid_after_utc.timestamp()
     async with served("grpcio", "tcp", unary(echo), tls=tls) as running:
-        assert (
-            running.value("mixer_certificate_not_after_timestamp_seconds", file=str(file)) == end.timestamp()
-        )
+        assert running.value("mixer_certificate_not_after_timestamp_seconds", file=tls["cert"]) == end
 
 
 @on_loop
