@@ -36,7 +36,7 @@ def credentials(settings: config.Tls) -> grpc.ServerCredentials:
 
 
 def ends(settings: config.Tls) -> float:
-    """When the first certificate in the listener's file ends, in Unix seconds. Raises `StartError`."""
+    """When the first certificate of the listener's chain to end does so, in Unix seconds. Raises `StartError`."""
     from cryptography import x509
 
     try:

@@ -78,20 +78,19 @@ def _calls(change: Change) -> Table:
 
 
 def _decisions(change: Change) -> Table:
-    table = _table("decisions", "allowed", "denied", "errors", "denied %", "")
+    table = _table("decisions", "allowed", "denied", "errors", "denied %", "other")
     rates = change.rates("mixer_decisions_total", "decision", "outcome")
     for decision in sorted({decision for decision, _ in rates}):
-        allowed, denied, error = (
-            rates.get((decision, outcome), 0.0) for outcome in ("allowed", "denied", "error")
-        )
-        total = allowed + denied + error
+        outcomes = {outcome: rate for (of, outcome), rate in rates.items() if of == decision}
+        allowed, denied, error = (outcomes.pop(each, 0.0) for each in ("allowed", "denied", "error"))
+        other = sum(outcomes.values())
         table.add_row(
             _name(decision),
             _number(allowed),
             Text(_number(denied), style="yellow" if denied else ""),
             _bad(error),
-            _share(denied, total),
-            "",
+            _share(denied, allowed + denied + error + other),
+            _number(other),
         )
     return table
 

@@ -104,7 +104,7 @@ def test_a_frame_shows_calls_denials_limits_cache_and_sinks(start_mixer: StartMi
     rate, failed, p50, unit, *_ = row(frame, "Check ")
     assert number(rate) > 10
     assert (failed, float(p50) > 0, unit) == ("0", True, "ms")
-    allowed, denied, errors, share = row(frame, "envoy/authz/allow ")
+    allowed, denied, errors, share, _ = row(frame, "envoy/authz/allow ")
     assert number(allowed) > 2 * number(denied) > 0
     assert (errors, 15 < number(share) < 35) == ("0", True)
     assert number(row(frame, "cache: ")[0]) > 90
