@@ -45,10 +45,23 @@ class Metrics:
             "mixer_calls_in_flight", "Calls being answered.", ("method",), registry=registry
         )
 
-        # Decisions by outcome (allowed, denied; over_limit: allowed, but over a limit that the decision asks for;
-        # error: the policy answered with an error_response). A jump of denied: look at `mixer.decision.reason` of the
-        # records; of over_limit: at `mixer.limit`.
-        self.decisions = Counter("mixer_decisions", "Decisions, by outcome.", ("outcome",), registry=registry)
+        # When a listener's certificate ends, by its file. Renew it before, and restart Mixer: it is read at the start.
+        self.certificate_ends = Gauge(
+            "mixer_certificate_not_after_timestamp_seconds",
+            "When a listener's certificate ends, in Unix time.",
+            ("file",),
+            registry=registry,
+        )
+
+        # Decisions by decision (its path) and outcome (allowed, denied; over_limit: allowed, but over a limit that the
+        # decision asks for; error: the policy answered with an error_response). A jump of denied: look at
+        # `mixer.decision.reason` of the records; of over_limit: at `mixer.limit`.
+        self.decisions = Counter(
+            "mixer_decisions",
+            "Decisions, by decision and outcome.",
+            ("decision", "outcome"),
+            registry=registry,
+        )
         # What policy.dry_run let pass though the policy, or a limit of its decision, did not. At rest: dry_run can go.
         self.dry_run_passed = Counter(
             "mixer_dry_run_passed", "Requests not allowed that a dry run let pass.", registry=registry

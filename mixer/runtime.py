@@ -180,7 +180,9 @@ class Runtime:
     @classmethod
     def build(cls, settings: config.Config, role: Role, revision: str) -> "Runtime":
         """Nothing is opened yet. `revision`: of the settings file."""
-        registry = CollectorRegistry()
+        registry = CollectorRegistry(
+            support_collectors_without_names=True
+        )  # a process has no names to ask by
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         metrics = Metrics(registry)

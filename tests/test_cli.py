@@ -238,11 +238,11 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 0
     out, err = capsys.readouterr()
     assert err == ""
-    for command in ("serve", "validate", "policy", "limits", "demo", "version"):
+    for command in ("serve", "validate", "policy", "limits", "top", "demo", "version"):
         assert re.search(rf"^    {command} +\w", out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["serve", "validate", "policy", "limits", "demo", "version"])
+@pytest.mark.parametrize("command", ["serve", "validate", "policy", "limits", "top", "demo", "version"])
 def test_each_command_has_a_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])

@@ -104,10 +104,10 @@ class CheckService:
         self._evaluation_seconds = metrics.evaluation_seconds.labels(engine.name)
         self._errors = metrics.engine_errors
         self._outcomes = {
-            allowed: metrics.decisions.labels(outcome)
+            allowed: metrics.decisions.labels(engine.decision, outcome)
             for allowed, outcome in ((True, "allowed"), (False, "denied"), (None, "error"))
         }
-        self._over_limit = metrics.decisions.labels("over_limit")
+        self._over_limit = metrics.decisions.labels(engine.decision, "over_limit")
         self._misses = metrics.cache_lookups.labels("miss")
         self._joined = metrics.cache_lookups.labels("joined")
         self._bypassed = metrics.cache_lookups.labels("bypass")

@@ -123,8 +123,8 @@ def given(answer: CheckResponse) -> dict[str, str]:
 def test_allowed_request_is_counted_against_what_its_decision_asks_for(tmp_path: Path) -> None:
     limited = Limited(tmp_path)
     assert limited.codes("a", "a", "a", "b") == [0, 0, 8, 0]
-    assert limited.count("decisions_total", outcome="allowed") == 3
-    assert limited.count("decisions_total", outcome="over_limit") == 1
+    assert limited.count("decisions_total", decision="p/allow", outcome="allowed") == 3
+    assert limited.count("decisions_total", decision="p/allow", outcome="over_limit") == 1
     assert limited.count("limit_hits_total", limit="per-user", outcome="over") == 1
     assert limited.count("quota_descriptors_total", outcome="over_limit") == 1
 
