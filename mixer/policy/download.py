@@ -5,7 +5,7 @@ import hashlib
 import aiohttp
 
 from mixer import config
-from mixer.errors import BundleError
+from mixer.errors import BundleError, LoadError, PolicyError
 from mixer.trust import trust
 
 _CHUNK = 1 << 16
@@ -15,9 +15,12 @@ class Download:
     """One bundle's resource. `limit`: bytes that it may have."""
 
     def __init__(self, settings: config.Bundle, limit: int) -> None:
-        """Raises `LoadError` for certificates that cannot be used."""
+        """Raises `PolicyError` for certificates that cannot be used."""
         self._settings = settings
-        self._trust = trust(settings.tls) if settings.url.startswith("https:") else True
+        try:
+            self._trust = trust(settings.tls) if settings.url.startswith("https:") else True
+        except LoadError as error:
+            raise PolicyError(error.problems) from None
         self._limit = limit
         self._etag = ""
         self._digest = b""

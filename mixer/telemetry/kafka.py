@@ -191,16 +191,15 @@ class KafkaSink(Generic[RecordT]):
                 await self._dead_letters.settled()
 
     def status(self) -> str:
-        if self._spool is not None and self._spool.trouble is not None:
-            return self._spool.trouble
-        if self._trouble is not None:
-            return self._trouble
+        reasons = [] if self._spool is None or self._spool.trouble is None else [self._spool.trouble]
         slow = [lane.slow_since for lane in self._lanes.values() if lane.slow_since is not None]
-        if slow:
-            return f"no acknowledgement for {asyncio.get_running_loop().time() - min(slow):.0f} s"
+        if self._trouble is not None:
+            reasons.append(self._trouble)
+        elif slow:
+            reasons.append(f"no acknowledgement for {asyncio.get_running_loop().time() - min(slow):.0f} s")
         if self._blocked:
-            return f"the buffer is full: {self._blocked} streams wait"
-        return OK
+            reasons.append(f"the buffer is full, and what is received waits ({self._blocked} streams)")
+        return "; ".join(reasons) or OK
 
     async def close(self, timeout: float) -> None:
         loop = asyncio.get_running_loop()
