@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic
 
@@ -19,7 +18,6 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.codec import has_gzip, has_lz4, has_snappy, has_zstd
 from aiokafka.errors import KafkaError
-from aiokafka.partitioner import murmur2
 
 from mixer import config
 from mixer.errors import SinkError
@@ -28,6 +26,7 @@ from mixer.telemetry.buffer import Account, Reason
 from mixer.telemetry.dead_letters import DeadLetters
 from mixer.telemetry.item import Item
 from mixer.telemetry.lane import MAX_BATCH, BatchLimit, Lane, RefusedError
+from mixer.telemetry.routing import Routing
 from mixer.telemetry.security import security
 from mixer.telemetry.sink import OK, Kind, RecordT
 from mixer.telemetry.spool import Spool
@@ -35,7 +34,6 @@ from mixer.telemetry.spool import Spool
 log = structlog.get_logger()
 
 OVERHEAD = 300  # bytes that a record takes beside its value: headers, framing, and Python's objects
-MAX_KEYS = 65_536  # keys whose hash is remembered; murmur2 in Python takes 4 µs
 RECONNECT = (0.2, 5.0)  # seconds between attempts, doubling from the first to the second
 METADATA_AGE = 30.0  # seconds after which new partitions are looked for
 LOG_INTERVAL = 10.0  # seconds between two log lines on dropped records
@@ -50,8 +48,7 @@ class KafkaSink(Generic[RecordT]):
     """A record a message; see `Sink`.
 
     Headers of each message: `schema` (such as `mixer.telemetry.v1.AccessRecord`), `content-type`, `event_id`. Its
-    timestamp is the time of reception. With `key` set, a record that has the field goes to the partition that Kafka's
-    Java client chooses for its value; others are spread over the partitions, a batch each.
+    timestamp is the time of reception. With `key` set, its value is the message key of a record that has the field.
 
     With a buffer on disk, records are there before they are sent, and until they are acknowledged (`Spool`).
     """
@@ -89,12 +86,8 @@ class KafkaSink(Generic[RecordT]):
             self._dead_letters = DeadLetters(name, settings.dead_letters, about, self._buried)
         self._key: Callable[[RecordT], object] | None = None
         self._max_record = MAX_BATCH
-        self._pending: deque[Item] = deque()  # not yet given to a partition: no broker told of any so far
-        self._lanes: dict[int, Lane] = {}
-        self._partitions: list[int] = []
-        self._sticky: Lane | None = None  # where records without a key go now
-        self._filled = 0  # its count of batches when they began to
-        self._hashes: dict[bytes, int] = {}
+        self._routing = Routing(self._lane)
+        self._route = self._routing.route
         self._limit = BatchLimit()
         self._run: asyncio.Task[None] | None = None
         self._closing = False
@@ -192,7 +185,7 @@ class KafkaSink(Generic[RecordT]):
 
     def status(self) -> str:
         reasons = [] if self._spool is None or self._spool.trouble is None else [self._spool.trouble]
-        slow = [lane.slow_since for lane in self._lanes.values() if lane.slow_since is not None]
+        slow = [lane.slow_since for lane in self._routing.lanes.values() if lane.slow_since is not None]
         if self._trouble is not None:
             reasons.append(self._trouble)
         elif slow:
@@ -207,8 +200,7 @@ class KafkaSink(Generic[RecordT]):
         account, spool, letters = self._account, self._spool, self._dead_letters
         self._closing = True
         self._freed.set()
-        for lane in self._lanes.values():
-            lane.flush()
+        self._routing.flush()
         last_moment = min(LAST_MOMENT, timeout / 2)
         if self._run is not None:
             while account.records and loop.time() < end - last_moment:
@@ -275,59 +267,15 @@ class KafkaSink(Generic[RecordT]):
         self._account.lost("corrupt", lost, size)
         self._freed.set()
 
-    # Partitions
-
-    def _route(self, item: Item) -> None:
-        """Give a record to its partition's lane."""
-        partitions = self._partitions
-        if not partitions:
-            self._pending.append(item)
-            return
-        key = item[0]
-        if key is None:
-            lane = self._sticky
-            if lane is None or lane.batches != self._filled:
-                # As Kafka's sticky partitioner: fill one batch, then go on to another partition. The one with the
-                # shortest queue has a leader that answers; among equals, the one that had the fewest batches.
-                self._sticky = lane = min(self._lanes.values(), key=lambda lane: (lane.bytes, lane.batches))
-                self._filled = lane.batches
-        else:
-            hashed = self._hashes.get(key)
-            if hashed is None:
-                if len(self._hashes) >= MAX_KEYS:
-                    self._hashes.clear()
-                hashed = self._hashes[key] = murmur2(key) & 0x7FFFFFFF
-            lane = self._lanes[partitions[hashed % len(partitions)]]
-        lane.append(item)
-
-    def _know(self, partitions: list[int]) -> None:
-        """Take over the topic's partitions, and route what waited for them."""
-        if partitions == self._partitions:
-            return
-        self._partitions = partitions
-        self._sticky = None
-        for number in partitions:
-            if number not in self._lanes:
-                self._lanes[number] = Lane(
-                    self._settings.topic,
-                    number,
-                    headers=self._headers,
-                    linger=self._settings.linger,
-                    limit=self._limit,
-                    delivered=self._acknowledged,
-                )
-        waiting, self._pending = self._pending, deque()
-        for item in waiting:
-            self._route(item)
-        if self._closing:
-            for lane in self._lanes.values():
-                lane.flush()
-
-    def _forget_all_but(self, partitions: list[int]) -> None:
-        """Take back what waits for partitions that are no more. Only while no lane runs."""
-        for lane in [lane for lane in self._lanes.values() if lane.partition not in partitions]:
-            del self._lanes[lane.partition]
-            self._pending.extend(lane.queue)
+    def _lane(self, partition: int) -> Lane:
+        return Lane(
+            self._settings.topic,
+            partition,
+            headers=self._headers,
+            linger=self._settings.linger,
+            limit=self._limit,
+            delivered=self._acknowledged,
+        )
 
     # Delivery
 
@@ -340,8 +288,8 @@ class KafkaSink(Generic[RecordT]):
             try:
                 await asyncio.wait_for(producer.start(), 2 * self._settings.request_timeout)
                 partitions = sorted(await producer.partitions_for(self._settings.topic))
-                self._forget_all_but(partitions)
-                self._know(partitions)
+                self._routing.forget_all_but(partitions)
+                self._routing.know(partitions)
                 if self._trouble is not None:
                     self._trouble = None
                     log.info(
@@ -368,20 +316,20 @@ class KafkaSink(Generic[RecordT]):
         tasks: dict[int, asyncio.Task[None]] = {}
         try:
             while True:
-                for number in self._partitions:
+                for number in self._routing.partitions:
                     if number not in tasks:
-                        tasks[number] = asyncio.create_task(self._lanes[number].run(producer))
+                        tasks[number] = asyncio.create_task(self._routing.lanes[number].run(producer))
                 done, _ = await asyncio.wait(
                     tasks.values(), timeout=METADATA_AGE, return_when=asyncio.FIRST_COMPLETED
                 )
                 for task in done:
                     task.result()
                 partitions = sorted(await producer.partitions_for(self._settings.topic))
-                if not set(self._partitions) <= set(partitions):
+                if not set(self._routing.partitions) <= set(partitions):
                     raise KafkaError(f"the topic {self._settings.topic} was made anew")
-                self._know(partitions)
+                self._routing.know(partitions)
         finally:
-            for lane in self._lanes.values():
+            for lane in self._routing.lanes.values():
                 lane.stop()
             running = {task for task in tasks.values() if not task.done()}
             if running:

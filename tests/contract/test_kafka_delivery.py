@@ -4,9 +4,7 @@ import asyncio
 import base64
 import contextlib
 import os
-import resource
-import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from mixer.telemetry.record import AccessRecord
 from mixer.telemetry.service import ReportService
 from mixer.telemetry.sink import OK
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
+from tests.components.disk import full_disk
 from tests.components.processes import Kafka
 from tests.contract.destinations import Account, Topic, ids, run, until
 from tests.telemetry.entries import http_entry, messages, new_metrics, records, value
@@ -31,19 +30,6 @@ def topic(own_kafka: Kafka) -> Topic:
 @pytest.fixture
 def disk(tmp_path: Path) -> dict[str, Any]:
     return {"type": "disk", "path": str(tmp_path / "spool.db")}
-
-
-@contextlib.contextmanager
-def full_disk() -> Iterator[None]:
-    """No file of this process may grow beyond 300 kB."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 # On disk

@@ -69,7 +69,8 @@ def counted(mixer: Mixer, name: str) -> float:
 
 
 async def load(mixer: Mixer, name: str, accepted: set[str], seconds: float) -> None:
-    """Streams, four at a time, until Mixer is killed amidst them. The paths of each that was answered are added."""
+    """Streams, four at a time; the first answer after so many seconds is the last before Mixer is killed. The paths of
+    each that was answered are added."""
     end = time.monotonic() + seconds
     async with grpc.aio.insecure_channel(mixer.report) as channel:
         stub = als_pb2_grpc.AccessLogServiceStub(channel)
@@ -84,13 +85,10 @@ async def load(mixer: Mixer, name: str, accepted: set[str], seconds: float) -> N
                 except grpc.aio.AioRpcError:
                     continue
                 accepted.update(paths)
+                if time.monotonic() > end and mixer.running:
+                    mixer.kill()
 
-        flows = [asyncio.create_task(flow(number)) for number in range(4)]
-        before = len(accepted)
-        while time.monotonic() < end or len(accepted) == before:
-            await asyncio.sleep(0.01)
-        mixer.kill()
-        await asyncio.gather(*flows)
+        await asyncio.gather(*(flow(number) for number in range(4)))
 
 
 async def streamed(paths: list[str]) -> AsyncIterator[Any]:

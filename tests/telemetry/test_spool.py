@@ -3,11 +3,10 @@
 import asyncio
 import contextlib
 import os
-import resource
 import signal
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from mixer.telemetry import spool as module
 from mixer.telemetry.item import Item
 from mixer.telemetry.spool import Spool
 from mixer.telemetry.spool_file import Found, ranges
+from tests.components.disk import full_disk
 
 MAX_BYTES = 64 * 1024 * 1024
 
@@ -238,23 +238,10 @@ def test_file_that_turns_out_corrupt_is_set_aside_and_what_it_lost_is_told(
     asyncio.run(test())
 
 
-@contextlib.contextmanager
-def file_limit(size: int) -> Iterator[None]:
-    """No file of this process may grow beyond `size`: what a full disk is to SQLite."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 def test_full_disk_holds_records_back_until_there_is_room(path: Path) -> None:
     async def test() -> None:
         async with opened(path) as it:
-            with file_limit(300_000):
+            with full_disk():
                 put = items(1, 1000, size=1000)
                 it.spool.put(put)
                 await it.until(lambda: it.spool.trouble is not None)
@@ -270,7 +257,7 @@ def test_full_disk_holds_records_back_until_there_is_room(path: Path) -> None:
 def test_full_disk_is_left_by_delivery_alone(path: Path) -> None:
     async def test() -> None:
         async with opened(path) as it:
-            with file_limit(300_000):
+            with full_disk():
                 put = items(1, 1000, size=1000)
                 it.spool.put(put)
                 removed = 0
