@@ -389,7 +389,8 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
             'telemetry.sinks[0].buffer.when_full: expected block or drop_newest, got "drop"',
         ),
         (
-            "telemetry: {sinks: [{type: kafka, bootstrap_servers: [a], sasl: {mechanism: GSSAPI, username: u, password: p}}]}",
+            "telemetry: {sinks: [{type: kafka, bootstrap_servers: [a], "
+            "sasl: {mechanism: GSSAPI, username: u, password: p}}]}",
             'telemetry.sinks[0].sasl.mechanism: expected PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, got "GSSAPI"',
         ),
         (

@@ -26,20 +26,9 @@ STREAM = 60  # entries a stream, in two messages
 def test_killed_mixer_has_what_it_accepted_on_disk(own_kafka: Kafka, tmp_path: Path) -> None:
     topic = f"kill-{uuid.uuid4()}"
     own_kafka.create_topic(topic, 2)
-    sink = {
-        "type": "kafka",
-        "bootstrap_servers": [own_kafka.bootstrap],
-        "topic": topic,
-        "key": "url.path",
-        "buffer": {"type": "disk", "path": str(tmp_path / "spool.db"), "when_full": "block"},
-    }
-    settings = {
-        "listeners": {"report": {"address": "127.0.0.1:0"}, "admin": {"address": "127.0.0.1:0"}},
-        "telemetry": {"sinks": [sink]},
-    }
     chance = random.Random(7)
     accepted: set[str] = set()
-    with processes.mixer(settings, "--role", "report") as mixer:
+    with processes.mixer(settings(own_kafka, topic, tmp_path), "--role", "report") as mixer:
         for kill in range(KILLS):
             if kill:
                 mixer.start()
@@ -62,6 +51,52 @@ def test_killed_mixer_has_what_it_accepted_on_disk(own_kafka: Kafka, tmp_path: P
     assert len(accepted) > KILLS * STREAM
     assert accepted <= found.keys()
     assert all(len(events) == 1 for events in found.values())  # twice at most under one id
+
+
+def test_terminated_mixer_keeps_what_it_had_no_room_for(own_kafka: Kafka, tmp_path: Path) -> None:
+    topic = f"kill-{uuid.uuid4()}"
+    own_kafka.create_topic(topic, 2)
+
+    async def fill(mixer: Mixer) -> None:
+        async with grpc.aio.insecure_channel(mixer.report) as channel:
+            stub = als_pb2_grpc.AccessLogServiceStub(channel)
+            stream = stub.StreamAccessLogs(streamed([f"/{number}" for number in range(600)]))
+            blocked = "mixer_sink_blocked_seconds_total"
+            await asyncio.to_thread(
+                mixer.wait_until, lambda: counted(mixer, blocked) > 0, 20, "let the stream wait"
+            )
+            assert counted(mixer, "mixer_sink_buffered") == 120  # four messages of thirty; the fifth waits
+            assert await asyncio.to_thread(mixer.stop) == 0
+            stream.cancel()
+
+    with processes.mixer(settings(own_kafka, topic, tmp_path, max_records=100), "--role", "report") as mixer:
+        own_kafka.pause()
+        try:
+            asyncio.run(fill(mixer))
+        finally:
+            own_kafka.resume()
+        mixer.start()
+        mixer.wait_until(
+            lambda: counted(mixer, "mixer_sink_records_total") == 150, 30, "deliver what was left"
+        )
+        assert counted(mixer, "mixer_sink_recovered_total") == 150
+    found = asyncio.run(consume(own_kafka.bootstrap, topic))
+    assert found.keys() == {f"/{number}" for number in range(150)}
+
+
+def settings(broker: Kafka, topic: str, folder: Path, **buffer: Any) -> dict[str, Any]:
+    sink = {
+        "type": "kafka",
+        "bootstrap_servers": [broker.bootstrap],
+        "topic": topic,
+        "key": "url.path",
+        "buffer": {"type": "disk", "path": str(folder / "spool.db"), "when_full": "block", **buffer},
+    }
+    return {
+        "listeners": {"report": {"address": "127.0.0.1:0"}, "admin": {"address": "127.0.0.1:0"}},
+        "telemetry": {"sinks": [sink]},
+        "drain_timeout": "3s",
+    }
 
 
 def counted(mixer: Mixer, name: str) -> float:
