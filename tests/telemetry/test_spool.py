@@ -195,7 +195,14 @@ def cut_off(path: Path) -> None:
     os.truncate(path, 10_000)
 
 
-@pytest.mark.parametrize("spoil", [spoiled_head, spoiled_pages, cut_off])
+def spoiled_list_of_free_pages(path: Path) -> None:
+    """Reads go well, and a write would take pages that are in use."""
+    with path.open("r+b") as file:
+        file.seek(32)
+        file.write((3).to_bytes(4, "big") + (5).to_bytes(4, "big"))
+
+
+@pytest.mark.parametrize("spoil", [spoiled_head, spoiled_pages, cut_off, spoiled_list_of_free_pages])
 def test_corrupt_file_is_set_aside_at_start(path: Path, spoil: Callable[[Path], None]) -> None:
     async def test() -> None:
         async with opened(path) as it:
