@@ -214,13 +214,40 @@ class Metrics:
         self.sink_records = Counter(
             "mixer_sink_records", "Records delivered, by sink.", ("sink",), registry=registry
         )
-        # Records lost, by reason (buffer_full, too_large, delivery, shutdown). buffer_full: the sink is slower
-        # than the traffic or away: raise buffer.max_records, or look at the broker.
+        # Records given to a sink, and those that an earlier process left on its disk. At any moment
+        # received + recovered = delivered (above) + buffered + dropped + dead letters (below).
+        self.sink_received = Counter(
+            "mixer_sink_received", "Records given to a sink.", ("sink",), registry=registry
+        )
+        self.sink_recovered = Counter(
+            "mixer_sink_recovered", "Records found on disk at start, by sink.", ("sink",), registry=registry
+        )
+        # Records lost, by reason. buffer_full: the sink is slower than the traffic or away: raise buffer.max_records or
+        # max_bytes, look at the broker, or let Envoy wait (when_full: block). too_large, refused: no broker takes them;
+        # give a file for dead_letters. corrupt: the disk lost them; shutdown: drain_timeout was too short.
         self.sink_dropped = Counter(
             "mixer_sink_dropped",
             "Records dropped, by sink and reason.",
             ("sink", "reason"),
             registry=registry,
+        )
+        # Records that no broker takes, kept in the file of dead letters, by reason (too_large: raise the topic's
+        # max.message.bytes; refused: the log says why).
+        self.sink_dead_letters = Counter(
+            "mixer_sink_dead_letters",
+            "Records put into the file of dead letters, by sink and reason.",
+            ("sink", "reason"),
+            registry=registry,
+        )
+        # Corrupt spool files that were renamed. The disk is failing, or somebody wrote to it; what was in them may be
+        # read by `sqlite3 FILE .recover`.
+        self.sink_spools_set_aside = Counter(
+            "mixer_sink_spools_set_aside", "Corrupt spool files, by sink.", ("sink",), registry=registry
+        )
+        # Seconds that streams waited for a sink with when_full: block. When it rises, Envoy's own buffers fill, and it
+        # drops beyond them (logs_dropped).
+        self.sink_blocked_seconds = Counter(
+            "mixer_sink_blocked_seconds", "Seconds waited for room, by sink.", ("sink",), registry=registry
         )
         # Records that wait for a sink, and the bound of that buffer.
         self.sink_buffered = Gauge(

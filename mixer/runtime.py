@@ -607,8 +607,8 @@ async def deps(policy: config.Policy) -> list[str]:
 
 def _told_bundles(policy: config.Policy) -> str:
     """What there is to say of bundles that are not fetched here. Raises `PolicyError` for keys and certificates."""
-    from mixer.policy.download import trust
     from mixer.policy.signatures import keys
+    from mixer.trust import trust
 
     for bundle in policy.bundles:
         trust(bundle.tls)

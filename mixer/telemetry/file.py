@@ -51,6 +51,7 @@ class FileSink:
     def write(self, records: Sequence[Record]) -> None:
         account = self._account
         with self._changed:
+            account.received(len(records))
             if self._closing:
                 account.refused("shutdown", len(records))
                 return
@@ -64,6 +65,12 @@ class FileSink:
                 else:
                     account.refused("buffer_full", 1)
             self._changed.notify()
+
+    async def room(self) -> None:
+        """It never blocks."""
+
+    async def accepted(self) -> None:
+        """Memory is all there is."""
 
     def status(self) -> str:
         return self._status

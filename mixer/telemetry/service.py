@@ -48,9 +48,10 @@ class ReportService:
     async def stream(self, messages: AsyncIterator[StreamAccessLogsMessage]) -> None:
         """Take in one stream, to its end. Its messages, in our form of Envoy's type, are used up.
 
-        Returns when the other side has closed it. Raises `RequestError` for a stream that does not follow the
-        protocol (envoy/service/accesslog/v3/als.proto): who sent its entries is said in the first message only, so
-        one without an identifier cannot be used, nor can entries of neither kind.
+        While a sink that blocks has no room, nothing is read. Returns when the other side has closed it and every sink
+        has accepted what came: to a caller, the answer says that much. Raises `RequestError` for a stream that does not
+        follow the protocol (envoy/service/accesslog/v3/als.proto): who sent its entries is said in the first message
+        only, so one without an identifier cannot be used, nor can entries of neither kind.
         """
         how = "error"
         self._streams.inc()
@@ -76,6 +77,8 @@ class ReportService:
                 self._tcp_entries.inc(await self._hand_on(message.tcp_logs.log_entry, reader.tcp))
             elif not message.HasField("identifier"):
                 raise RequestError("a message of an access-log stream has neither http_logs nor tcp_logs")
+        for sink in self._sinks:
+            await sink.accepted()
 
     async def _hand_on(self, entries: Sequence[Any], record: Callable[[Any], AccessRecord]) -> int:
         """Entries to records to sinks; answers how many."""
@@ -84,12 +87,16 @@ class ReportService:
             if start:
                 await asyncio.sleep(0)
             records = [record(entry) for entry in entries[start : start + MAX_BATCH]]
-            for sink in self._sinks:
-                sink.write(records)
-            if self._release is not None and (
-                over := [holder for each in records if each.type in _ENDS for holder in each.holders]
-            ):
-                self._release(over)
+            try:
+                for sink in self._sinks:
+                    await sink.room()
+            finally:  # also what waits when the stream is cut off: it has been received
+                for sink in self._sinks:
+                    sink.write(records)
+                if self._release is not None and (
+                    over := [holder for each in records if each.type in _ENDS for holder in each.holders]
+                ):
+                    self._release(over)
         return count
 
 

@@ -30,6 +30,12 @@ class Kept:
     def write(self, records: Sequence[AccessRecord]) -> None:
         self.batches.append(list(records))
 
+    async def room(self) -> None:
+        """It never blocks."""
+
+    async def accepted(self) -> None:
+        """Memory is all there is."""
+
     def status(self) -> str:
         return "ok"
 
