@@ -22,7 +22,7 @@ from tests.components import binaries
 from tests.components.binaries import ComponentError
 from tests.components.processes import StartError
 
-NAMES = ("check", "opa", "quota", "report")
+NAMES = ("check", "opa", "quota", "onehop", "report")
 PARTS = ("mixer", "grpcio", "pygrpc-native", "gordon-to-regorus", "aiokafka", "redis", "protobuf", "uvloop")
 
 

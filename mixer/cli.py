@@ -5,7 +5,7 @@ import asyncio
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,9 +23,13 @@ examples:
   mixer limits show --config mixer.yaml                        every rate limit, and where it comes from
   mixer limits peek --config mixer.yaml shop user=alice        which limit applies, and what is left of it
   mixer serve --config mixer.yaml     serve until SIGTERM
+  mixer top --config mixer.yaml       what it does now: calls, denials, limits, cache, sinks
 
 docs: README.md, policies/README.md for authors of policies, deploy/envoy/ for Envoy's side
 """
+
+
+_SHORTEST = 0.1  # seconds between two frames of `mixer top`
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,6 +104,27 @@ def _parser() -> argparse.ArgumentParser:
             "entries", metavar="KEY=VALUE", nargs="+", help="the descriptor's entries, in order"
         )
 
+    top = commands.add_parser("top", help="what a running Mixer does now", description=_top.__doc__)
+    there = top.add_mutually_exclusive_group()
+    there.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        type=_as("TcpAddress"),
+        help="its admin listener (default: 127.0.0.1:9901)",
+    )
+    there.add_argument("--config", metavar="FILE", type=Path, help="its settings, which name the listener")
+    top.add_argument(
+        "--interval",
+        metavar="DURATION",
+        type=_as("Seconds"),
+        default="2s",
+        help="between two frames (default: 2s)",
+    )
+    top.add_argument(
+        "--once", action="store_true", help="print one frame, what happened within an interval, and end"
+    )
+    top.set_defaults(run=_top)
+
     demo = commands.add_parser("demo", help="see it work behind a real Envoy", description=_demo.__doc__)
     demo.add_argument(
         "--once",
@@ -111,6 +136,23 @@ def _parser() -> argparse.ArgumentParser:
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(run=_version)
     return parser
+
+
+def _as(setting: str) -> Callable[[str], Any]:
+    """Takes an argument as a setting of this type of `config` is taken."""
+
+    def take(text: str) -> Any:
+        from pydantic import TypeAdapter, ValidationError
+
+        from mixer import config
+
+        try:
+            return TypeAdapter(getattr(config, setting)).validate_python(text)
+        except ValidationError as error:
+            expected = error.errors()[0]["ctx"]["error"]
+            raise argparse.ArgumentTypeError(f'expected {expected}, got "{text}"') from None
+
+    return take
 
 
 def _config_option(parser: argparse.ArgumentParser) -> None:
@@ -241,6 +283,20 @@ def _descriptor(keys: list[dict[str, str]]) -> str:
 
 def _json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _top(options: argparse.Namespace) -> int:
+    """Show what a running Mixer does, anew each interval, from its admin listener's /metrics and /readyz. A Mixer that
+    is away is asked again and again. Needs the extra "top" (pip install "mixer[top]"). Ctrl-C ends it."""
+    from mixer import config, top
+
+    address = options.address
+    if options.config is not None:
+        address = config.load(options.config).listeners.admin.address
+    if options.interval < _SHORTEST:
+        problem = Problem("mixer top", "--interval", "100ms or more", f"{options.interval:g}s")
+        raise SettingsError([problem])
+    return top.run(address or config.AdminListener().address, options.interval, options.once)
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ from pydantic import (
     PositiveInt,
     SecretStr,
     ValidationError,
+    model_validator,
 )
 
 from mixer.errors import Problem, SettingsError
@@ -357,6 +358,7 @@ class ResponseHeaders(Settings):
     limit: HeaderName = "RateLimit-Limit"
     remaining: HeaderName = "RateLimit-Remaining"
     reset: HeaderName = "RateLimit-Reset"
+    draft: bool = False  # RateLimit-Policy and RateLimit of the IETF's draft beside them
 
 
 class LocalCache(Settings):
@@ -368,6 +370,7 @@ class LocalCache(Settings):
 
 class RateLimits(Settings):
     paths: tuple[Path, ...] = ()
+    decision: DecisionPath | None = None  # a rule of the policies that gives limits, on Check and on Quota
     counters: Literal["memory", "redis"] = "memory"
     redis: Redis = Redis()
     key_format: Literal["mixer", "ratelimit"] = "mixer"
@@ -384,6 +387,34 @@ class RateLimits(Settings):
     response_headers: ResponseHeaders = ResponseHeaders()
 
 
+class KafkaBuffer(Buffer):
+    """Records that wait for the broker: in memory, or from their reception to their acknowledgement on disk."""
+
+    type: Literal["memory", "disk"] = "memory"
+    path: Path | None = None  # of the file on disk (SQLite), one for each sink
+    when_full: Literal["block", "drop_newest"] = "drop_newest"  # block: streams of Envoy are not read on
+
+    @model_validator(mode="before")
+    @classmethod
+    def _for_a_disk(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("type") == "disk":
+            return {"max_records": 10_000_000, "max_bytes": 1024**3, **given}
+        return given
+
+
+class DeadLetters(Settings):
+    """Where records go that no broker takes: JSON lines, the older half in `path` with .1 added."""
+
+    path: Path
+    max_bytes: Annotated[int, Field(ge=4 * 1024 * 1024)] = 64 * 1024 * 1024  # of both files together
+
+
+class Sasl(Settings):
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+    username: Annotated[str, Field(min_length=1)]
+    password: SecretStr
+
+
 class KafkaSink(Settings):
     type: Literal["kafka"]
     bootstrap_servers: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -394,7 +425,10 @@ class KafkaSink(Settings):
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
     linger: Seconds = 0.05
     request_timeout: Seconds = 30.0
-    buffer: Buffer = Buffer()
+    tls: ClientTls | None = None  # {}: trust the system's authorities
+    sasl: Sasl | None = None
+    buffer: KafkaBuffer = KafkaBuffer()
+    dead_letters: DeadLetters | None = None  # left out: what no broker takes is dropped and counted
 
 
 class FileSink(Settings):
@@ -696,18 +730,7 @@ def _combinations(config: Config, file: str) -> list[Problem]:
     def refuse(path: str, message: str) -> None:
         problems.append(Problem(file, path, message))
 
-    limits, workers = config.rate_limits, config.workers
-    if limits is not None and limits.counters == "memory" and workers.check > 1:
-        refuse(
-            "rate_limits.counters",
-            f"memory with {workers.check} check workers would admit {workers.check} times the limit; "
-            "use redis, or workers.check: 1",
-        )
-    if limits is not None and limits.counters == "memory" and limits.key_format != "mixer":
-        refuse(
-            "rate_limits.key_format", f"{limits.key_format} is a format of Redis keys; use counters: redis"
-        )
-    problems += _of_redis(limits, file)
+    workers = config.workers
     for role in ("check", "report"):
         if (count := getattr(workers, role)) > 1:
             refuse(
@@ -748,17 +771,40 @@ def _combinations(config: Config, file: str) -> list[Problem]:
         problems += _of_bundles(config.policy, file)
         problems += _of_shadow(config.policy, file)
     problems += _of_decision_log(config, file)
-    if limits is not None and not limits.paths:
-        refuse(
-            "rate_limits.paths",
-            "at least one limits file or folder is needed; leave rate_limits out to switch Quota off",
-        )
+    problems += _of_rate_limits(config, file)
+    problems += _of_kafka(config, file)
     return problems
 
 
-def _of_redis(limits: RateLimits | None, file: str) -> list[Problem]:
-    if limits is None:
+def _of_rate_limits(config: Config, file: str) -> list[Problem]:
+    if (limits := config.rate_limits) is None:
         return []
+    problems: list[Problem] = []
+
+    def refuse(path: str, message: str) -> None:
+        problems.append(Problem(file, path, message))
+
+    if limits.counters == "memory" and config.workers.check > 1:
+        refuse(
+            "rate_limits.counters",
+            f"memory with {config.workers.check} check workers would admit {config.workers.check} times the limit; "
+            "use redis, or workers.check: 1",
+        )
+    if limits.counters == "memory" and limits.key_format != "mixer":
+        refuse(
+            "rate_limits.key_format", f"{limits.key_format} is a format of Redis keys; use counters: redis"
+        )
+    if not limits.paths and limits.decision is None:
+        refuse(
+            "rate_limits.paths",
+            "at least one limits file or folder is needed, or a decision; leave rate_limits out to switch Quota off",
+        )
+    if limits.decision is not None and config.policy is None:
+        refuse("rate_limits.decision", "needs the section policy, whose engine evaluates it")
+    return problems + _of_redis(limits, file)
+
+
+def _of_redis(limits: RateLimits, file: str) -> list[Problem]:
     problems = []
     redis = limits.redis
     if (redis.mode == "sentinel") != (redis.sentinel is not None):
@@ -784,6 +830,37 @@ def _of_decision_log(config: Config, file: str) -> list[Problem]:
         what = "at least one sink is needed; leave decision_log out to switch it off"
         problems.append(Problem(file, "decision_log.sinks", what))
     return problems
+
+
+def _of_kafka(config: Config, file: str) -> Iterator[Problem]:
+    places: list[tuple[str, Any]] = [
+        (f"telemetry.sinks[{index}]", sink) for index, sink in enumerate(config.telemetry.sinks)
+    ]
+    if config.decision_log is not None:
+        places += [
+            (f"decision_log.sinks[{index}]", sink) for index, sink in enumerate(config.decision_log.sinks)
+        ]
+    taken: dict[Path, str] = {}
+    for where, sink in places:
+        files = (
+            [(f"{where}.path", sink.path)] if isinstance(sink, FileSink) and sink.path != Path("-") else []
+        )
+        if isinstance(sink, KafkaSink):
+            buffer = sink.buffer
+            if (buffer.path is None) != (buffer.type == "memory"):
+                what = "a file" if buffer.path is None else "nothing with type: memory; or set type: disk"
+                shown = "nothing" if buffer.path is None else f'"{buffer.path}"'
+                yield Problem(file, f"{where}.buffer.path", what, shown)
+            if buffer.path is not None:
+                files.append((f"{where}.buffer.path", buffer.path))
+            if sink.dead_letters is not None:
+                files.append((f"{where}.dead_letters.path", sink.dead_letters.path))
+            if sink.tls is not None and (sink.tls.cert is None) != (sink.tls.key is None):
+                yield Problem(file, f"{where}.tls", "cert and key belong together; give both or none")
+        for at, path in files:
+            if path in taken:
+                yield Problem(file, at, f"{path} is taken by {taken[path]}; give each its own")
+            taken.setdefault(path, at)
 
 
 def _of_opa(policy: Policy, file: str) -> list[Problem]:

@@ -45,16 +45,31 @@ class Metrics:
             "mixer_calls_in_flight", "Calls being answered.", ("method",), registry=registry
         )
 
-        # Decisions by outcome (allowed, denied; error: the policy answered with an error_response). A jump of denied:
-        # look at `mixer.decision.reason` of the records.
-        self.decisions = Counter("mixer_decisions", "Decisions, by outcome.", ("outcome",), registry=registry)
-        # What policy.dry_run let pass though the policy did not allow it. At rest: dry_run can go.
+        # When a listener's certificate ends, by its file. Renew it before, and restart Mixer: it is read at the start.
+        self.certificate_ends = Gauge(
+            "mixer_certificate_not_after_timestamp_seconds",
+            "When a listener's certificate ends, in Unix time.",
+            ("file",),
+            registry=registry,
+        )
+
+        # Decisions by decision (its path) and outcome (allowed, denied; over_limit: allowed, but over a limit that the
+        # decision asks for; error: the policy answered with an error_response). A jump of denied: look at
+        # `mixer.decision.reason` of the records; of over_limit: at `mixer.limit`.
+        self.decisions = Counter(
+            "mixer_decisions",
+            "Decisions, by decision and outcome.",
+            ("decision", "outcome"),
+            registry=registry,
+        )
+        # What policy.dry_run let pass though the policy, or a limit of its decision, did not. At rest: dry_run can go.
         self.dry_run_passed = Counter(
             "mixer_dry_run_passed", "Requests not allowed that a dry run let pass.", registry=registry
         )
-        # Decisions that could not be made, by reason. undefined, illegal, evaluation, timeout, unavailable, overload:
-        # the log names the rule and line; Envoy's failure mode decided meanwhile. request_malformed: a path, query or
-        # body that cannot be parsed, answered 400; much of it is a client's mistake, or one who tries.
+        # Decisions and limits of policies that could not be made, by reason. undefined, illegal, evaluation, timeout,
+        # unavailable, overload: the log names the rule and line; Envoy's failure mode decided meanwhile.
+        # request_malformed: a path, query or body that cannot be parsed, answered 400; much of it is a client's
+        # mistake, or one who tries.
         self.engine_errors = Counter(
             "mixer_engine_errors", "Failed decisions, by reason.", ("engine", "reason"), registry=registry
         )
@@ -128,8 +143,8 @@ class Metrics:
             "mixer_bundle_polls", "Polls of bundles, by outcome.", ("bundle", "outcome"), registry=registry
         )
 
-        # Descriptors judged, by outcome (ok, over_limit, shadow, unlimited, no_limit). Much no_limit: Envoy's
-        # descriptors and the limits file do not fit together.
+        # Descriptors and limits of policies judged, by outcome (ok, over_limit, shadow, unlimited, no_limit). Much
+        # no_limit: Envoy's descriptors and the limits file do not fit together (right where a policy has the limits).
         self.quota_descriptors = Tally(
             "mixer_quota_descriptors",
             "Descriptors judged, by outcome.",
@@ -149,6 +164,13 @@ class Metrics:
             kinds=LIMIT_HITS,
             bound=MAX_LIMITS,
             registry=registry,
+        )
+        # Slots of concurrency limits given back by the access log, by outcome: released, as it told that their request
+        # was over; dropped: ends of requests that the counters could not be told, so that slots stay taken until their
+        # lease ends: look at mixer_counter_errors. None at all though slots are taken: Envoy's access log does not come
+        # here, or comes without the filters' metadata.
+        self.slot_releases = Counter(
+            "mixer_slot_releases", "Slots given back, by outcome.", ("outcome",), registry=registry
         )
         # Counter calls that failed, by reason (unavailable, timeout, script, overload: look at Redis; full: more
         # counters than fit into memory, use Redis).
@@ -197,13 +219,40 @@ class Metrics:
         self.sink_records = Counter(
             "mixer_sink_records", "Records delivered, by sink.", ("sink",), registry=registry
         )
-        # Records lost, by reason (buffer_full, too_large, delivery, shutdown). buffer_full: the sink is slower
-        # than the traffic or away: raise buffer.max_records, or look at the broker.
+        # Records given to a sink, and those that an earlier process left on its disk. At any moment
+        # received + recovered = delivered (above) + buffered + dropped + dead letters (below).
+        self.sink_received = Counter(
+            "mixer_sink_received", "Records given to a sink.", ("sink",), registry=registry
+        )
+        self.sink_recovered = Counter(
+            "mixer_sink_recovered", "Records found on disk at start, by sink.", ("sink",), registry=registry
+        )
+        # Records lost, by reason. buffer_full: the sink is slower than the traffic or away: raise buffer.max_records or
+        # max_bytes, look at the broker, or let Envoy wait (when_full: block). too_large, refused: no broker takes them;
+        # give a file for dead_letters. corrupt: the disk lost them; shutdown: drain_timeout was too short.
         self.sink_dropped = Counter(
             "mixer_sink_dropped",
             "Records dropped, by sink and reason.",
             ("sink", "reason"),
             registry=registry,
+        )
+        # Records that no broker takes, kept in the file of dead letters, by reason (too_large: raise the topic's
+        # max.message.bytes; refused: the log says why).
+        self.sink_dead_letters = Counter(
+            "mixer_sink_dead_letters",
+            "Records put into the file of dead letters, by sink and reason.",
+            ("sink", "reason"),
+            registry=registry,
+        )
+        # Corrupt spool files that were renamed. The disk is failing, or somebody wrote to it; what was in them may be
+        # read by `sqlite3 FILE .recover`.
+        self.sink_spools_set_aside = Counter(
+            "mixer_sink_spools_set_aside", "Corrupt spool files, by sink.", ("sink",), registry=registry
+        )
+        # Seconds that streams waited for a sink with when_full: block. When it rises, Envoy's own buffers fill, and it
+        # drops beyond them (logs_dropped).
+        self.sink_blocked_seconds = Counter(
+            "mixer_sink_blocked_seconds", "Seconds waited for room, by sink.", ("sink",), registry=registry
         )
         # Records that wait for a sink, and the bound of that buffer.
         self.sink_buffered = Gauge(

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from mixer.ratelimit.counters import Counters
     from mixer.ratelimit.desk import Entry
     from mixer.ratelimit.limits import Limits
+    from mixer.ratelimit.quota import Quotas
+    from mixer.ratelimit.releases import Releases
+    from mixer.ratelimit.service import QuotaService
     from mixer.shadow.shadow import Shadow
     from mixer.shadow.tarball import Tarball
     from mixer.telemetry.sink import Kind, Sink
@@ -46,14 +49,17 @@ Role = Literal["all", "check", "report"]
 
 
 def _embedded(
-    settings: config.Policy, loaded: "Sources | None" = None, network: "Network | None" = None
+    settings: config.Policy,
+    others: Sequence[str] = (),
+    loaded: "Sources | None" = None,
+    network: "Network | None" = None,
 ) -> PolicyEngine:
     from mixer.policy.regorus import EmbeddedEngine
 
-    return EmbeddedEngine(settings, loaded=loaded, network=network)
+    return EmbeddedEngine(settings, loaded=loaded, network=network, others=others)
 
 
-def _opa(settings: config.Policy) -> PolicyEngine:
+def _opa(settings: config.Policy, _: Sequence[str] = ()) -> PolicyEngine:
     from mixer.policy.opa import OpaEngine
 
     if not settings.opa.push:
@@ -114,7 +120,10 @@ def bodies_of(settings: config.Policy, *, exact: bool = False) -> "Bodies | None
     return Bodies(None if path is None else Messages.load(path), exact=exact)
 
 
-ENGINES: dict[str, Callable[[config.Policy], PolicyEngine]] = {"embedded": _embedded, "opa": _opa}
+ENGINES: dict[str, Callable[[config.Policy, Sequence[str]], PolicyEngine]] = {
+    "embedded": _embedded,
+    "opa": _opa,
+}
 COUNTERS: dict[str, Callable[[config.RateLimits, Metrics], "Counters"]] = {"memory": _memory, "redis": _redis}
 SINKS: dict[str, Callable[[Any, Metrics, "Kind[Any]", str], "Sink[Any]"]] = {"kafka": _kafka, "file": _file}
 FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
@@ -142,7 +151,7 @@ async def candidate_of(
         if needed or any(rule.startswith(f"{path}/") for rule in there)
     }
     decisions = {"decision": next(iter(chosen.values())), "decisions": chosen}
-    engine = _embedded(policy.model_copy(update=decisions), loaded)
+    engine = _embedded(policy.model_copy(update=decisions), loaded=loaded)
     await engine.start()
     return engine, {live: engine.of(path) for live, path in chosen.items()}
 
@@ -161,6 +170,8 @@ class Runtime:
     bundles: "Bundles[Bundle] | None" = None
     network: "Network | None" = None  # of policies that come in bundles
     counters: "Counters | None" = None
+    quotas: "Quotas | None" = None
+    releases: "Releases | None" = None
     sinks: "list[Sink[Any]]" = field(default_factory=list)
     decision_log: "DecisionLog | None" = None
     fronts: dict[str, Front] = field(default_factory=dict)
@@ -169,7 +180,9 @@ class Runtime:
     @classmethod
     def build(cls, settings: config.Config, role: Role, revision: str) -> "Runtime":
         """Nothing is opened yet. `revision`: of the settings file."""
-        registry = CollectorRegistry()
+        registry = CollectorRegistry(
+            support_collectors_without_names=True
+        )  # a process has no names to ask by
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         metrics = Metrics(registry)
@@ -194,11 +207,15 @@ class Runtime:
 
     async def _check_methods(self) -> Methods:
         methods: list[Method] = []
+        if (rate_limits := self.settings.rate_limits) is not None:
+            quota = await self._quotas(rate_limits)
+            service = "envoy.service.ratelimit.v3.RateLimitService"
+            methods.append(Unary(service, "ShouldRateLimit", None, quota.should_rate_limit))
         if (policy := self.settings.policy) is not None:
             from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
             if not policy.bundles:
-                self.engine = ENGINES[policy.engine](policy)
+                self.engine = ENGINES[policy.engine](policy, self._others())
                 await self.engine.start()
             if (log_settings := self.settings.decision_log) is not None:
                 self.decision_log = self._decision_log(log_settings, policy)
@@ -211,21 +228,33 @@ class Runtime:
                 check = await self._by_bundles(policy)
             service = "envoy.service.auth.v3.Authorization"
             methods.append(Unary(service, "Check", CheckRequest, check.check, check.check_all))
-        if (rate_limits := self.settings.rate_limits) is not None:
-            from mixer.admin.limits import LimitPages
-            from mixer.ratelimit.desk import Desk
-            from mixer.ratelimit.memory import MemoryCounters
-            from mixer.ratelimit.service import QuotaService
-
-            limits = limits_of(rate_limits)
-            self.counters = COUNTERS[rate_limits.counters](rate_limits, self.metrics)
-            await self.counters.start()
-            shares = MemoryCounters(self.metrics)
-            quota = QuotaService(limits, self.counters, rate_limits, self.metrics, local=shares)
-            self.limit_pages = LimitPages(Desk(limits, self.counters), quota.should_rate_limit)
-            service = "envoy.service.ratelimit.v3.RateLimitService"
-            methods.append(Unary(service, "ShouldRateLimit", None, quota.should_rate_limit))
         return methods
+
+    def _others(self) -> tuple[str, ...]:
+        """Rules that the engine is asked for beside those of `policy`."""
+        limits = self.settings.rate_limits
+        return () if limits is None or limits.decision is None else (limits.decision,)
+
+    async def _quotas(self, settings: config.RateLimits) -> "QuotaService":
+        """Quota, without a rule that gives limits yet."""
+        from mixer.admin.limits import LimitPages
+        from mixer.ratelimit.desk import Desk
+        from mixer.ratelimit.memory import MemoryCounters
+        from mixer.ratelimit.quota import Quotas
+
+        counters, limits = await self._counters(settings), limits_of(settings)
+        alone = self.role == "check" and settings.counters == "memory"
+        shares = MemoryCounters(self.metrics)
+        self.quotas = Quotas(limits, counters, settings, self.metrics, local=shares, slots=not alone)
+        self.limit_pages = LimitPages(Desk(limits, counters), self.quotas.service.should_rate_limit)
+        return self.quotas.service
+
+    async def _counters(self, settings: config.RateLimits) -> "Counters":
+        """Started once, for Check, Quota and Report of this process together."""
+        if self.counters is None:
+            self.counters = COUNTERS[settings.counters](settings, self.metrics)
+            await self.counters.start()
+        return self.counters
 
     async def _by_bundles(self, policy: config.Policy) -> "Checks":
         """Check by the policy of the latest bundles."""
@@ -245,7 +274,7 @@ class Runtime:
         async def activate(bundles: "Sequence[Bundle]") -> None:
             loaded = sources_of(policy, bundles)
             log_policy = LogPolicy(loaded) if self.decision_log is not None else None
-            engine = _embedded(policy, loaded, network)
+            engine = _embedded(policy, self._others(), loaded, network)
             await engine.start()
             # From here on without a pause: a request finds all of the old policy, or all of the new one.
             switch.current = self._checks(policy, engine)
@@ -276,17 +305,25 @@ class Runtime:
                 {"engine": engine.name, "decision": engine.decision, "revision": engine.revision}
             )
 
+        def new_cache() -> DecisionCache | None:
+            if policy.cache is None:
+                return None
+            caches.append(cache := DecisionCache(policy.cache.max_entries, policy.cache.ttl, self.metrics))
+            return cache
+
+        limiter = None
+        if self.quotas is not None:
+            rules = [(engine.of(decision), new_cache()) for decision in self._others()]
+            limiter = self.quotas.by_rule(*rules[0]) if rules else self.quotas.limiter()
+
         def service(engine: PolicyEngine, adopted: Callable[[], None] = lambda: None) -> CheckService:
-            cache = None
-            if policy.cache is not None:
-                cache = DecisionCache(policy.cache.max_entries, policy.cache.ttl, self.metrics)
-                caches.append(cache)
             return CheckService(
-                *(engine, cache, self.metrics),
+                *(engine, new_cache(), self.metrics),
                 observer=observer,
                 bodies=bodies,
                 dry_run=policy.dry_run,
                 adopted=adopted,
+                limiter=limiter,
             )
 
         default = service(engine, told)
@@ -364,7 +401,13 @@ class Runtime:
         for sink in self.sinks:
             await sink.start()
         redaction = Redaction(telemetry.redaction.headers, telemetry.redaction.query)
-        report = ReportService(self.sinks, self.metrics, redaction)
+        if (limits := self.settings.rate_limits) is not None and (
+            self.role == "all" or limits.counters == "redis"
+        ):
+            from mixer.ratelimit.releases import Releases
+
+            self.releases = Releases(await self._counters(limits), self.metrics)
+        report = ReportService(self.sinks, self.metrics, redaction, self.releases)
         export = ExportService(self.sinks, self.metrics, redaction, telemetry.export_timeout)
         streams = "envoy.service.accesslog.v3.AccessLogService"
         logs = "opentelemetry.proto.collector.logs.v1.LogsService"
@@ -378,7 +421,8 @@ class Runtime:
         reasons = [await self.engine.ready()] if self.engine else []
         if self.bundles is not None and not self.bundles.activated:
             reasons += self.bundles.problems()
-        if self._needs_counters():
+        # Report needs the counters for slots alone, which come back by themselves if it must be.
+        if self._needs_counters() and self.role != "report":
             reasons += [self.counters.ready()] if self.counters else []
         return [reason for reason in reasons if reason is not None]
 
@@ -427,6 +471,8 @@ class Runtime:
         if self.decision_log is not None:
             closing.append(self.decision_log.close(max(0.1, end - time.monotonic())))
         await asyncio.gather(*closing)
+        if self.releases is not None:
+            await self.releases.close(max(0.1, end - time.monotonic()))
         if self.counters is not None:
             await self.counters.close()
         if self.bundles is not None:
@@ -452,39 +498,50 @@ def _log_policy(policy: config.Policy) -> "tuple[LogPolicy | None, Mapping[str, 
 async def validate(settings: config.Config) -> list[str]:
     """Load what the settings name, without serving or connecting: a line each on what was found. Raises `LoadError`."""
     lines: list[str] = []
-    if (policy := settings.policy) is not None:
-        bodies_of(policy)
-        if policy.dry_run:
-            lines.append("policy.dry_run: what the policy denies passes; it is counted and logged")
-        if policy.bundles:
-            lines.append(f"policy: {policy.decision}, {_told_bundles(policy)}")
-        elif policy.engine == "embedded":
-            engine = ENGINES["embedded"](policy)
-            await engine.start()
-            lines += _told("policy", engine)
-            for name, decision in policy.decisions.items():
-                lines += _told(f"policy.decisions.{name}", engine.of(decision))
-        else:
-            lines.append(f"policy: {policy.decision}, decided by OPA at {policy.opa.url}")
-            lines += [f"policy.decisions.{name}: {path}" for name, path in policy.decisions.items()]
-            if policy.opa.push:
-                from mixer.policy.regorus import sources_of
-
-                loaded = sources_of(policy)
-                count = len(loaded.modules)
-                lines.append(f"policy.paths: pushed to OPA, revision {loaded.revision}; modules: {count}")
-            elif policy.paths:
-                lines.append(
-                    "policy.paths: the server has its own policies; with policy.opa.push: true it gets these"
-                )
-        if settings.decision_log is not None and not policy.bundles:
-            log_policy, _ = _log_policy(policy)
-            rules = [f"system.log.{rule}" for rule in log_policy.rules] if log_policy is not None else []
-            lines.append(f"decision log: {' and '.join(rules) or 'no rule of system.log'}")
-        if (candidate := policy.candidate()) is not None:
-            lines += await _told_shadow(policy, candidate)
-    if (rate_limits := settings.rate_limits) is not None:
+    if settings.policy is not None:
+        lines += await _validate_policy(settings, settings.policy)
+    if (rate_limits := settings.rate_limits) is not None and rate_limits.paths:
         lines.append(f"rate limits: {limits_of(rate_limits).summary()}")
+    return lines
+
+
+async def _validate_policy(settings: config.Config, policy: config.Policy) -> list[str]:
+    lines: list[str] = []
+    limits_decision = None if settings.rate_limits is None else settings.rate_limits.decision
+    bodies_of(policy)
+    if policy.dry_run:
+        lines.append("policy.dry_run: what the policy denies passes; it is counted and logged")
+    if policy.bundles:
+        lines.append(f"policy: {policy.decision}, {_told_bundles(policy)}")
+    elif policy.engine == "embedded":
+        engine = ENGINES["embedded"](policy, () if limits_decision is None else (limits_decision,))
+        await engine.start()
+        lines += _told("policy", engine)
+        for name, decision in policy.decisions.items():
+            lines += _told(f"policy.decisions.{name}", engine.of(decision))
+        if limits_decision is not None:
+            lines += _told("rate_limits.decision", engine.of(limits_decision))
+    else:
+        lines.append(f"policy: {policy.decision}, decided by OPA at {policy.opa.url}")
+        lines += [f"policy.decisions.{name}: {path}" for name, path in policy.decisions.items()]
+        if limits_decision is not None:
+            lines.append(f"rate_limits.decision: {limits_decision}, decided there too")
+        if policy.opa.push:
+            from mixer.policy.regorus import sources_of
+
+            loaded = sources_of(policy)
+            count = len(loaded.modules)
+            lines.append(f"policy.paths: pushed to OPA, revision {loaded.revision}; modules: {count}")
+        elif policy.paths:
+            lines.append(
+                "policy.paths: the server has its own policies; with policy.opa.push: true it gets these"
+            )
+    if settings.decision_log is not None and not policy.bundles:
+        log_policy, _ = _log_policy(policy)
+        rules = [f"system.log.{rule}" for rule in log_policy.rules] if log_policy is not None else []
+        lines.append(f"decision log: {' and '.join(rules) or 'no rule of system.log'}")
+    if (candidate := policy.candidate()) is not None:
+        lines += await _told_shadow(policy, candidate)
     return lines
 
 
@@ -558,8 +615,8 @@ async def deps(policy: config.Policy) -> list[str]:
 
 def _told_bundles(policy: config.Policy) -> str:
     """What there is to say of bundles that are not fetched here. Raises `PolicyError` for keys and certificates."""
-    from mixer.policy.download import trust
     from mixer.policy.signatures import keys
+    from mixer.trust import trust
 
     for bundle in policy.bundles:
         trust(bundle.tls)

@@ -73,6 +73,12 @@ def opa_url(opa_server: Opa) -> str:
 
 
 @pytest.fixture(scope="session")
+def own_kafka() -> Iterator[Kafka]:
+    """Another, for tests that stop or pause it and leave it running. Without topics made by the way, and `secured`."""
+    yield from _started(lambda: processes.kafka({"auto.create.topics.enable": "false"}, secured=True))
+
+
+@pytest.fixture(scope="session")
 def kafka_broker() -> Iterator[Kafka]:
     """One Kafka for the whole run; do not stop it (start your own with `processes.kafka`)."""
     yield from _started(processes.kafka)

@@ -103,6 +103,23 @@ def test_validate_lists_every_decision(folder: Path, capsys: pytest.CaptureFixtu
         assert line.startswith(f"{start}, revision ")
 
 
+def test_validate_says_what_the_rule_of_limits_reads(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = 'package quota\n\nlimits contains {"key": input.domain, "requests_per_unit": 1, "unit": "day"}\n'
+    (folder / "quota.rego").write_text(rule)
+    file = folder / "rego.yaml"
+    paths = "policy: {paths: [authz.rego, quota.rego]}\n"
+    file.write_text(paths + "rate_limits: {decision: quota/limits}\n")
+    assert cli.main(["validate", "--config", str(file)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.startswith("rate_limits.decision: quota/limits"))
+    assert line.endswith("reads input.domain")
+    file.write_text(paths + "rate_limits: {decision: quota/limit}\n")
+    assert cli.main(["validate", "--config", str(file)]) == 2
+    assert 'no rule gives the decision "quota/limit"' in capsys.readouterr().err
+
+
 def test_validate_names_each_decision_that_no_rule_gives(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,11 +238,11 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 0
     out, err = capsys.readouterr()
     assert err == ""
-    for command in ("serve", "validate", "policy", "limits", "demo", "version"):
+    for command in ("serve", "validate", "policy", "limits", "top", "demo", "version"):
         assert re.search(rf"^    {command} +\w", out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["serve", "validate", "policy", "limits", "demo", "version"])
+@pytest.mark.parametrize("command", ["serve", "validate", "policy", "limits", "top", "demo", "version"])
 def test_each_command_has_a_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])

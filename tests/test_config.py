@@ -79,6 +79,14 @@ def test_relative_paths_count_from_the_files_folder(tmp_path: Path) -> None:
     ]
 
 
+def test_buffer_on_disk_is_bounded_by_bytes(tmp_path: Path) -> None:
+    sink = "{type: kafka, bootstrap_servers: [a], buffer: {type: disk, path: spool/access.db}}"
+    (kafka,) = load(tmp_path, f"telemetry: {{sinks: [{sink}]}}").telemetry.sinks
+    assert kafka.type == "kafka"
+    assert (kafka.buffer.max_records, kafka.buffer.max_bytes) == (10_000_000, 1024**3)
+    assert kafka.buffer.path == tmp_path / "spool/access.db"
+
+
 def test_decision_log_has_sinks_of_its_own(tmp_path: Path) -> None:
     sinks = "[{type: kafka, bootstrap_servers: [a]}, {type: file, path: d.jsonl}]"
     log = load(tmp_path, f"policy: {{paths: [a]}}\ndecision_log: {{sinks: {sinks}}}").decision_log
@@ -377,6 +385,15 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
             'telemetry.sinks[0].topic: expected text that matches ^[A-Za-z0-9._-]{1,249}$, got "a b"',
         ),
         (
+            "telemetry: {sinks: [{type: kafka, bootstrap_servers: [a], buffer: {when_full: drop}}]}",
+            'telemetry.sinks[0].buffer.when_full: expected block or drop_newest, got "drop"',
+        ),
+        (
+            "telemetry: {sinks: [{type: kafka, bootstrap_servers: [a], "
+            "sasl: {mechanism: GSSAPI, username: u, password: p}}]}",
+            'telemetry.sinks[0].sasl.mechanism: expected PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, got "GSSAPI"',
+        ),
+        (
             "telemetry: {sinks: [{type: file, pth: x}]}",
             'telemetry.sinks[0].pth: unknown key; did you mean "path"?',
         ),
@@ -454,6 +471,23 @@ def test_mistake_says_where_what_was_expected_and_what_was_got(
             "decision_log.sinks: at least one sink is needed; leave decision_log out to switch it off",
         ),
         (
+            "telemetry: {sinks: [{type: kafka, bootstrap_servers: [a], buffer: {type: disk}}]}",
+            "telemetry.sinks[0].buffer.path: expected a file, got nothing",
+        ),
+        (
+            "telemetry: {sinks: [{type: kafka, bootstrap_servers: [a], buffer: {path: b}}]}",
+            'telemetry.sinks[0].buffer.path: expected nothing with type: memory; or set type: disk, got "b"',
+        ),
+        (
+            "telemetry: {sinks: [{type: file, path: b}, {type: kafka, bootstrap_servers: [a], "
+            "dead_letters: {path: b}}]}",
+            "telemetry.sinks[1].dead_letters.path: b is taken by telemetry.sinks[0].path; give each its own",
+        ),
+        (
+            "telemetry: {sinks: [{type: kafka, bootstrap_servers: [a], tls: {cert: b}}]}",
+            "telemetry.sinks[0].tls: cert and key belong together; give both or none",
+        ),
+        (
             "decision_log: {sinks: [{type: file}]}",
             "decision_log: there are no decisions to log without the section policy",
         ),
@@ -515,8 +549,12 @@ def test_mistake_says_where_what_was_expected_and_what_was_got(
         ),
         (
             "rate_limits: {}",
-            "rate_limits.paths: at least one limits file or folder is needed; "
+            "rate_limits.paths: at least one limits file or folder is needed, or a decision; "
             "leave rate_limits out to switch Quota off",
+        ),
+        (
+            "rate_limits: {decision: mixer/ratelimit/limits}",
+            "rate_limits.decision: needs the section policy, whose engine evaluates it",
         ),
     ],
 )

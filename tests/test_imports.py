@@ -11,6 +11,7 @@ import mixer
 ROOT = Path(mixer.__file__).parent
 
 SEAMS = {
+    "mixer.ratelimit.limiter": {"mixer.server.front"},  # for what waits without a task
     "mixer.policy.engine": set[str](),
     "mixer.ratelimit.counters": set[str](),
     "mixer.telemetry.sink": set[str](),

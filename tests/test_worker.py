@@ -215,7 +215,7 @@ def test_metrics_show_what_runs_and_what_it_did(mixer: Mixer, client: Connect) -
         'mixer_calls_total{code="OK",method="Check"} 3.0',
         'mixer_call_duration_seconds_count{method="Check"} 3.0',
         'mixer_calls_in_flight{method="Check"} 0.0',
-        'mixer_decisions_total{outcome="allowed"} 3.0',
+        'mixer_decisions_total{decision="envoy/authz/allow",outcome="allowed"} 3.0',
         'mixer_decision_cache_lookups_total{outcome="hit"} 2.0',
     ):
         assert f"{line}\n" in text

@@ -29,7 +29,8 @@ class Decided:
     be read. `result`: the decision as JSON text, None where there is none. `error` and `reason`: why there is no legal
     decision; then `allowed` is None, except for a request that could not be read, which is denied. It is None too
     where the decision is an `error_response`. `cache`: "hit", "miss" or "off". `timestamp`: Unix seconds. `seconds`: of
-    the evaluation, None where none was made for this call.
+    the evaluation, None where none was made for this call. `limit`: of those that the decision asks for the one that
+    decided, None where it asks for none; with `over_limit`, the request was refused for it though it is `allowed`.
     """
 
     decision_id: str
@@ -44,6 +45,8 @@ class Decided:
     timestamp: float
     seconds: float | None
     allowed: bool | None
+    limit: str | None = None
+    over_limit: bool = False
     shadow: Shadowed | None = None
 
     @property

@@ -9,6 +9,7 @@ answers cost two concatenations.
 
 import re
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -18,9 +19,10 @@ from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption, QueryP
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse, DeniedHttpResponse, OkHttpResponse
 from envoy.type.v3.http_status_pb2 import HttpStatus, StatusCode
 from google.protobuf.struct_pb2 import Struct
-from google.rpc.code_pb2 import OK, PERMISSION_DENIED, UNAVAILABLE
+from google.rpc.code_pb2 import OK, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAVAILABLE
 
 from mixer.errors import DecisionError
+from mixer.ratelimit.limiter import Counted, Limits
 
 _HOLE = str(uuid.uuid4())  # nobody outside can know it, so it stands in an answer once
 _KNOWN_STATUS = frozenset(StatusCode.values()) - {0}
@@ -32,15 +34,24 @@ _MEMO_ENTRIES = 4096
 _MEMO_LENGTH = 8192  # characters of a decision; longer ones are rare and would make the memo's size unknown
 
 
+def no_limits(_: object) -> Limits:
+    """Reads `rate_limits` where there is nothing to count them with. Raises `DecisionError`."""
+    raise DecisionError(
+        "illegal", "illegal decision: rate_limits need the section rate_limits in Mixer's settings"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A serialised CheckResponse around its decision id. `allowed` is None where the policy leaves the request to
-    Envoy's failure mode. `cache_ttl`: seconds that the decision says it holds."""
+    Envoy's failure mode. `cache_ttl`: seconds that the decision says it holds. `limits`: the limits that an allowed
+    request is counted against; None where there are none."""
 
     allowed: bool | None
     before: bytes
     after: bytes
     cache_ttl: float | None = None
+    limits: Limits | None = None
 
     def with_id(self, decision_id: str) -> bytes:
         return b"".join((self.before, decision_id.encode(), self.after))
@@ -51,12 +62,26 @@ class Answers:
 
     In a dry run every legal decision lets the request pass, unchanged unless the policy allowed it itself. A request
     that cannot be parsed is denied there too, as by the plugin.
+
+    `read` takes in a decision's `rate_limits`; `always`: whether requests are counted whose decision has none.
     """
 
-    def __init__(self, policy: str, revision: str, dry_run: bool = False) -> None:
+    def __init__(
+        self,
+        policy: str,
+        revision: str,
+        dry_run: bool = False,
+        *,
+        read: Callable[[object], Limits] = no_limits,
+        always: bool = False,
+    ) -> None:
         self._dry_run = dry_run
+        self._read = read
+        self._unasked = read([]) if always else None
         self._mixer = {"policy": policy, "revision": revision}
         self._kept = lru_cache(_MEMO_ENTRIES)(self._build)
+        self._kept_over = lru_cache(_MEMO_ENTRIES)(self._build_over)
+        self._limit = lru_cache(_MEMO_ENTRIES)(self._limit_metadata)
 
     def of(self, decision: str, cache: str) -> Answer:
         """The answer to a decision (JSON text). Raises `DecisionError` ("illegal") for one of another shape."""
@@ -67,7 +92,8 @@ class Answers:
         if isinstance(value, bool):
             response = CheckResponse()
             response.status.code = OK if value else PERMISSION_DENIED
-            return self._answer(response, value, None, cache)
+            answer = self._answer(response, value, None, cache)
+            return replace(answer, limits=self._unasked) if value else answer
         if not isinstance(value, dict):
             raise _illegal("decision", "a boolean or an object", value)
         if not isinstance(allowed := value.get("allowed"), bool):
@@ -99,7 +125,49 @@ class Answers:
             response.denied_response.CopyFrom(
                 DeniedHttpResponse(status=status, headers=headers, body=_body(value, headers))
             )
-        return replace(self._answer(response, allowed, metadata, cache), cache_ttl=_cache_ttl(value))
+        limits = self._asked(value) if allowed else None
+        answer = self._answer(response, allowed, metadata, cache)
+        return replace(answer, cache_ttl=_cache_ttl(value), limits=limits)
+
+    def _asked(self, decision: dict[str, Any]) -> Limits | None:
+        if "rate_limits" in decision:
+            return self._read(decision["rate_limits"])
+        return self._unasked
+
+    def counted(self, answer: Answer, decision: str, decision_id: str, cache: str, counted: Counted) -> bytes:
+        """A serialised CheckResponse for an allowed request that was counted, not over any limit or let pass in a dry
+        run: what `answer` says, and what the limits do."""
+        if not counted.limit:
+            return answer.with_id(decision_id)
+        said = self._limit(counted.limit, counted.over, counted.on_error, counted.holds, cache)
+        parts = [answer.with_id(decision_id), said]
+        if counted.over and not self._dry_run:
+            over = (self._kept_over if len(decision) <= _MEMO_LENGTH else self._build_over)(decision, cache)
+            parts[0] = over.with_id(decision_id)
+            parts.append(_over_limit(counted.status, counted.headers, counted.body))
+        elif counted.headers and not counted.over:
+            parts.append(_told(counted.headers))
+        return b"".join(parts)
+
+    def _build_over(self, decision: str, cache: str) -> Answer:
+        """Of an answer over the limit what is the decision's own: its metadata."""
+        value = orjson.loads(decision)
+        response = CheckResponse()
+        response.status.code = RESOURCE_EXHAUSTED
+        return self._filled(
+            response, False, value.get("dynamic_metadata") if isinstance(value, dict) else None, cache
+        )
+
+    def _limit_metadata(self, limit: str, over: bool, on_error: str, holds: bool, cache: str) -> bytes:
+        """The dynamic metadata `mixer`, in place of that of the answer which it follows."""
+        told: dict[str, Any] = {**self._mixer, "cache": cache}
+        told |= {"limit": limit, "code": "OVER_LIMIT" if over else "OK"}
+        if on_error:
+            told["on_error"] = on_error
+        if holds:
+            told["holds"] = True  # slots, under the decision's id, which Report gives back
+        serialised: bytes = CheckResponse(dynamic_metadata=_struct({"mixer": told})).SerializeToString()
+        return serialised
 
     def bad_request(self, message: str) -> Answer:
         """The plugin's answer to a request that cannot be parsed."""
@@ -132,6 +200,33 @@ class Answers:
             ) from None
         before, _, after = response.SerializeToString().partition(_HOLE.encode())
         return Answer(allowed, before, after)
+
+
+@lru_cache(_MEMO_ENTRIES)
+def _told(headers: tuple[tuple[str, str], ...]) -> bytes:
+    """Headers for the client, as a part of an allowing answer."""
+    options = [
+        HeaderValueOption(
+            header=HeaderValue(key=name, value=value),
+            append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+        )
+        for name, value in headers
+    ]
+    ok = OkHttpResponse(response_headers_to_add=options)
+    serialised: bytes = CheckResponse(ok_response=ok).SerializeToString()
+    return serialised
+
+
+@lru_cache(_MEMO_ENTRIES // 8)
+def _over_limit(status: int, headers: tuple[tuple[str, str], ...], body: str) -> bytes:
+    """The answer to the client, as a part of one over the limit."""
+    denied = DeniedHttpResponse(
+        status=HttpStatus(code=status),
+        headers=[HeaderValueOption(header=HeaderValue(key=name, value=value)) for name, value in headers],
+        body=body,
+    )
+    serialised: bytes = CheckResponse(denied_response=denied).SerializeToString()
+    return serialised
 
 
 def _struct(value: dict[str, Any]) -> Struct:

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import TypeVar, cast
 
 import orjson
 import structlog
@@ -15,11 +16,13 @@ from mixer.authz.ids import DecisionIds
 from mixer.authz.input import BODIES, InputBuilder
 from mixer.authz.response import Answer, Answers
 from mixer.authz.url import BadRequestError
-from mixer.errors import DecisionError
+from mixer.errors import CallError, DecisionError
 from mixer.log import Throttle
 from mixer.metrics import Metrics
 from mixer.policy.cache import DecisionCache
-from mixer.policy.engine import Evaluation, OutdatedError, PolicyEngine, References
+from mixer.policy.engine import Evaluation, OutdatedError, Path, PolicyEngine, References
+from mixer.ratelimit.limiter import Counted, Limiter, Limits
+from mixer.server.front import Done, Pending
 
 log = structlog.get_logger()
 
@@ -28,7 +31,8 @@ class _Call:
     """One call on its way to its answer, and what has been found out for it."""
 
     __slots__ = (
-        "answer", "cache", "decision", "decision_id", "document", "error", "joined", "reason", "references", "request",
+        "answer", "cache", "counted", "decision", "decision_id", "document", "error", "joined", "reason", "references",
+        "request",
         "seconds", "start", "timeout", "value", "waiting",
     )  # fmt: skip
 
@@ -46,6 +50,7 @@ class _Call:
         self.seconds: float | None = None
         self.decision: str | None = None
         self.answer: Answer | None = None
+        self.counted: Counted | None = None
         self.error: Exception | None = None
         self.reason: str | None = None
 
@@ -63,8 +68,11 @@ class CheckService:
     once.
 
     `observer` is told of each decision and of each failure. `bodies` is None where bodies are not to be looked at. With
-    `dry_run`, what the policy does not allow passes, counted and logged. `adopted` is called once the engine's policies
-    have changed, and all that depends on them here.
+    `dry_run`, what the policy does not allow passes, counted and logged; limits are counted, and what is over them
+    passes too. `adopted` is called once the engine's policies have changed, and all that depends on them here.
+
+    `limiter` counts what is allowed against the limits that the decision asks for, whether it comes from the cache or
+    not. What is denied is not counted.
     """
 
     def __init__(
@@ -78,6 +86,7 @@ class CheckService:
         bodies: Bodies | None = BODIES,
         dry_run: bool = False,
         adopted: Callable[[], None] = lambda: None,
+        limiter: Limiter | None = None,
     ) -> None:
         self._engine = engine
         self._observer = observer
@@ -87,6 +96,7 @@ class CheckService:
         self._throttle = Throttle()
         self._ids = DecisionIds()
         self._bodies = bodies
+        self._limiter = limiter
         self._dry_run = dry_run
         self._adopted = adopted
         self._adopt(engine.references)
@@ -94,18 +104,20 @@ class CheckService:
         self._evaluation_seconds = metrics.evaluation_seconds.labels(engine.name)
         self._errors = metrics.engine_errors
         self._outcomes = {
-            allowed: metrics.decisions.labels(outcome)
+            allowed: metrics.decisions.labels(engine.decision, outcome)
             for allowed, outcome in ((True, "allowed"), (False, "denied"), (None, "error"))
         }
+        self._over_limit = metrics.decisions.labels(engine.decision, "over_limit")
         self._misses = metrics.cache_lookups.labels("miss")
         self._joined = metrics.cache_lookups.labels("joined")
         self._bypassed = metrics.cache_lookups.labels("bypass")
 
     def check(self, request: CheckRequest, timeout: float | None) -> bytes | Awaitable[bytes]:
-        """A serialised CheckResponse, at once unless the engine must be waited for. Raises `DecisionError` where
-        there is no legal decision in `timeout` seconds, now or when it is waited for."""
-        answer: bytes | Awaitable[bytes] = _outcome(self.check_all([(request, timeout)])[0])
-        return answer
+        """A serialised CheckResponse, at once unless the engine or the counters must be waited for. Raises, now or when
+        it is waited for, `DecisionError` where there is no legal decision in `timeout` seconds, and as `Limiter.count`
+        does where it cannot be counted."""
+        (answer,) = self.check_all([(request, timeout)])
+        return cast("bytes | Awaitable[bytes]", _outcome(answer))
 
     def check_all(
         self, requests: Sequence[tuple[CheckRequest, float | None]]
@@ -130,10 +142,22 @@ class CheckService:
         # What is unstable is shared only while decisions say that they may be.
         self._shares = self._cache is not None and not self._unstable
         self._input = InputBuilder(references.paths, self._bodies)
-        self._answers = Answers(self._engine.decision, self._engine.revision, self._dry_run)
+        self._adopt_limits()
         if self._cache is not None:
             self._cache.clear()
         self._adopted()
+
+    def _adopt_limits(self) -> None:
+        limiter = self._limiter
+        self._limited_input: tuple[frozenset[Path], InputBuilder] | None = None
+        if limiter is None:
+            self._answers = Answers(self._engine.decision, self._engine.revision, self._dry_run)
+            return
+        self._answers = Answers(
+            *(self._engine.decision, self._engine.revision, self._dry_run),
+            read=limiter.read,
+            always=limiter.paths is not None,
+        )
 
     def _read(self, request: CheckRequest, timeout: float | None) -> _Call:
         call = _Call(request, timeout, self._ids.next())
@@ -228,7 +252,11 @@ class CheckService:
         return await evaluated
 
     def _conclude(self, call: _Call) -> bytes | Awaitable[bytes] | Exception:
-        return self._settled(call) if call.waiting is None else self._wait(call, call.waiting)
+        if call.waiting is not None:
+            return self._wait(call, call.waiting)
+        if call.answer is not None and (limits := call.answer.limits) is not None:
+            return self._count(call, limits, call.timeout)
+        return self._settled(call)
 
     async def _wait(self, call: _Call, waiting: Awaitable[Evaluation]) -> bytes:
         end = None if call.timeout is None else time.monotonic() + call.timeout
@@ -243,8 +271,55 @@ class CheckService:
                     waiting = _given(evaluated) if isinstance(evaluated, Evaluation) else evaluated
         except DecisionError as error:
             call.error = error.with_traceback(None)
-        answer: bytes = _outcome(self._settled(call))
-        return answer
+        if call.answer is None or (limits := call.answer.limits) is None:
+            return _outcome(self._settled(call))
+        counted = self._count(call, limits, _left(end))
+        return _outcome(counted) if isinstance(counted, bytes | Exception) else await counted
+
+    def _count(
+        self, call: _Call, limits: Limits, timeout: float | None
+    ) -> bytes | Awaitable[bytes] | Exception:
+        """The answer to an allowed call, counted against its limits."""
+        try:
+            limiter = cast(Limiter, self._limiter)
+            make = None if limiter.paths is None else partial(self._limited_document, limiter, call)
+            counted = limiter.count(limits, make, call.decision_id, timeout)
+        except Exception as error:
+            return self._uncounted(call, error)
+        if isinstance(counted, Pending):
+            return _Counting(self, call, counted)
+        if not isinstance(counted, Counted):
+            return self._counted(call, counted)
+        call.counted = counted
+        return self._settled(call)
+
+    def _limited_document(self, limiter: Limiter, call: _Call) -> tuple[bytes, object]:
+        """What the rule of limits is evaluated over."""
+        paths = limiter.paths or frozenset()
+        if self._limited_input is None or self._limited_input[0] is not paths:
+            self._limited_input = paths, InputBuilder(paths, self._bodies)
+        value = self._limited_input[1].build(call.request)
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS), value
+
+    async def _counted(self, call: _Call, waiting: Awaitable[Counted]) -> bytes:
+        try:
+            call.counted = await waiting
+        except Exception as error:
+            return _outcome(self._uncounted(call, error))
+        return _outcome(self._settled(call))
+
+    def concluded(self, call: _Call, counted: Counted | BaseException) -> bytes | BaseException:
+        """The answer to a call whose counts were waited for."""
+        if isinstance(counted, Exception):
+            return self._uncounted(call, counted)
+        if isinstance(counted, BaseException):
+            return counted
+        call.counted = counted
+        return self._settled(call)
+
+    def _uncounted(self, call: _Call, error: Exception) -> Exception:
+        call.answer, call.error = None, error.with_traceback(None)
+        return self._failed(call)
 
     def _settled(self, call: _Call) -> bytes | Exception:
         if (answer := call.answer) is None:
@@ -253,10 +328,18 @@ class CheckService:
             self._observer(self._told(call))
         if call.reason is not None:
             self._errors.labels(self._engine.name, call.reason).inc()
+        if call.counted is not None:
+            return self._limited(call, answer, call.counted)
         self._outcomes[answer.allowed].inc()
         if self._dry_run and not answer.allowed and call.error is None:
             self._let_pass(call)
         return answer.with_id(call.decision_id)
+
+    def _limited(self, call: _Call, answer: Answer, counted: Counted) -> bytes:
+        (self._over_limit if counted.over else self._outcomes[True]).inc()
+        if counted.over and self._dry_run:
+            self._let_pass(call)
+        return self._answers.counted(answer, call.decision or "", call.decision_id, call.cache, counted)
 
     def _let_pass(self, call: _Call) -> None:
         self._dry_run_passed.inc()
@@ -265,14 +348,19 @@ class CheckService:
 
     def _failed(self, call: _Call) -> Exception:
         error = call.error or RuntimeError("a call ended without an answer")
-        if not isinstance(error, DecisionError):
+        if not isinstance(error, CallError):
             return error
         call.reason = error.reason
-        if call.seconds is None and not call.joined:
-            call.seconds = time.perf_counter() - call.start
-        self._errors.labels(self._engine.name, error.reason).inc()
+        if isinstance(error, DecisionError):
+            self._undecided(call, error)
         if self._observer is not None:
             self._observer(self._told(call))
+        return error
+
+    def _undecided(self, call: _Call, error: DecisionError) -> None:
+        if call.seconds is None and not call.joined and call.decision is None:
+            call.seconds = time.perf_counter() - call.start
+        self._errors.labels(self._engine.name, error.reason).inc()
         if (held := self._throttle(error.reason)) is not None:
             log.warning(
                 "decision_failed",
@@ -281,10 +369,9 @@ class CheckService:
                 error=str(error),
                 held_back=held,
             )
-        return error
 
     def _told(self, call: _Call) -> Decided:
-        answer = call.answer
+        answer, counted = call.answer, call.counted
         return Decided(
             call.decision_id,
             self._engine.decision,
@@ -298,6 +385,8 @@ class CheckService:
             self._clock(),
             call.seconds,
             None if answer is None else answer.allowed,
+            None if counted is None or not counted.limit else counted.limit,
+            counted is not None and counted.over and not self._dry_run,
         )
 
 
@@ -305,7 +394,34 @@ async def _given(evaluation: Evaluation) -> Evaluation:
     return evaluation
 
 
-def _outcome(answer: Any) -> Any:
+class _Counting(Pending[bytes]):
+    """A call whose counts are waited for."""
+
+    __slots__ = ("_call", "_counting", "_done", "_service")
+
+    def __init__(self, service: CheckService, call: _Call, counting: Pending[Counted]) -> None:
+        self._service = service
+        self._call = call
+        self._counting = counting
+        self._done: Done
+
+    def then(self, done: Done) -> None:
+        self._done = done
+        self._counting.then(self._finish)
+
+    def cancel(self) -> None:
+        self._counting.cancel()
+
+    def _finish(self, counted: Counted | BaseException) -> None:
+        done = self._done
+        del self._done  # or it and this would keep each other
+        done(self._service.concluded(self._call, counted))
+
+
+T = TypeVar("T")
+
+
+def _outcome(answer: T | Exception) -> T:
     """The answer; raises it if it is an error."""
     if not isinstance(answer, Exception):
         return answer

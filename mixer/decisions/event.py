@@ -93,6 +93,8 @@ def event_of(
     custom: Event = {"outcome": outcome_of(decided), "cache": decided.cache}
     if share < 1:
         custom["sample"] = share
+    if decided.limit is not None:
+        custom["limit"] = {"name": decided.limit, "code": "OVER_LIMIT" if decided.over_limit else "OK"}
     if decided.shadow is not None:
         custom["shadow"] = _shadow(decided.shadow)
     event["custom"] = custom
@@ -102,7 +104,7 @@ def event_of(
 def outcome_of(decided: Decided) -> str:
     if decided.reason is not None:
         return "error"
-    return "allowed" if decided.allowed else "denied"
+    return "allowed" if decided.allowed and not decided.over_limit else "denied"
 
 
 def _shadow(shadow: Shadowed) -> Event:

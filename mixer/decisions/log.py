@@ -124,6 +124,8 @@ class DecisionLog:
             self._wake.clear()
             await asyncio.sleep(LINGER)
             while self._queue:
+                for sink in self.sinks:
+                    await sink.room()  # decisions wait in the queue, and are dropped there
                 self._write_slice()
                 await asyncio.sleep(PAUSE)
 

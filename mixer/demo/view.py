@@ -171,6 +171,10 @@ def what_to_try(console: Console, stack: Stack, tokens: Mapping[str, str]) -> No
         console.print(line, soft_wrap=True, markup=False)
     places = Table.grid(padding=(0, 2))
     places.add_row("metrics", f"http://{stack.mixer['admin']}/metrics")
+    places.add_row("live view", f"mixer top --address {stack.mixer['admin']}")
+    places.add_row(
+        "dashboards", "deploy/grafana/ over deploy/prometheus/, loaded as README.md says under Watch"
+    )
     places.add_row("Envoy's admin", f"http://{stack.envoy_admin}/")
     places.add_row("records", str(stack.records))
     places.add_row("settings, logs", f"{stack.folder}/")

@@ -1,13 +1,12 @@
 """A bundle on an HTTP server: fetched again and again, with its ETag."""
 
 import hashlib
-import ssl
-from pathlib import Path
 
 import aiohttp
 
 from mixer import config
-from mixer.errors import BundleError, PolicyError, Problem
+from mixer.errors import BundleError, LoadError, PolicyError
+from mixer.trust import trust
 
 _CHUNK = 1 << 16
 
@@ -18,7 +17,10 @@ class Download:
     def __init__(self, settings: config.Bundle, limit: int) -> None:
         """Raises `PolicyError` for certificates that cannot be used."""
         self._settings = settings
-        self._trust = trust(settings.tls) if settings.url.startswith("https:") else True
+        try:
+            self._trust = trust(settings.tls) if settings.url.startswith("https:") else True
+        except LoadError as error:
+            raise PolicyError(error.problems) from None
         self._limit = limit
         self._etag = ""
         self._digest = b""
@@ -82,24 +84,3 @@ class Download:
 
     def _failed(self, message: str) -> BundleError:
         return BundleError("download", self._settings.name, "", f"{self._settings.url}: {message}")
-
-
-def trust(tls: config.ClientTls) -> ssl.SSLContext:
-    """Whom a client trusts and what it shows. Raises `PolicyError` that names the file which cannot be used."""
-
-    def unusable(file: Path, expected: str, error: OSError) -> PolicyError:
-        got = error.reason or "something else" if isinstance(error, ssl.SSLError) else error.strerror
-        return PolicyError([Problem(str(file), "", expected, str(got).replace("_", " ").lower())])
-
-    try:
-        context = ssl.create_default_context(cafile=tls.ca)
-    except OSError as error:
-        raise unusable(tls.ca or Path(), "PEM certificates of authorities", error) from None
-    if tls.cert is not None and tls.key is not None:
-        try:
-            context.load_cert_chain(tls.cert, tls.key, password="")
-        except OSError as error:
-            raise unusable(
-                tls.cert, f"a PEM certificate, with its key without a password in {tls.key}", error
-            ) from None
-    return context

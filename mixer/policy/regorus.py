@@ -35,12 +35,14 @@ class EmbeddedEngine:
         *,
         loaded: Sources | None = None,
         network: Network | None = None,
+        others: Sequence[str] = (),
     ) -> None:
         """`loaded`: the policies and data; else they are those of `settings`. `network`: one that outlives this engine;
-        else it has its own."""
+        else it has its own. `others`: what `of` will be asked for beside `policy.decisions`."""
         self._settings = settings
         self._own_network = network is None
         self._network = network or Network(settings.http)
+        self._others = others
         self._loaded = loaded
         self._clock = clock
         self.decision = settings.decision
@@ -51,7 +53,7 @@ class EmbeddedEngine:
         loaded, self._loaded = self._loaded or sources_of(self._settings), None
         base = new_engine()
         await fill(base, loaded.data)
-        others = tuple(self._settings.decisions.values())
+        others = (*self._settings.decisions.values(), *self._others)
         self._ask(
             Program(loaded, self.decision, others=others, clock=self._clock, base=base, network=self._network)
         )

@@ -5,6 +5,7 @@ append), so an answer is its overall code, its statuses, its headers and its met
 descriptors that costs a fifth of building and serialising the message.
 """
 
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -97,11 +98,17 @@ def more_metadata(fields: dict[str, Any]) -> bytes:
     return _part(dynamic_metadata=struct)
 
 
-def headers(values: dict[str, int]) -> bytes:
-    """Headers of the answer to the client, as a part of the answer."""
-    return _part(
-        response_headers_to_add=[HeaderValue(key=key, value=str(value)) for key, value in values.items()]
-    )
+def holding(limit: str, code: int, holders: Sequence[str]) -> bytes:
+    """`metadata` of a request that has slots: with the ids by which Report gives them back."""
+    fields = Struct()
+    fields["mixer"] = {"limit": limit, "code": RateLimitResponse.Code.Name(code), "holders": list(holders)}
+    return _part(dynamic_metadata=fields)
+
+
+def headers(values: Iterable[tuple[str, str]], body: str = "") -> bytes:
+    """Headers of the answer to the client, and its body over the limit, as a part of the answer."""
+    added = [HeaderValue(key=key, value=value) for key, value in values]
+    return _part(response_headers_to_add=added, raw_body=body.encode())
 
 
 def _part(**fields: Any) -> bytes:

@@ -41,7 +41,7 @@ class Claim(NamedTuple):
 class Asked:
     """What a request asks for."""
 
-    __slots__ = ("claims", "hits", "ordinary", "request")
+    __slots__ = ("claims", "hits", "ordinary", "request", "tells")
 
     def __init__(self, request: RateLimitRequest, claims: list[Claim | None]) -> None:
         self.request = request
@@ -50,6 +50,8 @@ class Asked:
         # The claims, where each descriptor has an ordinary limit, which is judged by itself.
         ordinary = [claim for claim in claims if claim is not None and _is_ordinary(claim)]
         self.ordinary = ordinary if len(ordinary) == len(claims) else None
+        # Whether a limit has something of its own to tell who is over it.
+        self.tells = any(claim is not None and claim.limit.over_limit is not None for claim in claims)
 
 
 class Claims:

@@ -4,9 +4,6 @@ It takes what envoyproxy/ratelimit takes (`loadDescriptors` in its `config_impl.
 refuses, with one exception: key `a_b` beside key `a` with value `b` is no duplicate here (see `tree`).
 """
 
-from typing import get_args
-
-from mixer.config import INSTANCES, OnError
 from mixer.errors import Problem
 from mixer.ratelimit import rules
 from mixer.ratelimit.keys import Format
@@ -132,9 +129,7 @@ class Reader:
             self._names.add((domain, name))
         unlimited = section.flag("unlimited")
         rate, unit, rule = rules.read(section, unlimited, self._counts_over)
-        on_error = section.choice("on_error", get_args(OnError), "")
-        if on_error == "local" and not self._has_shares:
-            section.problem(section.at("on_error"), INSTANCES)
+        on_error = rules.on_error(section, self._has_shares)
         return Limit(
             full_key=".".join((domain.name, *(f"{key}_{value}" if value else key for key, value in keys))),
             keys=keys,
@@ -150,7 +145,7 @@ class Reader:
             replaces=self._replaces(section, domain, name),
             share_threshold=flags["share_threshold"],
             metadata=metadata,
-            on_error=on_error or "",
+            on_error=on_error,
             detailed_metric=flags["detailed_metric"],
             value_to_metric=flags["value_to_metric"],
         )

@@ -79,6 +79,8 @@ class Judge:
         more: the way of most requests, and short. None for others."""
         if asked.ordinary is None or not self._is_plain:
             return None
+        if asked.tells and any(outcome.over for outcome in outcomes):
+            return None
         parts = [b""]
         least, least_left, over_limits = asked.ordinary[0].texts, MAX_REMAINING, 0
         for claim, hit, outcome in zip(asked.ordinary, asked.hits, outcomes, strict=True):
@@ -106,6 +108,28 @@ class Judge:
         parts[0] = OVERALL[overall]
         parts.append(least.metadata[overall])
         return b"".join(parts)
+
+    def passed(self, asked: Asked, outcomes: Outcomes) -> LimitTexts | None:
+        """The limit with the least left, if each is an ordinary one, none is over, and the settings ask for nothing
+        more. None for others; nothing is counted then."""
+        if asked.ordinary is None or not self._is_plain:
+            return None
+        for outcome in outcomes:
+            if outcome[0]:
+                return None
+        least, least_left = asked.ordinary[0].texts, MAX_REMAINING
+        for claim, hit, outcome in zip(asked.ordinary, asked.hits, outcomes, strict=True):
+            _, used, left, _, _, _ = outcome
+            _, texts, tally, _, _, _ = claim
+            hits = hit[2]
+            if used > texts.near or hits < 0:
+                counted.add(tally, texts.near, hit, outcome, False)
+            else:
+                tally[counted.WITHIN] += hits
+            if left < least_left:
+                least, least_left = texts, left
+        self._tally[_OK] += len(outcomes)
+        return least
 
     def verdict(self, asked: Asked, outcomes: Outcomes, replaced: Replaced | None = None) -> Verdict:
         """`outcomes`: of `asked.hits`; or what stands in their place."""

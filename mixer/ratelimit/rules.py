@@ -7,6 +7,7 @@ server counts it.
 
 from typing import cast, get_args
 
+from mixer.config import INSTANCES, OnError
 from mixer.ratelimit.counters import MAX_LIMIT, MAX_WINDOW, SECOND, Algorithm, Rule, RuleError
 from mixer.ratelimit.section import OWN_LIMIT_KEYS, Section
 from mixer.ratelimit.tree import SECONDS, UNITS
@@ -88,3 +89,12 @@ def _window(section: Section) -> tuple[int, int | None]:
     *most, last = UNITS
     section.problem(section.at("unit"), f"{', '.join(most)} or {last}", f'"{text}"' if text else "nothing")
     return 0, None
+
+
+def on_error(section: Section, has_shares: bool) -> str:
+    """What a limit answers while its counters are away, empty where it does not say. `has_shares`: whether `local` has
+    a meaning."""
+    choice = section.choice("on_error", get_args(OnError), "")
+    if choice == "local" and not has_shares:
+        section.problem(section.at("on_error"), INSTANCES)
+    return choice or ""

@@ -5,30 +5,33 @@ fired, else the one with the least left; and `on_error`, if the counters could n
 """
 
 import time
+import uuid
 from asyncio import CancelledError, Future, ensure_future
-from collections.abc import Awaitable, Callable
-
-import structlog
+from collections.abc import Awaitable, Callable, Iterator
 
 from mixer import config
-from mixer.errors import CallError, CounterError, DeadlineError
-from mixer.log import Throttle
+from mixer.errors import CounterError
 from mixer.metrics import Metrics
-from mixer.ratelimit import answer
+from mixer.ratelimit import answer, fields
 from mixer.ratelimit.answer import OK, OVER_LIMIT
-from mixer.ratelimit.claims import Asked, Claims
-from mixer.ratelimit.counters import SECOND, Counters, Hit, Outcomes
-from mixer.ratelimit.judge import Judge
+from mixer.ratelimit.claims import Asked, Claim, Claims
+from mixer.ratelimit.counters import SECOND, Counters, Outcomes
+from mixer.ratelimit.failures import Failures
+from mixer.ratelimit.givingback import GivingBack
+from mixer.ratelimit.judge import Judge, Verdict
 from mixer.ratelimit.limits import Limits
 from mixer.ratelimit.metadata import of_request
+from mixer.ratelimit.objects import Found
 from mixer.ratelimit.on_error import AtOnce, OnError, Replaced
+from mixer.ratelimit.rego import RegoLimits
 from mixer.server.front import Done, Pending
-
-_log = structlog.get_logger()
 
 
 class QuotaService:
-    """Judges requests by limits, on counters that were started."""
+    """Judges requests by limits, on counters that were started.
+
+    `rule` gives further limits; it may be exchanged between two calls.
+    """
 
     def __init__(
         self,
@@ -36,33 +39,51 @@ class QuotaService:
         counters: Counters,
         settings: config.RateLimits,
         metrics: Metrics,
+        clock: Callable[[], float] = time.time,
         *,
         local: AtOnce,
-        clock: Callable[[], float] = time.time,
+        claims: Claims | None = None,
+        rule: RegoLimits | None = None,
     ) -> None:
         """`local`: where limits count in this process, while `counters` cannot be had, if they say so."""
-        self._claims = Claims(limits.domains, metrics)
+        self.rule = rule
+        self._claims = claims or Claims(limits.domains, metrics)
         self._counters = counters
         self._judge = Judge(settings, metrics)
         self._on_error = OnError(settings, local, metrics)
         self._shadow_mode = settings.shadow_mode
         self._with_metadata_of_request = settings.response_dynamic_metadata
-        self._headers = settings.response_headers
+        self._headers = fields.Fields(settings.response_headers)
         self._clock = clock
-        self._throttle = Throttle()
-        self._giving_back: set[Future[Outcomes]] = set()
+        self.failed = Failures()
+        self.give_back = GivingBack(counters, self.failed, clock)
 
     def should_rate_limit(self, message: bytes, timeout: float | None) -> bytes | Awaitable[bytes]:
-        """A serialised RateLimitResponse to a serialised RateLimitRequest, at once unless the counters must be waited
-        for.
+        """A serialised RateLimitResponse to a serialised RateLimitRequest, at once unless the counters or the rule must
+        be waited for.
 
         Raises, now or when it is waited for:
             RequestError: the request is wrong; the message says what and where.
             DecodeError: it is no RateLimitRequest.
             DeadlineError: the counters did not answer within `timeout` seconds.
             CounterError: the counters cannot answer, and a limit is to fail then (`on_error`).
+            DecisionError: the rule cannot.
         """
         asked = self._claims.of_message(message)
+        if self.rule is None:
+            return self._count(asked, timeout)
+        found = self.rule.of_quota(asked.request, timeout)
+        if isinstance(found, Found):
+            return self._count(_with(asked, found), timeout)
+        return self._after(asked, found, timeout)
+
+    async def _after(self, asked: Asked, waiting: Awaitable[Found], timeout: float | None) -> bytes:
+        end = None if timeout is None else time.monotonic() + timeout
+        asked = _with(asked, await waiting)
+        answered = self._count(asked, None if end is None else max(0.0, end - time.monotonic()))
+        return answered if isinstance(answered, bytes) else await answered
+
+    def _count(self, asked: Asked, timeout: float | None) -> bytes | Awaitable[bytes]:
         if not asked.hits:
             return self.answer(asked, [])
         try:
@@ -76,20 +97,12 @@ class QuotaService:
         return _Waiting(self, asked, waited, end)
 
     def without(self, asked: Asked, error: CounterError, end: float | None) -> bytes:
-        """The answer where the counters have none. Raises as `should_rate_limit` does; `end`: see `failed`."""
+        """The answer where the counters have none. Raises as `should_rate_limit` does; `end`: see `Failures`."""
         failed = self.failed(error, end)
         replaced = self._on_error.outcomes(asked, error, int(self._clock() * SECOND))
         if replaced is None:
             raise failed
         return self.answer(asked, replaced.outcomes, replaced)
-
-    def failed(self, error: CounterError, end: float | None) -> CallError:
-        """Log the error. What it is to the caller, whose time is over at `end` (of `time.monotonic`)."""
-        if (held := self._throttle(error.reason)) is not None:
-            _log.warning("count_failed", reason=error.reason, error=str(error), held_back=held)
-        if error.reason == "timeout" and end is not None and time.monotonic() >= end:
-            return DeadlineError("deadline", str(error))
-        return error
 
     def answer(self, asked: Asked, outcomes: Outcomes, replaced: Replaced | None = None) -> bytes:
         """The answer, where `outcomes` are those of the descriptors that are counted. `replaced`: what they are, if
@@ -98,8 +111,6 @@ class QuotaService:
             return ordinary
         verdict = self._judge.verdict(asked, outcomes, replaced)
         overall = OVER_LIMIT if verdict.refuses() and not self._shadow_mode else OK
-        if overall == OVER_LIMIT and verdict.taken:
-            self._give_back(verdict.taken)
         parts = verdict.parts
         parts[0] = answer.OVERALL[overall]
         decisive = verdict.decisive()
@@ -108,40 +119,30 @@ class QuotaService:
             parts.append(answer.metadata(told, overall))
         else:
             parts.append(decisive.metadata[overall] if decisive else answer.NO_LIMIT_METADATA[overall])
+        if verdict.taken and overall == OVER_LIMIT:
+            self.give_back(verdict.taken)
+        elif verdict.taken and decisive is not None:
+            holders = [hit.holder for hit in verdict.taken]
+            parts.append(answer.holding(decisive.limit.label, overall, holders))
         if self._with_metadata_of_request:
             parts.append(answer.more_metadata(of_request(asked.request, verdict.passed)))
-        if self._headers.enabled and verdict.least is not None:
-            parts.append(
-                answer.headers(
-                    {
-                        self._headers.limit: verdict.least.limit.requests_per_unit,
-                        self._headers.remaining: verdict.left,
-                        self._headers.reset: verdict.reset,
-                    }
-                )
-            )
+        if self._headers.enabled:
+            parts.append(answer.headers(self._headers.of(verdict, asked.claims, outcomes)))
+        if overall == OVER_LIMIT:
+            parts.append(self._over(verdict, asked, outcomes))
         return b"".join(parts)
 
-    def _give_back(self, taken: list[Hit]) -> None:
-        """The slots of a request that another limit refused. If that fails, their leases end some time."""
-        back = [hit._replace(hits=-1) for hit in taken]
-        try:
-            outcomes = self._counters.hit(back, int(self._clock() * SECOND))
-        except CounterError as error:
-            self.failed(error, None)
-            return
-        if not isinstance(outcomes, list):
-            waiting = ensure_future(outcomes)
-            self._giving_back.add(waiting)
-            waiting.add_done_callback(self._given_back)
-
-    def _given_back(self, outcomes: Future[Outcomes]) -> None:
-        self._giving_back.discard(outcomes)
-        if not outcomes.cancelled() and isinstance(error := outcomes.exception(), CounterError):
-            self.failed(error, None)
+    def _over(self, verdict: Verdict, asked: Asked, outcomes: Outcomes) -> bytes:
+        """What a client over the limit is told besides."""
+        told: fields.Headers = ()
+        if self._headers.enabled:
+            told = (fields.retry_after(asked.claims, outcomes),)
+        if (decisive := verdict.decisive()) is None or (given := decisive.limit.over_limit) is None:
+            return answer.headers(told)
+        return answer.headers((*told, *given.headers), given.body)
 
 
-class _Waiting(Pending):
+class _Waiting(Pending[bytes]):
     """A request whose counters are waited for."""
 
     __slots__ = ("_asked", "_done", "_end", "_outcomes", "_service")
@@ -171,4 +172,25 @@ class _Waiting(Pending):
                 result = self._service.without(self._asked, error, self._end)
         except (Exception, CancelledError) as error:
             result = error
-        self._done(result)
+        if not isinstance(result, bytes):  # what was sent may have been counted
+            self._service.give_back(self._asked.hits)
+        done = self._done
+        del self._done  # or it and this would keep each other
+        done(result)
+
+
+def _with(asked: Asked, found: Found) -> Asked:
+    """With limits of a rule too."""
+    return Asked(asked.request, [*asked.claims, *_held(found)])
+
+
+def _held(found: Found) -> Iterator[Claim | None]:
+    """Limits of a rule, with an id for whoever takes a slot by this call."""
+    holder = ""
+    for claim in found.claims:
+        hit = None if claim is None else claim.hit
+        if claim is not None and hit is not None and hit.rule.algorithm == "concurrency" and not hit.holder:
+            holder = holder or str(uuid.uuid4())
+            yield claim._replace(hit=hit._replace(holder=holder))
+        else:
+            yield claim

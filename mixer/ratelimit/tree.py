@@ -28,6 +28,16 @@ UNITS = {
 SECONDS = dict(UNITS.values())
 
 
+@dataclass(frozen=True, slots=True)
+class OverLimit:
+    """What the client gets over a limit. The status is for Check; on Quota Envoy's filter has it
+    (`rate_limited_status`)."""
+
+    status: int = 429
+    headers: tuple[tuple[str, str], ...] = ()
+    body: str = ""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Limit:
     """A `rate_limit` with what its descriptor says about it. Compared by identity."""
@@ -44,6 +54,7 @@ class Limit:
     share_threshold: bool = False
     metadata: Mapping[str, Any] | None = None
     on_error: str = ""  # error, allow, deny or local; empty: as the settings say
+    over_limit: OverLimit | None = None  # limits of a policy alone
     # Its statistics are kept by the values in the request: all of them, or those of the descriptors that say so.
     detailed_metric: bool = False
     value_to_metric: bool = False

@@ -3,19 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
+T = TypeVar("T")
 Done = Callable[[bytes | BaseException], None]
 
 
-class Pending:
+class Pending(Generic[T]):
     """An answer that comes later and needs no task to wait in, which costs less than an awaitable; it is one, too."""
 
     __slots__ = ()
 
-    def then(self, done: Done) -> None:
+    def then(self, done: Callable[[T | BaseException], None]) -> None:
         """Call back once, in a later turn of the loop, with the answer or the error (`CancelledError` for one that was
         cancelled). For one caller."""
         raise NotImplementedError
@@ -24,13 +25,13 @@ class Pending:
         """Nobody wants the answer any more."""
         raise NotImplementedError
 
-    def __await__(self) -> Generator[Any, None, bytes]:
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    def __await__(self) -> Generator[Any, None, T]:
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
-        def done(result: bytes | BaseException) -> None:
+        def done(result: T | BaseException) -> None:
             if answer.done():
                 return
-            if isinstance(result, bytes):
+            if not isinstance(result, BaseException):
                 answer.set_result(result)
             elif isinstance(result, asyncio.CancelledError):
                 answer.cancel()

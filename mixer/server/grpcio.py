@@ -12,7 +12,7 @@ from mixer.server.front import Methods
 from mixer.server.handlers import Handlers
 from mixer.server.health import Health
 from mixer.server.listening import OPTIONS, bound, cannot_listen, refuse_socket_in_use
-from mixer.server.tls import credentials
+from mixer.server.tls import credentials, ends
 
 
 class GrpcioFront:
@@ -21,6 +21,7 @@ class GrpcioFront:
     def __init__(self, settings: config.Listener, methods: Methods, metrics: Metrics) -> None:
         self.address = settings.address
         self._tls = settings.tls
+        self._ends = metrics.certificate_ends
         self._handlers = Handlers(methods, metrics)
 
     async def start(self) -> None:
@@ -45,6 +46,7 @@ class GrpcioFront:
                 port = self._server.add_insecure_port(self.address)
             else:
                 port = self._server.add_secure_port(self.address, credentials(self._tls))
+                self._ends.labels(str(self._tls.cert)).set(ends(self._tls))
         except RuntimeError:
             raise cannot_listen(self.address) from None
         return bound(self.address, port)

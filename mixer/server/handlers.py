@@ -39,13 +39,13 @@ class StatusError(Exception):
         super().__init__(details)
 
 
-class Waiting(Pending):
+class Waiting(Pending[bytes]):
     """A call whose answer comes later: `then` gets the answer, `StatusError` or `CancelledError`."""
 
     __slots__ = ("_done", "_ended", "_pending")
 
     def __init__(
-        self, pending: Pending, ended: Callable[[bytes | BaseException], bytes | BaseException]
+        self, pending: Pending[bytes], ended: Callable[[bytes | BaseException], bytes | BaseException]
     ) -> None:
         self._pending = pending
         self._ended = ended  # takes note of how the call ended, and says how that is told
@@ -59,7 +59,9 @@ class Waiting(Pending):
         self._pending.cancel()
 
     def _finish(self, result: bytes | BaseException) -> None:
-        self._done(self._ended(result))
+        done = self._done
+        del self._done  # or it and this would keep each other
+        done(self._ended(result))
 
 
 Begun = bytes | Awaitable[bytes] | StatusError

@@ -47,7 +47,7 @@ class NativeFront:
         self._handlers = Handlers(methods, metrics)
         self._methods = methods
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._pending: dict[int, Pending] = {}
+        self._pending: dict[int, Pending[bytes]] = {}
         self._ended = asyncio.Event()  # one of those, while this front drains
         self._stopping = False
 

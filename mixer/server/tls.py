@@ -35,5 +35,16 @@ def credentials(settings: config.Tls) -> grpc.ServerCredentials:
     )
 
 
+def ends(settings: config.Tls) -> float:
+    """When the first certificate of the listener's chain to end does so, in Unix seconds. Raises `StartError`."""
+    from cryptography import x509
+
+    try:
+        chain = x509.load_pem_x509_certificates(settings.cert.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StartError(f"{settings.cert}: its end cannot be read: {error}") from error
+    return min(certificate.not_valid_after_utc.timestamp() for certificate in chain)
+
+
 def _reason(error: ssl.SSLError) -> str:
     return (error.reason or "something else").replace("_", " ").lower()

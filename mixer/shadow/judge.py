@@ -27,7 +27,8 @@ class Judge:
         self._engine = engine
         self._wait = wait
         self._input = InputBuilder(engine.references.paths, bodies)
-        self._answers = Answers(engine.decision, engine.revision)
+        # A candidate's limits are not counted, so nothing is to be read from them.
+        self._answers = Answers(engine.decision, engine.revision, read=lambda _: ())
         self.decision = engine.decision
 
     def __call__(self, request: bytes) -> dict[str, Any]:

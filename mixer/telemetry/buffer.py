@@ -1,16 +1,17 @@
 """What the sinks that buffer have in common: the bound, and the account of every record."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from mixer import config
 from mixer.metrics import Metrics
 from mixer.telemetry.sink import Receipt
 
-Reason = Literal["buffer_full", "too_large", "shutdown"]
+Reason = Literal["buffer_full", "too_large", "refused", "corrupt", "shutdown"]
 
 
 class Account:
-    """How much a sink holds, against its bound, and what became of what it was given.
+    """How much a sink holds, against its bound, and what became of what it was given:
+    received + recovered = delivered + held + dropped + dead letters.
 
     The owner serialises calls; reading the gauges from another thread is safe.
     """
@@ -22,9 +23,11 @@ class Account:
         self._max_records = settings.max_records
         self._max_bytes = settings.max_bytes
         self._delivered = metrics.sink_records.labels(name)
-        self._dropped = {
-            reason: metrics.sink_dropped.labels(name, reason)
-            for reason in ("buffer_full", "too_large", "shutdown")
+        self._received = metrics.sink_received.labels(name)
+        self._recovered = metrics.sink_recovered.labels(name)
+        self._dropped = {reason: metrics.sink_dropped.labels(name, reason) for reason in get_args(Reason)}
+        self._dead = {
+            reason: metrics.sink_dead_letters.labels(name, reason) for reason in ("too_large", "refused")
         }
         metrics.sink_capacity.labels(name).set(settings.max_records)
         metrics.sink_buffered.labels(name).set_function(lambda: self.records)
@@ -34,13 +37,29 @@ class Account:
         """Whether not even an empty record fits."""
         return self.records >= self._max_records or self.bytes >= self._max_bytes
 
-    def take(self, size: int) -> bool:
-        """Hold one more record of `size` bytes; False when it does not fit."""
-        if self.records >= self._max_records or self.bytes + size > self._max_bytes:
+    def take(self, size: int, beyond: bool = False) -> bool:
+        """Hold one more record of `size` bytes; False when it does not fit, and is not to go `beyond` the bound."""
+        if (self.records >= self._max_records or self.bytes + size > self._max_bytes) and not beyond:
             return False
         self.records += 1
         self.bytes += size
         return True
+
+    def received(self, records: int) -> None:
+        """Records were given to the sink; what becomes of each is told by the other methods."""
+        self._received.inc(records)
+
+    def recovered(self, records: int, size: int) -> None:
+        """Records of an earlier process are held."""
+        self.records += records
+        self.bytes += size
+        self._recovered.inc(records)
+
+    def dead(self, reason: Reason, size: int) -> None:
+        """A record that was held is in the file of dead letters."""
+        self.records -= 1
+        self.bytes -= size
+        self._dead[reason].inc()
 
     def delivered(self, records: int, size: int) -> None:
         """Records are durable, and no longer held."""

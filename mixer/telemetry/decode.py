@@ -6,7 +6,7 @@ encoded fields of a record, to be put among its bytes as they are, or values.
 
 from collections.abc import Callable, Mapping
 from secrets import token_hex
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from envoy.config.core.v3.address_pb2 import Address
 from envoy.data.accesslog.v3.accesslog_pb2 import ResponseFlags, TLSProperties
@@ -36,6 +36,7 @@ _RATELIMIT = "envoy.filters.http.ratelimit"
 _ID_ENTRY = b"\x0a\x0bdecision_id\x12\x26\x1a\x24"
 _ID_SIZE = 36
 _HOLE = token_hex(_ID_SIZE // 2).encode()  # an id that nobody gives
+_NOBODY: tuple[str, ...] = ()
 _ID_FIELD = tag("mixer_decision_id") + prefixed(_ID_SIZE)
 
 T = TypeVar("T")
@@ -126,6 +127,14 @@ class Tls:
         self.peers = peers  # Istio's fields of both ends, as far as certificates prove them
 
 
+class Joined(NamedTuple):
+    """What an entry's metadata tells of Check and Quota: encoded fields, and whose slots the request has."""
+
+    fields: bytes
+    holders: tuple[str, ...] = ()
+    holds: bool = False  # whether the decision's id is another such holder
+
+
 class Decoder:
     """All parts of entries, shared by all streams."""
 
@@ -142,9 +151,9 @@ class Decoder:
         self.header: Parts[Header | None] = Parts(self._header, None, MAX_HEADER)
         self.source: Parts[Mapping[str, str]] = Parts(_peer("source"), {})
         self.destination: Parts[Mapping[str, str]] = Parts(_peer("destination"), {})
-        self._decision = Parts(_decision, b"")
-        self._quota = Parts(_quota, b"")
-        self._around_id: Parts[bytes | None] = Parts(self._learn, None)
+        self._decision = Parts(_decision, Joined(b""))
+        self._quota = Parts(_quota, Joined(b""))
+        self._around_id: Parts[Joined | None] = Parts(self._learn, None)
 
     def _header(self, data: bytes) -> Header | None:
         """None for what is no header, or none that a record may have."""
@@ -159,24 +168,30 @@ class Decoder:
             entry = intake.Header(key=name.decode(), value=kept.decode()).SerializeToString()
         return Header(prefixed(len(entry)) + entry, name if name in TELLING_HEADERS else b"", value)
 
-    def joined(self, metadata: bytes) -> tuple[bytes, ...]:
-        """The decision that Check gave and the limit that Quota named, encoded, from an entry's metadata.
+    def joined(self, metadata: bytes) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
+        """The decision that Check gave and the limit that Quota named, encoded, from an entry's metadata, and the
+        holders of the slots that the request has.
 
         From request to request that often differs in the decision's id alone, so it is looked up without it.
         """
         start = metadata.find(_ID_ENTRY)
         if start < 0:
-            return (self._around_id[metadata] or b"",)
+            known = self._around_id[metadata]
+            return ((known.fields,), known.holders) if known is not None else ((), _NOBODY)
         start += len(_ID_ENTRY)
         decision_id = metadata[start : start + _ID_SIZE]
         if len(decision_id) == _ID_SIZE and decision_id.isascii():
             known = self._around_id[metadata[:start] + metadata[start + _ID_SIZE :]]
             if known is not None:
-                return known, _ID_FIELD, decision_id
+                holders = (*known.holders, decision_id.decode()) if known.holds else known.holders
+                return (known.fields, _ID_FIELD, decision_id), holders
         rest, decision_id = self._parsed(metadata)
-        return (rest, _ID_FIELD, decision_id) if decision_id else (rest,)
+        if not decision_id:
+            return (rest.fields,), rest.holders
+        holders = (*rest.holders, decision_id.decode()) if rest.holds else rest.holders
+        return (rest.fields, _ID_FIELD, decision_id), holders
 
-    def _learn(self, around: bytes) -> bytes | None:
+    def _learn(self, around: bytes) -> Joined | None:
         """What metadata gives without the first id in it; None where that is not the decision's."""
         start = around.find(_ID_ENTRY)
         if start < 0:
@@ -185,13 +200,14 @@ class Decoder:
         rest, decision_id = self._parsed(around[:start] + _HOLE + around[start:])
         return rest if decision_id == _HOLE else None
 
-    def _parsed(self, metadata: bytes) -> tuple[bytes, bytes]:
+    def _parsed(self, metadata: bytes) -> tuple[Joined, bytes]:
         """All but the decision's id, encoded, and that id if it is a UUID."""
         try:
             namespaces = intake.Metadata.FromString(metadata).filter_metadata
         except DecodeError:
-            return b"", b""
-        pieces, decision_id = [], b""
+            return Joined(b""), b""
+        parts: list[Joined] = []
+        decision_id = b""
         for namespace in namespaces:
             if (name := namespace.key) in _EXT_AUTHZ:
                 for entry in namespace.value.fields:
@@ -203,10 +219,12 @@ class Decoder:
                     ):
                         decision_id = entry[-_ID_SIZE:]
                     else:
-                        pieces.append(self._decision[entry])
+                        parts.append(self._decision[entry])
             elif name == _RATELIMIT:
-                pieces += [self._quota[entry] for entry in namespace.value.fields]
-        return b"".join(pieces), decision_id
+                parts += [self._quota[entry] for entry in namespace.value.fields]
+        holders = tuple(holder for part in parts for holder in part.holders)
+        fields = b"".join(part.fields for part in parts)
+        return Joined(fields, holders, any(part.holds for part in parts)), decision_id
 
 
 def _address(data: bytes) -> tuple[str, int]:
@@ -234,25 +252,30 @@ def _joined(field: str) -> Callable[[bytes], bytes]:
     return decode
 
 
-def _decision(entry: bytes) -> bytes:
+def _decision(entry: bytes) -> Joined:
     """One entry of the dynamic metadata that Check gave."""
     struct = _entry(entry)
     ours = struct["mixer"].struct_value.fields
-    return encoded(
-        {
-            "mixer_decision_id": struct["decision_id"].string_value,
-            "mixer_decision_reason": struct["reason"].string_value,
-            "mixer_policy": ours["policy"].string_value,
-            "mixer_policy_revision": ours["revision"].string_value,
-            "mixer_cache": ours["cache"].string_value,
-        }
-    )
+    fields = {
+        "mixer_decision_id": struct["decision_id"].string_value,
+        "mixer_decision_reason": struct["reason"].string_value,
+        "mixer_policy": ours["policy"].string_value,
+        "mixer_policy_revision": ours["revision"].string_value,
+        "mixer_cache": ours["cache"].string_value,
+        **_limit(ours),
+    }
+    return Joined(encoded(fields), holds=ours["holds"].bool_value)
 
 
-def _quota(entry: bytes) -> bytes:
+def _quota(entry: bytes) -> Joined:
     """One entry of the dynamic metadata that Quota gave."""
     ours = _entry(entry)["mixer"].struct_value.fields
-    return encoded({"mixer_limit": ours["limit"].string_value, "mixer_limit_code": ours["code"].string_value})
+    holders = tuple(each.string_value for each in ours["holders"].list_value.values if each.string_value)
+    return Joined(encoded(_limit(ours)), holders)
+
+
+def _limit(ours: Any) -> Fields:
+    return {"mixer_limit": ours["limit"].string_value, "mixer_limit_code": ours["code"].string_value}
 
 
 def _entry(entry: bytes) -> Any:

@@ -173,8 +173,10 @@ class EntryReader:
         # The connection's own end is another where Envoy took the client from x-forwarded-for.
         if direct and direct != remote:
             pieces.append(decoder.peer[direct])
+        holders: tuple[str, ...] = ()
         if metadata:
-            pieces += decoder.joined(metadata)
+            joined, holders = decoder.joined(metadata)
+            pieces += joined
             clear("metadata")
         peers: tuple[object, ...] = ()
         if states or tls:
@@ -212,6 +214,7 @@ class EntryReader:
             duration,
             received,
             sent,
+            holders,
         )
 
     def _origin(self, cluster: str) -> Origin:

@@ -53,6 +53,7 @@ class FileSink:
     def write(self, records: Sequence[Record], receipt: Receipt | None = None) -> None:
         account = self._account
         with self._changed:
+            account.received(len(records))
             if self._closing:
                 account.refused("shutdown", len(records), receipt)
                 return
@@ -67,6 +68,12 @@ class FileSink:
                 else:
                     account.refused("buffer_full", 1, receipt)
             self._changed.notify()
+
+    async def room(self) -> None:
+        """It never blocks."""
+
+    async def accepted(self) -> None:
+        """Memory is all there is."""
 
     def status(self) -> str:
         return self._status

@@ -1,4 +1,4 @@
-"""Records to Kafka: acknowledged by all replicas, in order for each key, from a bounded buffer in memory.
+"""Records to Kafka: acknowledged by all replicas, in order for each key, from a bounded buffer in memory or on disk.
 
 aiokafka's idempotent producer retries in order for as long as it lives, which is what most outages need. But some
 errors leave a hole in its sequence (a batch that expires while its partition has no leader, or one that the broker
@@ -11,31 +11,34 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic
+from typing import Any, Generic
 
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.codec import has_gzip, has_lz4, has_snappy, has_zstd
 from aiokafka.errors import KafkaError
-from aiokafka.partitioner import murmur2
 
 from mixer import config
 from mixer.errors import SinkError
 from mixer.metrics import Metrics
-from mixer.telemetry.buffer import Account
-from mixer.telemetry.lane import MAX_BATCH, BatchLimit, Item, Lane, TooLargeError
+from mixer.telemetry.buffer import Account, Reason
+from mixer.telemetry.dead_letters import DeadLetters
+from mixer.telemetry.item import Item
+from mixer.telemetry.lane import MAX_BATCH, BatchLimit, Lane, RefusedError
+from mixer.telemetry.routing import Routing
+from mixer.telemetry.security import security
 from mixer.telemetry.sink import OK, Kind, Receipt, RecordT
+from mixer.telemetry.spool import Spool
 
 log = structlog.get_logger()
 
 OVERHEAD = 300  # bytes that a record takes beside its value: headers, framing, and Python's objects
-MAX_KEYS = 65_536  # keys whose hash is remembered; murmur2 in Python takes 4 µs
 RECONNECT = (0.2, 5.0)  # seconds between attempts, doubling from the first to the second
 METADATA_AGE = 30.0  # seconds after which new partitions are looked for
 LOG_INTERVAL = 10.0  # seconds between two log lines on dropped records
 FINISH = 1.0  # seconds for batches on their way, when the producer is replaced
+MAX_WAITING = 16 * 1024 * 1024  # bytes in memory that wait for the disk
 LAST_MOMENT = 1.0  # seconds of the time to close in which connections are given back
 
 _CODECS = {"gzip": has_gzip, "lz4": has_lz4, "snappy": has_snappy, "zstd": has_zstd}
@@ -45,8 +48,9 @@ class KafkaSink(Generic[RecordT]):
     """A record a message; see `Sink`.
 
     Headers of each message: `schema` (such as `mixer.telemetry.v1.AccessRecord`), `content-type`, `event_id`. Its
-    timestamp is the time of reception. With `key` set, a record that has the field goes to the partition that Kafka's
-    Java client chooses for its value; others are spread over the partitions, a batch each.
+    timestamp is the time of reception. With `key` set, its value is the message key of a record that has the field.
+
+    With a buffer on disk, records are there before they are sent, and until they are acknowledged (`Spool`).
     """
 
     def __init__(
@@ -61,18 +65,29 @@ class KafkaSink(Generic[RecordT]):
         self._settings = settings
         self._clock = clock
         self._account = Account(name, settings.buffer, metrics)
+        self._blocks = settings.buffer.when_full == "block"
+        self._blocked = 0  # calls that wait for room
+        self._blocked_seconds = metrics.sink_blocked_seconds.labels(name)
+        self._freed = asyncio.Event()
+        self._set_aside = metrics.sink_spools_set_aside.labels(name)
+        self._spool: Spool | None = None
+        if settings.buffer.path is not None:
+            path, most = settings.buffer.path, settings.buffer.max_bytes
+            self._spool = Spool(name, path, most, self._next, self._spool_set_aside)
+        self._security: dict[str, Any] = {}
+        self._number = 0  # of the last record in the spool
+        self._dead_letters: DeadLetters | None = None
         self._kind = kind
         self._encoded = kind.formats[settings.format]
         content_type = f"application/{settings.format}".encode()
         self._headers = (("schema", kind.schema.encode()), ("content-type", content_type))
+        if settings.dead_letters is not None:
+            about = {"topic": settings.topic, "schema": kind.schema, "content_type": content_type.decode()}
+            self._dead_letters = DeadLetters(name, settings.dead_letters, about, self._buried)
         self._key: Callable[[RecordT], object] | None = None
         self._max_record = MAX_BATCH
-        self._pending: deque[Item] = deque()  # not yet given to a partition: no broker told of any so far
-        self._lanes: dict[int, Lane] = {}
-        self._partitions: list[int] = []
-        self._sticky: Lane | None = None  # where records without a key go now
-        self._filled = 0  # its count of batches when they began to
-        self._hashes: dict[bytes, int] = {}
+        self._routing = Routing(self._lane)
+        self._route = self._routing.route
         self._limit = BatchLimit()
         self._run: asyncio.Task[None] | None = None
         self._closing = False
@@ -93,18 +108,33 @@ class KafkaSink(Generic[RecordT]):
             raise SinkError(
                 f"{self.name}: compression: {settings.compression} needs the package cramjam: pip install cramjam"
             )
+        self._security = security(settings)
+        if self._dead_letters is not None:
+            await self._dead_letters.start()
+        if self._spool is not None:
+            found = await self._spool.start()
+            self._account.recovered(found.records, found.bytes)
+            self._number = found.next_seq - 1
+            if found.records:
+                log.info("records_recovered", sink=self.name, records=found.records)
         # aiokafka logs every attempt, several a second while a broker is away. We log each change once.
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
         self._run = asyncio.create_task(self._keep_delivering())
 
     def write(self, records: Sequence[RecordT], receipt: Receipt | None = None) -> None:
-        account = self._account
+        account, blocks = self._account, self._blocks
+        account.received(len(records))
         if self._closing:
             account.refused("shutdown", len(records), receipt)
             return
+        if not blocks and self._waits_for_disk():
+            account.refused("buffer_full", len(records), receipt)
+            self._log_dropped("buffer_full")
+            return
+        spooled: list[Item] | None = [] if self._spool is not None else None
         now = int(self._clock() * 1000)
         for number, record in enumerate(records):
-            if account.full:
+            if account.full and not blocks:
                 account.refused("buffer_full", len(records) - number, receipt)
                 self._log_dropped("buffer_full")
                 break
@@ -113,96 +143,151 @@ class KafkaSink(Generic[RecordT]):
             if self._key is not None and (part := self._key(record)) is not None:
                 key = str(part).encode()
             size = len(value) + OVERHEAD + (len(key) if key else 0)
-            if size > self._max_record:
-                account.refused("too_large", 1, receipt)
-                self._log_dropped("too_large", bytes=size)
-            elif not account.take(size):
+            if not account.take(size, blocks):
                 account.refused("buffer_full", 1, receipt)
                 self._log_dropped("buffer_full")
+            elif size > self._max_record:
+                self._give_up(
+                    (key, value, record.event_id, now, size, 0, receipt), "too_large", "too large for a batch"
+                )
+            elif spooled is None:
+                self._route((key, value, record.event_id, now, size, 0, receipt))
             else:
-                self._route((key, value, record.event_id, now, size, receipt))
+                self._number += 1
+                spooled.append((key, value, record.event_id, now, size, self._number, receipt))
+        if spooled and self._spool is not None:
+            self._spool.put(spooled)
+
+    async def room(self) -> None:
+        if not (self._blocks and self._is_full()):
+            return
+        clock = asyncio.get_running_loop().time
+        self._blocked += 1
+        try:
+            while self._is_full() and not self._closing:
+                since = clock()
+                self._freed.clear()
+                try:
+                    async with asyncio.timeout(1.0):  # so that the seconds are told while they pass
+                        await self._freed.wait()
+                except TimeoutError:
+                    pass
+                finally:
+                    self._blocked_seconds.inc(clock() - since)
+        finally:
+            self._blocked -= 1
+
+    async def accepted(self) -> None:
+        if self._spool is not None:
+            await self._spool.durable()
+            if self._dead_letters is not None:
+                await self._dead_letters.settled()
 
     def status(self) -> str:
+        reasons = [] if self._spool is None or self._spool.trouble is None else [self._spool.trouble]
+        slow = [lane.slow_since for lane in self._routing.lanes.values() if lane.slow_since is not None]
         if self._trouble is not None:
-            return self._trouble
-        slow = [lane.slow_since for lane in self._lanes.values() if lane.slow_since is not None]
-        if slow:
-            return f"no acknowledgement for {asyncio.get_running_loop().time() - min(slow):.0f} s"
-        return OK
+            reasons.append(self._trouble)
+        elif slow:
+            reasons.append(f"no acknowledgement for {asyncio.get_running_loop().time() - min(slow):.0f} s")
+        if self._blocked:
+            reasons.append(f"the buffer is full, and what is received waits ({self._blocked} streams)")
+        return "; ".join(reasons) or OK
 
     async def close(self, timeout: float) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
+        account, spool, letters = self._account, self._spool, self._dead_letters
         self._closing = True
-        for lane in self._lanes.values():
-            lane.flush()
+        self._freed.set()
+        self._routing.flush()
+        last_moment = min(LAST_MOMENT, timeout / 2)
         if self._run is not None:
-            last_moment = min(LAST_MOMENT, timeout / 2)
-            while self._account.records and loop.time() < end - last_moment:  # noqa: ASYNC110 (lanes come and go)
-                await asyncio.sleep(0.02)
+            while account.records and loop.time() < end - last_moment:
+                on_disk = spool is not None and not spool.waiting and not (letters and letters.bytes)
+                if on_disk and self._trouble is not None:
+                    break  # they are safe, and nobody takes them
+                await asyncio.sleep(0.02)  # lanes come and go
             self._run.cancel()
             await asyncio.wait({self._run}, timeout=last_moment)
-        if self._account.records:
-            log.warning("records_dropped", sink=self.name, reason="shutdown", records=self._account.records)
-            self._account.lost("shutdown", self._account.records, self._account.bytes)
-            for queue in (self._pending, *(lane.queue for lane in self._lanes.values())):
-                for *_, receipt in queue:
-                    if receipt is not None:
-                        receipt.lose("shutdown", 1)
+        unwritten = [] if letters is None else await letters.close()
+        lost, size = account.records, account.bytes
+        if spool is not None:
+            await spool.close(last_moment / 2)
+            unwritten = [item for item in unwritten if not item[5]]  # the others are in the spool
+            lost = spool.waiting_records + len(unwritten)
+            size = spool.waiting + sum(item[4] for item in unwritten)
+            if account.records > lost:
+                log.info("records_kept", sink=self.name, records=account.records - lost)
+        if lost:
+            log.warning("records_dropped", sink=self.name, reason="shutdown", records=lost)
+            account.lost("shutdown", lost, size)
+        for item in (*unwritten, *(self._routing.waiting() if spool is None else ())):
+            if (receipt := item[6]) is not None:
+                receipt.lose("shutdown", 1)
 
-    # Partitions
+    # The buffer
 
-    def _route(self, item: Item) -> None:
-        """Give a record to its partition's lane."""
-        partitions = self._partitions
-        if not partitions:
-            self._pending.append(item)
-            return
-        key = item[0]
-        if key is None:
-            lane = self._sticky
-            if lane is None or lane.batches != self._filled:
-                # As Kafka's sticky partitioner: fill one batch, then go on to another partition. The one with the
-                # shortest queue has a leader that answers; among equals, the one that had the fewest batches.
-                self._sticky = lane = min(self._lanes.values(), key=lambda lane: (lane.bytes, lane.batches))
-                self._filled = lane.batches
-        else:
-            hashed = self._hashes.get(key)
-            if hashed is None:
-                if len(self._hashes) >= MAX_KEYS:
-                    self._hashes.clear()
-                hashed = self._hashes[key] = murmur2(key) & 0x7FFFFFFF
-            lane = self._lanes[partitions[hashed % len(partitions)]]
-        lane.append(item)
+    def _waits_for_disk(self) -> bool:
+        """Whether too much in memory is to be written."""
+        waiting = self._spool.waiting if self._spool is not None else 0
+        return waiting + (self._dead_letters.bytes if self._dead_letters is not None else 0) > MAX_WAITING
 
-    def _know(self, partitions: list[int]) -> None:
-        """Take over the topic's partitions, and route what waited for them."""
-        if partitions == self._partitions:
-            return
-        self._partitions = partitions
-        self._sticky = None
-        for number in partitions:
-            if number not in self._lanes:
-                self._lanes[number] = Lane(
-                    self._settings.topic,
-                    number,
-                    headers=self._headers,
-                    linger=self._settings.linger,
-                    limit=self._limit,
-                    account=self._account,
-                )
-        waiting, self._pending = self._pending, deque()
-        for item in waiting:
+    def _is_full(self) -> bool:
+        return self._account.full or self._waits_for_disk()
+
+    def _next(self, items: Sequence[Item]) -> None:
+        """From the spool."""
+        for item in items:
             self._route(item)
-        if self._closing:
-            for lane in self._lanes.values():
-                lane.flush()
+        self._freed.set()
 
-    def _forget_all_but(self, partitions: list[int]) -> None:
-        """Take back what waits for partitions that are no more. Only while no lane runs."""
-        for lane in [lane for lane in self._lanes.values() if lane.partition not in partitions]:
-            del self._lanes[lane.partition]
-            self._pending.extend(lane.queue)
+    def _acknowledged(self, items: Sequence[Item], size: int) -> None:
+        self._account.delivered(len(items), size)
+        if self._spool is not None:
+            self._spool.remove(items)
+        else:
+            for item in items:
+                if (receipt := item[6]) is not None:
+                    receipt.durable(1)
+        self._freed.set()
+
+    def _give_up(self, item: Item, reason: Reason, error: str) -> None:
+        """A record that no broker takes."""
+        if self._dead_letters is not None:
+            self._dead_letters.put(item, reason, error)
+        else:
+            self._buried(item, reason, False)
+        self._log_dropped(reason, error=error, bytes=item[4], dead_letter=self._dead_letters is not None)
+
+    def _buried(self, item: Item, reason: Reason, written: bool) -> None:
+        if written:
+            self._account.dead(reason, item[4])
+        else:
+            self._account.lost(reason, 1, item[4])
+        if item[5] and self._spool is not None:
+            self._spool.remove((item,))  # where it was durable
+        elif (receipt := item[6]) is not None:
+            if written:
+                receipt.durable(1)
+            else:
+                receipt.lose(reason, 1)
+        self._freed.set()
+
+    def _spool_set_aside(self, lost: int, size: int) -> None:
+        self._set_aside.inc()
+        self._account.lost("corrupt", lost, size)
+        self._freed.set()
+
+    def _lane(self, partition: int) -> Lane:
+        return Lane(
+            self._settings.topic,
+            partition,
+            headers=self._headers,
+            linger=self._settings.linger,
+            limit=self._limit,
+            delivered=self._acknowledged,
+        )
 
     # Delivery
 
@@ -215,8 +300,8 @@ class KafkaSink(Generic[RecordT]):
             try:
                 await asyncio.wait_for(producer.start(), 2 * self._settings.request_timeout)
                 partitions = sorted(await producer.partitions_for(self._settings.topic))
-                self._forget_all_but(partitions)
-                self._know(partitions)
+                self._routing.forget_all_but(partitions)
+                self._routing.know(partitions)
                 if self._trouble is not None:
                     self._trouble = None
                     log.info(
@@ -226,7 +311,7 @@ class KafkaSink(Generic[RecordT]):
                         partitions=len(partitions),
                     )
                 await self._deliver(producer)
-            except TooLargeError as error:
+            except RefusedError as error:
                 self._shrink(error)
                 pause = 0.0
             except Exception as error:  # aiokafka fails with KafkaError, OSError, AssertionError, …
@@ -243,20 +328,20 @@ class KafkaSink(Generic[RecordT]):
         tasks: dict[int, asyncio.Task[None]] = {}
         try:
             while True:
-                for number in self._partitions:
+                for number in self._routing.partitions:
                     if number not in tasks:
-                        tasks[number] = asyncio.create_task(self._lanes[number].run(producer))
+                        tasks[number] = asyncio.create_task(self._routing.lanes[number].run(producer))
                 done, _ = await asyncio.wait(
                     tasks.values(), timeout=METADATA_AGE, return_when=asyncio.FIRST_COMPLETED
                 )
                 for task in done:
                     task.result()
                 partitions = sorted(await producer.partitions_for(self._settings.topic))
-                if not set(self._partitions) <= set(partitions):
+                if not set(self._routing.partitions) <= set(partitions):
                     raise KafkaError(f"the topic {self._settings.topic} was made anew")
-                self._know(partitions)
+                self._routing.know(partitions)
         finally:
-            for lane in self._lanes.values():
+            for lane in self._routing.lanes.values():
                 lane.stop()
             running = {task for task in tasks.values() if not task.done()}
             if running:
@@ -277,6 +362,7 @@ class KafkaSink(Generic[RecordT]):
             linger_ms=0,  # ours too
             request_timeout_ms=int(settings.request_timeout * 1000),
             metadata_max_age_ms=int(METADATA_AGE * 1000),
+            **self._security,
         )
 
     def _failed(self, error: Exception) -> None:
@@ -285,15 +371,18 @@ class KafkaSink(Generic[RecordT]):
             self._trouble = trouble
             log.warning("kafka_away", sink=self.name, error=trouble, waiting=self._account.records)
 
-    def _shrink(self, error: TooLargeError) -> None:
-        """Make batches smaller; a single record that is refused is lost, and one as large is not taken any more."""
-        self._limit.refuse(error.size)
+    def _shrink(self, error: RefusedError) -> None:
+        """Make batches smaller; a single record that is refused is given up, and one as large is not sent any more."""
+        if error.too_large:
+            self._limit.refuse(error.size)
         if error.records == 1:
-            self._max_record = min(self._max_record, error.size - 1)
-            error.lane.drop_first()
-            self._log_dropped("too_large", bytes=error.size)
-        else:
+            if error.too_large:
+                self._max_record = min(self._max_record, error.size - 1)
+            self._give_up(error.lane.drop_first(), "too_large" if error.too_large else "refused", error.why)
+        elif error.too_large:
             log.warning("kafka_batches_smaller", sink=self.name, refused=error.size, now=self._limit.bytes)
+        else:
+            error.lane.halve(error.records)
 
     def _log_dropped(self, reason: str, **more: object) -> None:
         now = self._clock()

@@ -3,34 +3,53 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
+from aiokafka.errors import (
+    BrokerResponseError,
+    InvalidTimestampError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    kafka_errors,
+)
 
-from mixer.telemetry.buffer import Account
-from mixer.telemetry.sink import Receipt
+from mixer.telemetry.item import Item
 
 log = structlog.get_logger()
 
-# Key, value, event id, timestamp in ms, what the record takes in memory, and who is to be told of it.
-Item = tuple[bytes | None, bytes, bytes, int, int, Receipt | None]
-
 MAX_BATCH = 1_000_000  # bytes; a broker takes 1,048,588 unless told otherwise (message.max.bytes)
+MAX_RECORDS = 1_000_000  # in a batch: none is as long
 SLOW = 5.0  # seconds without an acknowledgement after which a broker counts as away
 GIVE_UP = 120.0  # seconds after which the producer is replaced, which asks the bootstrap servers anew
 
 
-class TooLargeError(Exception):
-    """The broker refuses a batch for its size."""
+class InvalidRecordError(BrokerResponseError):  # type: ignore[misc]  # aiokafka has no types
+    """A record that breaks the topic's rules, such as one without a key in a compacted topic. aiokafka does not know
+    the code."""
 
-    def __init__(self, lane: "Lane", records: int, size: int) -> None:
+    errno = 87
+    message = "INVALID_RECORD"
+
+
+kafka_errors.setdefault(InvalidRecordError.errno, InvalidRecordError)
+
+
+class RefusedError(Exception):
+    """The broker will never take a batch as it is: for its size, or for a record in it (`why`)."""
+
+    def __init__(self, lane: "Lane", records: int, size: int, why: Exception) -> None:
         self.lane = lane
         self.records = records
         self.size = size
-        super().__init__(f"a batch of {size} bytes is too large for the broker")
+        self.too_large = isinstance(why, MessageSizeTooLargeError | RecordListTooLargeError)
+        self.why = str(why) or type(why).__name__
+        super().__init__(f"a batch of {size} bytes is refused: {self.why}")
+
+
+_REFUSALS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidRecordError, InvalidTimestampError)
 
 
 class BatchLimit:
@@ -64,7 +83,7 @@ class Lane:
         headers: Sequence[tuple[str, bytes]],
         linger: float,
         limit: BatchLimit,
-        account: Account,
+        delivered: Callable[[Sequence[Item], int], None],
     ) -> None:
         self.partition = partition
         self.queue: deque[Item] = deque()
@@ -77,7 +96,8 @@ class Lane:
         self._headers = headers
         self._linger = linger
         self._limit = limit
-        self._account = account
+        self._delivered = delivered
+        self._most = MAX_RECORDS  # in a batch
         self._some = asyncio.Event()
         self._enough = asyncio.Event()
         self._hurry = self._stopping = False
@@ -101,16 +121,18 @@ class Lane:
         self._some.set()
         self._enough.set()
 
-    def drop_first(self) -> None:
+    def drop_first(self) -> Item:
         """Give up the record at the head, which no broker will take."""
-        *_, size, receipt = self.queue.popleft()
-        self.bytes -= size
-        self._account.lost("too_large", 1, size)
-        if receipt is not None:
-            receipt.lose("too_large", 1)
+        item = self.queue.popleft()
+        self.bytes -= item[4]
+        return item
+
+    def halve(self, records: int) -> None:
+        """One of so many records at the head is refused: find it by smaller batches."""
+        self._most = max(1, records // 2)
 
     async def run(self, producer: AIOKafkaProducer) -> None:
-        """Deliver, until stopped. Raises `TooLargeError`, or whatever aiokafka fails with; the queue then still has
+        """Deliver, until stopped. Raises `RefusedError`, or whatever aiokafka fails with; the queue then still has
         what was not acknowledged."""
         self._stopping = False
         try:
@@ -133,9 +155,9 @@ class Lane:
         """One batch, to its acknowledgement."""
         batch = producer.create_batch()
         count = size = 0
-        headers, limit = self._headers, self._limit.bytes
-        for key, value, event_id, timestamp, held, _ in self.queue:
-            if count and size + held > limit:
+        headers, limit, most = self._headers, self._limit.bytes, self._most
+        for key, value, event_id, timestamp, held, _, _ in self.queue:
+            if (count and size + held > limit) or count == most:
                 break
             batch.append(
                 key=key, value=value, timestamp=timestamp, headers=[*headers, ("event_id", event_id)]
@@ -148,14 +170,14 @@ class Lane:
             sent = await producer.send_batch(batch, self._topic, partition=self.partition)
             sent.add_done_callback(_retrieve)
             await self._acknowledged(sent)
-        except (MessageSizeTooLargeError, RecordListTooLargeError):
-            raise TooLargeError(self, count, size) from None
+        except _REFUSALS as error:
+            raise RefusedError(self, count, size, error) from None
         self._limit.accept(size)
-        for item in islice(iter(self.queue.popleft, None), count):
-            if (receipt := item[5]) is not None:
-                receipt.durable(1)
+        self._most = min(MAX_RECORDS, 2 * most)
+        take = self.queue.popleft
+        sent_items = [take() for _ in range(count)]
         self.bytes -= size
-        self._account.delivered(count, size)
+        self._delivered(sent_items, size)
 
     async def _acknowledged(self, sent: "asyncio.Future[object]") -> None:
         loop = asyncio.get_running_loop()
@@ -167,7 +189,7 @@ class Lane:
                 "kafka_away",
                 topic=self._topic,
                 partition=self.partition,
-                unacknowledged=self._account.records,
+                waiting=len(self.queue),
             )
             done, _ = await asyncio.wait({sent}, timeout=GIVE_UP)
             if not done:

@@ -84,6 +84,7 @@ class PrometheusSink(Collector):
         # What of a record its labels come from -> its series: labels are worked out once for each.
         self._known: dict[tuple[object, ...], _Http] = {}
         self._max_known = 4 * max_series
+        self._received = metrics.sink_received.labels(self.name)
         self._delivered = metrics.sink_records.labels(self.name)
         self._registry = metrics.registry
 
@@ -96,9 +97,16 @@ class PrometheusSink(Collector):
                 self._count_connection(record)
             elif record.type in _HTTP_END:
                 self._count_request(record)
+        self._received.inc(len(records))
         self._delivered.inc(len(records))
         if receipt is not None:
             receipt.durable(len(records))
+
+    async def room(self) -> None:
+        """It never blocks."""
+
+    async def accepted(self) -> None:
+        """Memory is all there is."""
 
     def status(self) -> str:
         return OK

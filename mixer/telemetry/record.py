@@ -92,6 +92,8 @@ class AccessRecord(NamedTuple):
     """Bytes on the wire, from the client."""
     sent: int
     """Bytes on the wire, to the client."""
+    holders: tuple[str, ...] = ()
+    """Who has slots of concurrency limits until the request ends."""
 
     def to_protobuf(self) -> bytes:
         """The record as a serialised `mixer.telemetry.v1.AccessRecord`."""

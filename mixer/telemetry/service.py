@@ -15,19 +15,32 @@ from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
 from mixer.telemetry.record import AccessRecord
 from mixer.telemetry.redaction import Redaction
 from mixer.telemetry.sink import Sink
+from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
 
 # Entries made into records without a pause, about 5 ms. Envoy sends some thirty at a time; who sends a message of
 # megabytes shall not keep the other streams waiting.
 MAX_BATCH = 250
 
+# Entries that are written when a request or a connection is over. Others come while it lasts, or for each attempt to
+# reach an upstream.
+_ENDS = frozenset((Schema.NotSet, Schema.DownstreamEnd, Schema.TcpConnectionEnd))
+
 
 class ReportService:
-    """Turns access-log entries into records and gives them to every sink."""
+    """Turns access-log entries into records and gives them to every sink.
+
+    `release` is told whose requests are over that have slots of concurrency limits. It returns at once.
+    """
 
     def __init__(
-        self, sinks: Sequence[Sink[AccessRecord]], metrics: Metrics, redaction: Redaction | None = None
+        self,
+        sinks: Sequence[Sink[AccessRecord]],
+        metrics: Metrics,
+        redaction: Redaction | None = None,
+        release: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
         self._sinks = tuple(sinks)
+        self._release = release
         self._decoder = Decoder(redaction)
         self._streams = metrics.streams
         self._ended = metrics.streams_ended
@@ -37,9 +50,10 @@ class ReportService:
     async def stream(self, messages: AsyncIterator[StreamAccessLogsMessage]) -> None:
         """Take in one stream, to its end. Its messages, in our form of Envoy's type, are used up.
 
-        Returns when the other side has closed it. Raises `RequestError` for a stream that does not follow the
-        protocol (envoy/service/accesslog/v3/als.proto): who sent its entries is said in the first message only, so
-        one without an identifier cannot be used, nor can entries of neither kind.
+        While a sink that blocks has no room, nothing is read. Returns when the other side has closed it and every sink
+        has accepted what came: to a caller, the answer says that much. Raises `RequestError` for a stream that does not
+        follow the protocol (envoy/service/accesslog/v3/als.proto): who sent its entries is said in the first message
+        only, so one without an identifier cannot be used, nor can entries of neither kind.
         """
         how = "error"
         self._streams.inc()
@@ -65,6 +79,8 @@ class ReportService:
                 self._tcp_entries.inc(await self._hand_on(message.tcp_logs.log_entry, reader.tcp))
             elif not message.HasField("identifier"):
                 raise RequestError("a message of an access-log stream has neither http_logs nor tcp_logs")
+        for sink in self._sinks:
+            await sink.accepted()
 
     async def _hand_on(self, entries: Sequence[Any], record: Callable[[Any], AccessRecord]) -> int:
         """Entries to records to sinks; answers how many."""
@@ -73,8 +89,16 @@ class ReportService:
             if start:
                 await asyncio.sleep(0)
             records = [record(entry) for entry in entries[start : start + MAX_BATCH]]
-            for sink in self._sinks:
-                sink.write(records)
+            try:
+                for sink in self._sinks:
+                    await sink.room()
+            finally:  # also what waits when the stream is cut off: it has been received
+                for sink in self._sinks:
+                    sink.write(records)
+                if self._release is not None and (
+                    over := [holder for each in records if each.type in _ENDS for holder in each.holders]
+                ):
+                    self._release(over)
         return count
 
 

@@ -90,8 +90,23 @@ class Sink(Protocol[TakenT_contra]):
 
         The buffer is bounded: what does not fit any more is dropped, the newest first, and counted in
         `mixer_sink_dropped` with its reason. To be taken does not mean to be delivered: what is delivered is counted
-        in `mixer_sink_records`, so that taken = delivered + dropped + buffered holds at any time. A record may be
-        delivered more than once; its `event_id` tells.
+        in `mixer_sink_records`, so that taken = delivered + dropped + buffered (+ dead letters, where the sink has
+        them) holds at any time. A record may be delivered more than once; its `event_id` tells.
+        """
+        ...
+
+    async def room(self) -> None:
+        """Wait until the sink has room, if its buffer is to block when it is full; returns at once otherwise.
+
+        What is written without waiting is taken nevertheless: the bound is then passed by that much. Ends when the
+        sink is closed.
+        """
+        ...
+
+    async def accepted(self) -> None:
+        """Wait until what was written so far is as safe as the buffer makes it: on disk, where it is there.
+
+        Does not wait for its delivery, and ends when the sink is closed.
         """
         ...
 

@@ -118,3 +118,16 @@ async def test_ipv6_address_keeps_its_brackets() -> None:
     async with Admin().running("[::1]:0") as admin:
         assert admin.server.address.startswith("[::1]:")
         assert (await admin.get("/healthz"))[0] == 200
+
+
+@on_loop
+async def test_metrics_shows_only_the_samples_that_are_named() -> None:
+    admin = Admin()
+    Counter("one", "One.", registry=admin.registry).inc()
+    Counter("other", "Other.", registry=admin.registry).inc()
+    async with admin.running():
+        _, _, text = await admin.get("/metrics?name[]=one_total&name[]=none")
+        assert [line for line in text.splitlines() if not line.startswith("#")] == ["one_total 1.0"]
+        _, _, text = await admin.get("/metrics")
+        assert "one_total 1.0\n" in text
+        assert "other_total 1.0\n" in text

@@ -62,7 +62,7 @@ def test_clock_is_read_each_time_unless_the_decision_says_how_long_it_holds(tmp_
     checks = Checks(tmp_path, f'package p\n\nallow := {{"allowed": false, "cache_ttl": "90s"}} if {clock}\n')
     assert seen(checks, 0, 89.9, 0.2) == ["miss", "hit", "miss"]
     assert checks.count("decision_cache_lookups_total", outcome="hit") == 1
-    assert checks.count("decisions_total", outcome="denied") == 3
+    assert checks.count("decisions_total", decision="p/allow", outcome="denied") == 3
 
 
 @pytest.mark.parametrize("ttl", ['"soon"', '"10"', "-1", "true", "null", "[1]", '""'])

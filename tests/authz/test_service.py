@@ -106,8 +106,8 @@ def test_equal_requests_are_decided_once(tmp_path: Path) -> None:
     assert checks.count("evaluation_duration_seconds_count", engine="embedded") == 3
     assert checks.count("decision_cache_lookups_total", outcome="hit") == 1
     assert checks.count("decision_cache_lookups_total", outcome="miss") == 3
-    assert checks.count("decisions_total", outcome="allowed") == 3
-    assert checks.count("decisions_total", outcome="denied") == 1
+    assert checks.count("decisions_total", decision="p/allow", outcome="allowed") == 3
+    assert checks.count("decisions_total", decision="p/allow", outcome="denied") == 1
 
 
 def test_kept_decision_ends_with_its_time(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_failed_decision_is_raised_counted_logged_and_not_kept(
             assert caught.value.reason == reason
     assert checks.count("engine_errors_total", engine="embedded", reason=reason) == 3
     assert checks.count("decision_cache_lookups_total", outcome="miss") == 3, "a failure is not kept"
-    assert checks.count("decisions_total", outcome="allowed") == 0
+    assert checks.count("decisions_total", decision="p/allow", outcome="allowed") == 0
     [event] = logs  # the others are held back
     assert event["event"] == "decision_failed"
     assert event["reason"] == reason
@@ -160,7 +160,7 @@ def test_request_that_cannot_be_read_is_denied_without_the_policy(tmp_path: Path
     assert answer.denied_response.status.code == 400
     assert metadata(answer)["reason"] == "request_malformed"
     assert checks.count("engine_errors_total", engine="embedded", reason="request_malformed") == 1
-    assert checks.count("decisions_total", outcome="denied") == 1
+    assert checks.count("decisions_total", decision="p/allow", outcome="denied") == 1
     assert checks.count("evaluation_duration_seconds_count", engine="embedded") == 0
 
 
@@ -201,7 +201,7 @@ def test_engine_that_is_waited_for_is_answered_and_counted_alike(
 
     if outcome == Evaluation("true"):
         assert CheckResponse.FromString(asyncio.run(wait())).status.code == 0
-        assert count("mixer_decisions_total", outcome="allowed") == 1
+        assert count("mixer_decisions_total", decision="p/allow", outcome="allowed") == 1
     else:
         with pytest.raises(DecisionError) as caught:
             asyncio.run(wait())
@@ -293,7 +293,7 @@ def test_requests_that_come_together_are_each_decided(tmp_path: Path) -> None:
     assert [answer.status.code for answer in found] == [0, 7, 0, 7, 7]
     assert [metadata(answer)["mixer"]["cache"] for answer in found] == ["miss", "off", "hit", "miss", "miss"]
     assert [told.decision_id for told in checks.told] == [metadata(answer)["decision_id"] for answer in found]
-    assert checks.count("decisions_total", outcome="denied") == 3
+    assert checks.count("decisions_total", decision="p/allow", outcome="denied") == 3
 
 
 def test_failure_among_requests_is_its_own(tmp_path: Path) -> None:

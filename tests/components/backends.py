@@ -102,10 +102,18 @@ def opa(*args: str | Path, unix: bool = False, cpu: int | None = None) -> Iterat
 
 
 class Kafka(Server):
-    """One broker, its own controller (KRaft). Topics outlive `restart`, and are made on first use."""
+    """One broker, its own controller (KRaft). Topics outlive `restart`, and are made on first use.
 
-    def __init__(self, folder: Path, settings: Mapping[str, str], cpu: int | None) -> None:
+    `secured`: has a second address too, that wants TLS and a user with a password (SASL PLAIN).
+    """
+
+    USER, PASSWORD = "mixer", "mixer-secret"
+
+    def __init__(
+        self, folder: Path, settings: Mapping[str, str], cpu: int | None, secured: bool = False
+    ) -> None:
         self.port, controller = free_port(), free_port()
+        self.secured, self.authority = "", folder / "authority.pem"
         self.address = self.bootstrap = f"127.0.0.1:{self.port}"
         properties = {
             "process.roles": "broker,controller",
@@ -125,6 +133,11 @@ class Kafka(Server):
             "broker.session.timeout.ms": "3000",  # a killed broker may come back only after that
             **settings,
         }
+        if secured:
+            self.secured = f"127.0.0.1:{free_port()}"
+            for key in ("listeners", "advertised.listeners"):
+                properties[key] += f",SASL_SSL://{self.secured}"
+            properties |= self._security()
         file = folder / "kraft.properties"
         file.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
         java: list[str | Path] = [
@@ -150,6 +163,27 @@ class Kafka(Server):
             within=90,
             cpu=cpu,
         )
+
+    def _security(self) -> dict[str, str]:
+        from tests.server.certificates import Authority
+
+        authority = Authority()
+        self.authority.write_bytes(authority.cert)
+        pair = authority.issue("localhost")
+
+        def line(pem: bytes) -> str:
+            return pem.decode().strip().replace("\n", " \\\n ")
+
+        module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+        return {
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL",
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.certificate.chain": line(pair.cert),
+            "ssl.keystore.key": line(pair.key),
+            "sasl.enabled.mechanisms": "PLAIN",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "listener.name.sasl_ssl.plain.sasl.jaas.config": f'{module} required user_{self.USER}="{self.PASSWORD}";',
+        }
 
     def create_topic(self, name: str, partitions: int = 1, settings: Mapping[str, str] | None = None) -> None:
         """Make a topic, and return once its partitions have leaders. Not for a running event loop."""
@@ -185,9 +219,11 @@ class Kafka(Server):
 
 
 @contextlib.contextmanager
-def kafka(settings: Mapping[str, str] | None = None, cpu: int | None = None) -> Iterator[Kafka]:
+def kafka(
+    settings: Mapping[str, str] | None = None, cpu: int | None = None, secured: bool = False
+) -> Iterator[Kafka]:
     """A Kafka broker; `settings` are server properties."""
-    with scratch("kafka") as folder, running(Kafka(folder, settings or {}, cpu)) as server:
+    with scratch("kafka") as folder, running(Kafka(folder, settings or {}, cpu, secured)) as server:
         yield server
 
 

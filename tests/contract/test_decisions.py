@@ -129,7 +129,9 @@ def test_unknown_decision_is_an_error_that_names_it_and_what_there_is(
     )
     assert policy(answers[1]) == "p/clock"
     assert registry.get_sample_value("mixer_unknown_decisions_total") == 1
-    assert registry.get_sample_value("mixer_decisions_total", {"outcome": "denied"}) == 0
+    assert (
+        registry.get_sample_value("mixer_decisions_total", {"decision": "p/allow", "outcome": "denied"}) == 0
+    )
 
 
 def test_each_decision_has_its_own_references_and_cache(tmp_path: Path) -> None:

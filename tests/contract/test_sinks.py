@@ -4,137 +4,25 @@ import asyncio
 import contextlib
 import os
 import time
-import uuid
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.partitioner import DefaultPartitioner
 
 from mixer import config
 from mixer.errors import SinkError
-from mixer.metrics import Metrics
 from mixer.telemetry.file import FileSink
-from mixer.telemetry.kafka import KafkaSink
 from mixer.telemetry.prometheus import PrometheusSink
-from mixer.telemetry.record import ACCESS, AccessRecord
-from mixer.telemetry.sink import OK, Receipt, Sink
+from mixer.telemetry.record import AccessRecord
+from mixer.telemetry.sink import OK, Receipt
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
-from tests.components import processes
 from tests.components.processes import Kafka
+from tests.contract.destinations import DEADLINE, Account, Destination, Pipe, Topic, ids, run, until
 from tests.telemetry.entries import http_entry, new_metrics, records, value
-
-DEADLINE = 30.0
-
-
-class Destination:
-    """Where a sink delivers to, and what is there."""
-
-    name = ""
-
-    def sink(self, metrics: Metrics, max_records: int = 100_000) -> Sink[AccessRecord]:
-        raise NotImplementedError
-
-    async def arrived(self, count: int) -> list[str]:
-        """The event ids there, once there are `count`, or after the deadline."""
-        raise NotImplementedError
-
-    def away(self) -> AbstractContextManager[None]:
-        """It takes nothing meanwhile."""
-        raise NotImplementedError
-
-
-class Topic(Destination):
-    name = "kafka"
-
-    def __init__(self, broker: Kafka, partitions: int = 1, settings: dict[str, str] | None = None) -> None:
-        self.broker, self.topic = broker, f"sink-{uuid.uuid4()}"
-        broker.create_topic(self.topic, partitions, settings)
-
-    def sink(self, metrics: Metrics, max_records: int = 100_000, **more: Any) -> KafkaSink[AccessRecord]:
-        return KafkaSink(self.settings(buffer={"max_records": max_records}, **more), metrics, ACCESS)
-
-    def settings(self, **more: Any) -> config.KafkaSink:
-        return config.KafkaSink.model_validate(
-            {
-                "type": "kafka",
-                "bootstrap_servers": [self.broker.bootstrap],
-                "topic": self.topic,
-                "linger": "5ms",
-                **more,
-            }
-        )
-
-    async def arrived(self, count: int) -> list[str]:
-        return [Schema.FromString(message.value).event_id for message in await self.messages(count)]
-
-    async def messages(self, count: int) -> list[ConsumerRecord]:
-        """By partition, then offset."""
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.broker.bootstrap, auto_offset_reset="earliest")
-        await consumer.start()
-        try:
-            await consumer._client._wait_on_metadata(self.topic)
-            partitions = consumer.partitions_for_topic(self.topic)
-            consumer.assign([TopicPartition(self.topic, number) for number in partitions])
-            found: list[ConsumerRecord] = []
-            end = time.monotonic() + DEADLINE
-            while len(found) < count and time.monotonic() < end:
-                for batch in (await consumer.getmany(timeout_ms=200)).values():
-                    found += batch
-            return sorted(found, key=lambda message: (message.partition, message.offset))
-        finally:
-            await consumer.stop()
-
-    @contextlib.contextmanager
-    def away(self) -> Iterator[None]:
-        self.broker.pause()
-        try:
-            yield
-        finally:
-            self.broker.resume()
-
-
-class Pipe(Destination):
-    """A file that takes 4 KiB and then blocks until it is read, like a slow disk."""
-
-    name = "file"
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "records.jsonl"
-        os.mkfifo(self.path)
-        self.end = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
-        f_setpipe_sz = 1031  # fcntl.F_SETPIPE_SZ
-        __import__("fcntl").fcntl(self.end, f_setpipe_sz, 4096)
-        self._read = b""
-
-    def sink(self, metrics: Metrics, max_records: int = 100_000) -> FileSink:
-        settings = {"type": "file", "path": self.path, "buffer": {"max_records": max_records}}
-        return FileSink(config.FileSink.model_validate(settings), metrics)
-
-    async def arrived(self, count: int) -> list[str]:
-        end = time.monotonic() + DEADLINE
-        while self._read.count(b"\n") < count and time.monotonic() < end:
-            try:
-                self._read += os.read(self.end, 65536)
-            except BlockingIOError:
-                await asyncio.sleep(0.01)
-        return [orjson.loads(line)["event_id"] for line in self._read.splitlines()]
-
-    @contextlib.contextmanager
-    def away(self) -> Iterator[None]:
-        yield  # nothing reads but `arrived`
-
-
-@pytest.fixture(scope="module")
-def own_kafka() -> Iterator[Kafka]:
-    """A broker that the tests here may stop. Without topics made by the way."""
-    with processes.kafka({"auto.create.topics.enable": "false"}) as broker:
-        yield broker
 
 
 @pytest.fixture
@@ -150,49 +38,6 @@ def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Dest
         pipe = Pipe(tmp_path)
         yield pipe
         os.close(pipe.end)
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine; nothing may be left running, or to be reported, at its end."""
-    reported: list[dict[str, Any]] = []
-
-    async def main() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-        await test
-        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        assert not left, left
-
-    asyncio.run(main())
-    assert not reported, reported
-
-
-async def until(condition: Callable[[], bool], within: float = DEADLINE) -> None:
-    end = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < end, "what was waited for did not happen"
-        await asyncio.sleep(0.01)
-
-
-def ids(of: list[AccessRecord]) -> list[str]:
-    return [record.event_id.decode() for record in of]
-
-
-class Account:
-    """A sink's counts."""
-
-    def __init__(self, metrics: Metrics, sink: Sink[AccessRecord]) -> None:
-        self._metrics, self._sink = metrics, sink.name
-
-    @property
-    def delivered(self) -> float:
-        return value(self._metrics, "mixer_sink_records_total", sink=self._sink)
-
-    @property
-    def buffered(self) -> float:
-        return value(self._metrics, "mixer_sink_buffered", sink=self._sink)
-
-    def dropped(self, reason: str) -> float:
-        return value(self._metrics, "mixer_sink_dropped_total", sink=self._sink, reason=reason)
 
 
 # Every sink that buffers
@@ -629,13 +474,16 @@ def test_broker_that_is_away_at_start_is_waited_for(own_kafka: Kafka) -> None:
             own_kafka.start()
 
 
-@pytest.mark.parametrize("end", ["stop", "kill"])
-def test_broker_restarted_under_load_loses_nothing(own_kafka: Kafka, end: str) -> None:
+@pytest.mark.parametrize(("end", "buffer"), [("stop", "memory"), ("kill", "memory"), ("kill", "disk")])
+def test_broker_restarted_under_load_loses_nothing(
+    own_kafka: Kafka, tmp_path: Path, end: str, buffer: str
+) -> None:
     topic = Topic(own_kafka, partitions=3)
 
     async def test() -> None:
         metrics = new_metrics()
-        sink = topic.sink(metrics, key="url.path", request_timeout="3s")
+        where = {"type": "disk", "path": str(tmp_path / "spool.db")} if buffer == "disk" else None
+        sink = topic.sink(metrics, key="url.path", request_timeout="3s", buffer=where)
         account = Account(metrics, sink)
         await sink.start()
         written: list[AccessRecord] = []
@@ -646,7 +494,9 @@ def test_broker_restarted_under_load_loses_nothing(own_kafka: Kafka, end: str) -
                 batch = records(7, lambda n: http_entry(path=f"/{n}"))
                 written.extend(batch)
                 sink.write(batch)
+                assert account.held
                 await asyncio.sleep(0.02)
+                assert account.held
 
         loading = asyncio.create_task(load())
         await until(lambda: account.delivered > 300)

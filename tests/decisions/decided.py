@@ -64,6 +64,12 @@ class Written:
     def write(self, records: Sequence[DecisionRecord]) -> None:
         self.records += records
 
+    async def room(self) -> None:
+        """It never blocks."""
+
+    async def accepted(self) -> None:
+        """Memory is all there is."""
+
     def status(self) -> str:
         return "ok"
 

@@ -169,6 +169,30 @@ def test_nothing_is_made_before_the_answer_is_out() -> None:
     assert log.written.closed
 
 
+def test_sink_that_blocks_lets_decisions_wait_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, asked, room = Log(), asyncio.Event(), asyncio.Event()
+
+    async def blocked() -> None:
+        asked.set()
+        await room.wait()
+
+    monkeypatch.setattr(log.written, "room", blocked)
+
+    async def run() -> None:
+        running = log.make()
+        await running.start()
+        running.observe(decided({}))
+        await asked.wait()
+        assert log.registry.get_sample_value("mixer_decision_log_waiting") == 1
+        assert log.written.records == []
+        room.set()
+        while not log.written.records:
+            await asyncio.sleep(0.001)
+        await running.close(1)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
 def test_close_counts_what_there_is_no_time_for() -> None:
     log = Log()
 

@@ -34,7 +34,7 @@ descriptors:
 
 
 class Upstream:
-    """A model server: a request to /?tokens=N has used N tokens, one to /wait is answered once `go` is set."""
+    """A model server: a request to /?tokens=N has used N tokens, one to …/wait is answered once `go` is set."""
 
     def __init__(self) -> None:
         upstream = self
@@ -46,7 +46,7 @@ class Upstream:
 
             def do_GET(self) -> None:
                 url = urlsplit(self.path)
-                if url.path == "/wait":
+                if url.path.endswith("/wait"):
                     upstream.waiting.release()
                     upstream.go.wait(30)
                 self.send_response(200)

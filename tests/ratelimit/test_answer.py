@@ -45,7 +45,7 @@ def test_parts_in_a_row_are_one_message() -> None:
         answer.UNLIMITED,
         texts.metadata[OVER_LIMIT],
         answer.more_metadata({"domain": "d", "descriptors": [{"entries": ["a=b"]}]}),
-        answer.headers({"RateLimit-Limit": 5, "RateLimit-Remaining": 0}),
+        answer.headers([("RateLimit-Limit", "5"), ("RateLimit-Remaining", "0")], "late"),
     )
     expected = RateLimitResponse(overall_code=OVER_LIMIT)
     expected.statuses.add(code=OK)
@@ -66,4 +66,5 @@ def test_parts_in_a_row_are_one_message() -> None:
     )
     expected.response_headers_to_add.add(key="RateLimit-Limit", value="5")
     expected.response_headers_to_add.add(key="RateLimit-Remaining", value="0")
+    expected.raw_body = b"late"
     assert RateLimitResponse.FromString(b"".join(parts)) == expected

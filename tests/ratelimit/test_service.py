@@ -329,6 +329,7 @@ def test_headers_are_those_of_the_decisive_limit() -> None:
         ("RateLimit-Limit", "2"),
         ("X-Left", "0"),
         ("RateLimit-Reset", "40"),
+        ("Retry-After", "40"),
     ]
     assert names({"other": "x"}) == []
     assert names({"user": "admin"}) == []

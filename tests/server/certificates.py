@@ -35,8 +35,8 @@ class Authority:
         )
         self.cert = certificate.public_bytes(serialization.Encoding.PEM)
 
-    def issue(self, name: str, uri: str | None = None) -> Pair:
-        """A certificate for this name and 127.0.0.1, and for the URI."""
+    def issue(self, name: str, uri: str | None = None, hours: int = 1) -> Pair:
+        """A certificate for this name and 127.0.0.1, and for the URI; it ends in so many hours."""
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [
             x509.DNSName(name),
@@ -45,7 +45,7 @@ class Authority:
         if uri is not None:
             names.append(x509.UniformResourceIdentifier(uri))
         certificate = (
-            _certificate(_name(name), self._name, key.public_key())
+            _certificate(_name(name), self._name, key.public_key(), hours)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .sign(self._key, hashes.SHA256())
         )
@@ -76,7 +76,7 @@ def _name(name: str) -> x509.Name:
 
 
 def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, hours: int = 1
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -85,5 +85,5 @@ def _certificate(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(_NOW - datetime.timedelta(hours=1))
-        .not_valid_after(_NOW + datetime.timedelta(hours=1))
+        .not_valid_after(_NOW + datetime.timedelta(hours=hours))
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from grpc import StatusCode
@@ -45,6 +46,15 @@ async def test_tls_serves_those_who_trust_its_authority(tls: dict[str, str]) -> 
         assert await answered(running, AUTHORITY)
         assert not await answered(running, STRANGER)
         assert not await answered(running, None)
+
+
+@on_loop
+async def test_metrics_tell_when_the_first_certificate_of_the_chain_ends(tmp_path: Path) -> None:
+    pair = AUTHORITY.issue("mixer", hours=5)
+    tls = write(tmp_path, Pair(pair.key, pair.cert + AUTHORITY.cert))
+    end = x509.load_pem_x509_certificate(AUTHORITY.cert).not_valid_after_utc.timestamp()
+    async with served("grpcio", "tcp", unary(echo), tls=tls) as running:
+        assert running.value("mixer_certificate_not_after_timestamp_seconds", file=tls["cert"]) == end
 
 
 @on_loop

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType
 from envoy.service.accesslog.v3 import als_pb2
 
 from mixer.errors import RequestError
@@ -28,6 +29,12 @@ class Kept:
 
     def write(self, records: Sequence[AccessRecord]) -> None:
         self.batches.append(list(records))
+
+    async def room(self) -> None:
+        """It never blocks."""
+
+    async def accepted(self) -> None:
+        """Memory is all there is."""
 
     def status(self) -> str:
         return "ok"
@@ -148,3 +155,67 @@ def test_messages_are_envoys_on_the_wire() -> None:
     envoys.http_logs.log_entry.add().request.path = "/x"
     sink, _ = report([StreamAccessLogsMessage.FromString(envoys.SerializeToString())])
     assert sink.batches[0][0].fields["url_path"] == "/x"
+
+
+CHECK, NETWORK_CHECK = "envoy.filters.http.ext_authz", "envoy.filters.network.ext_authz"
+QUOTA = "envoy.filters.http.ratelimit"
+ONE, OTHER = "6f1b8f0e-7c57-4a7e-9f3a-2f0b1c8d9e01", "6f1b8f0e-7c57-4a7e-9f3a-2f0b1c8d9e02"
+
+
+def decided(decision_id: str, **mixer: object) -> dict[str, object]:
+    return {"decision_id": decision_id, "reason": "ok", "mixer": {"policy": "p", **mixer}}
+
+
+def released(*entries: Any) -> list[str]:
+    """Whose slots are given back."""
+    found: list[str] = []
+    service = ReportService([Kept()], new_metrics(), found.extend)
+    asyncio.run(service.stream(streamed(messages(list(entries)))))
+    return found
+
+
+def logged(namespace: str, metadata: dict[str, object], kind: str = "DownstreamEnd") -> Any:
+    return http_entry(kind=kind, metadata={"filterMetadata": {namespace: metadata}})
+
+
+def test_end_of_a_request_gives_back_the_slots_of_its_decision() -> None:
+    holding = [logged(CHECK, decided(each, holds=True)) for each in (ONE, OTHER, ONE)]
+    assert released(*holding) == [ONE, OTHER, ONE]
+    assert released(logged(CHECK, decided(ONE)), http_entry()) == []
+
+
+def test_end_of_a_request_gives_back_the_slots_that_quota_took() -> None:
+    metadata = {"mixer": {"limit": "busy", "code": "OK", "holders": ["a", "b"]}}
+    assert released(logged(QUOTA, metadata), logged(QUOTA, metadata)) == ["a", "b", "a", "b"]
+    assert released(logged(QUOTA, {"mixer": {"limit": "busy", "code": "OK"}})) == []
+    assert released(logged("somebody.else", metadata)) == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["DownstreamStart", "DownstreamPeriodic", "UpstreamEnd", "DownstreamTunnelSuccessfullyEstablished"],
+)
+def test_request_that_lasts_keeps_its_slots(kind: str) -> None:
+    assert released(logged(CHECK, decided(ONE, holds=True), kind)) == []
+
+
+def test_end_of_a_connection_gives_back_its_slots() -> None:
+    def connection(kind: str) -> Any:
+        entry = tcp_entry()
+        entry.common_properties.access_log_type = AccessLogType.Value(kind)
+        entry.common_properties.metadata.filter_metadata[NETWORK_CHECK].update(decided(ONE, holds=True))
+        return entry
+
+    found: list[str] = []
+    service = ReportService([Kept()], new_metrics(), found.extend)
+    kinds = ("TcpUpstreamConnected", "TcpPeriodic", "TcpConnectionEnd")
+    entries = [connection(kind) for kind in kinds]
+    asyncio.run(service.stream(streamed(messages(entries))))
+    assert found == [ONE]
+
+
+def test_record_names_the_limit_that_check_counted() -> None:
+    entry = logged(CHECK, decided(ONE, limit="per-user", code="OVER_LIMIT"))
+    sink, _ = report(messages([entry]))
+    ((record,),) = sink.batches
+    assert (record.get("mixer_limit"), record.get("mixer_limit_code")) == ("per-user", "OVER_LIMIT")
