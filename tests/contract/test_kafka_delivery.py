@@ -4,7 +4,7 @@ import asyncio
 import base64
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import pytest
 from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
 from mixer.telemetry.record import AccessRecord
 from mixer.telemetry.service import ReportService
-from mixer.telemetry.sink import OK
+from mixer.telemetry.sink import OK, Receipt
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
 from tests.components.disk import full_disk
 from tests.components.processes import Kafka
-from tests.contract.destinations import Account, Topic, ids, run, until
+from tests.contract.destinations import DEADLINE, Account, Topic, ids, run, until
 from tests.telemetry.entries import http_entry, messages, new_metrics, records, value
 
 
@@ -76,6 +76,40 @@ def test_what_the_broker_did_not_take_is_delivered_by_the_next_process(
     run(first())
     run(second())
     run(third())
+
+
+def test_receipt_is_told_once_records_are_on_disk_and_not_again(topic: Topic, disk: dict[str, Any]) -> None:
+    async def test() -> None:
+        sink = topic.sink(new_metrics(), buffer=disk)
+        written, receipt = records(50), Receipt(50)
+        with topic.away():
+            await sink.start()
+            sink.write(written, receipt)
+            assert receipt.open == 50
+            await asyncio.wait_for(receipt.settled(), DEADLINE)
+        assert await topic.arrived(50) == ids(written)
+        await sink.close(5)
+        assert (receipt.open, receipt.lost) == (0, {})
+
+    run(test())
+
+
+def test_receipt_is_told_of_dead_letters(topic: Topic, tmp_path: Path) -> None:
+    async def test(**more: Any) -> Receipt:
+        sink = topic.sink(new_metrics(), **more)
+        await sink.start()
+        receipt = Receipt(1)
+        sink.write(records(1, lambda _: http_entry(path="/" + "x" * 1_100_000)), receipt)
+        await asyncio.wait_for(receipt.settled(), DEADLINE)
+        await sink.close(5)
+        return receipt
+
+    run(_lost(test(), {"too_large": 1}))
+    run(_lost(test(dead_letters={"path": str(tmp_path / "dead.jsonl")}), {}))
+
+
+async def _lost(receipt: Awaitable[Receipt], expected: dict[str, int]) -> None:
+    assert (await receipt).lost == expected
 
 
 def test_order_within_a_key_holds_from_disk(own_kafka: Kafka, disk: dict[str, Any]) -> None:
