@@ -407,7 +407,7 @@ class Runtime:
             from mixer.ratelimit.releases import Releases
 
             self.releases = Releases(await self._counters(limits), self.metrics)
-        report = ReportService(self.sinks, self.metrics, redaction, self.releases)
+        report = ReportService(self.sinks, self.metrics, redaction=redaction, release=self.releases)
         export = ExportService(self.sinks, self.metrics, redaction, telemetry.export_timeout)
         streams = "envoy.service.accesslog.v3.AccessLogService"
         logs = "opentelemetry.proto.collector.logs.v1.LogsService"

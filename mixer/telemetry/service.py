@@ -36,6 +36,7 @@ class ReportService:
         self,
         sinks: Sequence[Sink[AccessRecord]],
         metrics: Metrics,
+        *,
         redaction: Redaction | None = None,
         release: Callable[[Sequence[str]], None] | None = None,
     ) -> None:

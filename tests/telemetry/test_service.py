@@ -169,7 +169,7 @@ def decided(decision_id: str, **mixer: object) -> dict[str, object]:
 def released(*entries: Any) -> list[str]:
     """Whose slots are given back."""
     found: list[str] = []
-    service = ReportService([Kept()], new_metrics(), found.extend)
+    service = ReportService([Kept()], new_metrics(), release=found.extend)
     asyncio.run(service.stream(streamed(messages(list(entries)))))
     return found
 
@@ -207,7 +207,7 @@ def test_end_of_a_connection_gives_back_its_slots() -> None:
         return entry
 
     found: list[str] = []
-    service = ReportService([Kept()], new_metrics(), found.extend)
+    service = ReportService([Kept()], new_metrics(), release=found.extend)
     kinds = ("TcpUpstreamConnected", "TcpPeriodic", "TcpConnectionEnd")
     entries = [connection(kind) for kind in kinds]
     asyncio.run(service.stream(streamed(messages(entries))))
