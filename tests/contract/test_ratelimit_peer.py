@@ -65,6 +65,9 @@ def told(answer: Answer, says_more: bool = True) -> Any:
         del found["dynamic_metadata"]
         found.pop("response_headers_to_add", None)
         return found
+    # Retry-After is Mixer's own, for those over their limit.
+    headers = [each for each in found.pop("response_headers_to_add", []) if each["key"] != "Retry-After"]
+    found |= {"response_headers_to_add": headers} if headers else {}
     metadata = found["dynamic_metadata"]
     for name in ("mixer", "quotaModeEnabled", "quotaModeViolations"):
         metadata.pop(name, None)

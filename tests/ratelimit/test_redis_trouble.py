@@ -1,6 +1,7 @@
 """A Redis that refuses, hangs or ends: what is said, and how the circuit breaker goes."""
 
 import asyncio
+import re
 from collections.abc import Callable
 
 import pytest
@@ -18,11 +19,11 @@ from tests.ratelimit.counting import START, counts, one
 RIGHTS = {
     "~x:* +@all": None,
     "~x:* -@all +client +evalsha +eval +incrby +pexpire +get": None,
-    "~x:* +@all -evalsha": "Redis answers EVALSHA with: NOPERM this user has no permissions to run the 'evalsha'",
-    "~x:* +@all -eval": "Redis answers EVALSHA with: NOPERM this user has no permissions to run the 'eval'",
-    "~y:* +@all": "Redis answers EVALSHA with: NOPERM this user has no permissions to access one of the keys",
-    "~x:* +@all -incrby": "Redis cannot count: @user_script: ",
-    "~x:* +@all -client": "Redis answers CLIENT with: NOPERM this user has no permissions to run the 'client' command",
+    "~x:* +@all -evalsha": "Redis answers EVALSHA with: NOPERM .*'evalsha'",
+    "~x:* +@all -eval": "Redis answers EVALSHA with: NOPERM .*'eval'",
+    "~y:* +@all": "Redis answers EVALSHA with: NOPERM .*keys",
+    "~x:* +@all -incrby": "Redis cannot count: (@user_script|ERR The user executing the script)",  # 6; 7
+    "~x:* +@all -client": "Redis answers CLIENT with: NOPERM .*'client",
 }
 
 
@@ -46,7 +47,7 @@ def test_rights_that_are_missing_are_said(
         assert logged == []
     else:
         assert said is not None
-        assert said.startswith(f"redis at {server.address}: {message}")
+        assert re.match(f"redis at {server.address}: {message}", said), said
         assert [event["error"] for event in logged] == [said.split(": ", 1)[1]]
 
 

@@ -185,13 +185,18 @@ class Terminal:
 
     def __init__(self, *arguments: str) -> None:
         self._master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mixer", "top", *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "40"},
-        )
+        # What is ignored here stays so in a child, and in the background a shell has SIGINT ignored.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mixer", "top", *arguments],
+                stdin=slave,
+                stdout=slave,
+                stderr=slave,
+                env={**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "40"},
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
         os.close(slave)
 
     def wait_for(self, text: str, within: float = 30) -> None:
