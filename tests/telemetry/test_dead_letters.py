@@ -32,7 +32,7 @@ class Kept:
 
 
 def item(number: int, size: int = 10, key: bytes | None = b"k") -> Item:
-    return (key, b"v" * size, f"event-{number}".encode(), 1_700_000_000_123, size, number)
+    return (key, b"v" * size, f"event-{number}".encode(), 1_700_000_000_123, size, number, None)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:

@@ -30,6 +30,7 @@ def items(first: int, count: int, size: int = 100) -> list[Item]:
             1_700_000_000_000,
             size,
             number,
+            None,
         )
         for number in range(first, first + count)
     ]
