@@ -182,6 +182,7 @@ def server() -> Iterator[Opa]:
 
 @settings(
     max_examples=int(os.environ.get("EXAMPLES", "250")),
+    derandomize="EXAMPLES" not in os.environ,  # CI has the same examples each time
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=set(Phase) - {Phase.explain},
