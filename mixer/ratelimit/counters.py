@@ -73,7 +73,7 @@ class Rule:
 
     def _flow(self) -> tuple[int, int]:
         """`cost` and `rate`, integers in the ratio window : limit. Where a full bucket would not fit into an exact
-        number, the nearest ratio that does: it is off by less than size / 2**53, so by 0.00005 % at most."""
+        number, the nearest ratio that does: it is off by less than size / 2**52 (Dirichlet), so by 0.0001 % at most."""
         if not self.size:
             return 1, 1
         if not self.limit:
