@@ -221,7 +221,7 @@ class RuleSet:
         if rule["bodies"] and rule["bodies"][0]["query"] is not None:
             query.statements(rule["bodies"][0]["query"])
         if kind == "Set":
-            return kind, places, steps.then(_adding(query.term(head["key"])))
+            return kind, places, steps.then(_taking(query.term(head["key"]), Set.add))
         if "RefBrack" not in head["refr"]:
             raise _refused(module, head, "a key within a rule's head")
         key = query.term(head["refr"]["RefBrack"]["index"])
@@ -235,9 +235,9 @@ class RuleSet:
         if kind == "ObjectCompr":
             fill = steps.then(_putting(query.term(body["key"]), query.term(body["value"]), place))
         elif kind == "SetCompr":
-            fill = steps.then(_adding(query.term(body["term"]), place))
+            fill = steps.then(_taking(query.term(body["term"]), Set.add, place))
         else:
-            fill = steps.then(_appending(query.term(body["term"]), place))
+            fill = steps.then(_taking(query.term(body["term"]), list.append, place))
         make: Callable[[], Any] = {"ObjectCompr": dict, "SetCompr": Set, "ArrayCompr": list}[kind]
 
         def run(frame: Frame) -> Any:
@@ -345,16 +345,17 @@ def _resulting(term: Term) -> Check:
     return put_value
 
 
-def _adding(term: Term, place: int = 0) -> Check:
+def _taking(term: Term, take: Callable[[Any, Any], None], place: int = 0) -> Check:
+    """Puts a term's value into the collection at a place, by `take`."""
     run = term.run
 
-    def add(frame: Frame) -> bool:
+    def put_value(frame: Frame) -> bool:
         value = run(frame)
         if value is not UNDEFINED:
-            frame[place].add(value)
+            take(frame[place], value)
         return False
 
-    return add
+    return put_value
 
 
 def _putting(key: Term, value: Term, place: int = 0) -> Check:
@@ -367,15 +368,3 @@ def _putting(key: Term, value: Term, place: int = 0) -> Check:
         return False
 
     return put_entry
-
-
-def _appending(term: Term, place: int) -> Check:
-    run = term.run
-
-    def append(frame: Frame) -> bool:
-        value = run(frame)
-        if value is not UNDEFINED:
-            frame[place].append(value)
-        return False
-
-    return append
