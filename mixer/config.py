@@ -129,7 +129,7 @@ class Listener(Settings):
     """A gRPC listener."""
 
     address: Address
-    server: Literal["native", "grpcio"]
+    server: Literal["asyncio", "native", "grpcio"]
     tls: Tls | None = None
 
 
@@ -137,14 +137,14 @@ class CheckListener(Listener):
     """Envoy's ext_authz and rate limit filters call here: short unary calls, for which native is fastest."""
 
     address: Address = "127.0.0.1:9191"
-    server: Literal["native", "grpcio"] = "native"
+    server: Literal["asyncio", "native", "grpcio"] = "native"
 
 
 class ReportListener(Listener):
     """Envoy's access loggers stream here; streams are grpcio's."""
 
     address: Address = "127.0.0.1:9192"
-    server: Literal["native", "grpcio"] = "grpcio"
+    server: Literal["asyncio", "native", "grpcio"] = "grpcio"
 
 
 class AdminListener(Settings):

@@ -97,6 +97,12 @@ def _file(settings: Any, metrics: Metrics, _: "Kind[Any]", name: str) -> "Sink[A
     return FileSink(settings, metrics, name)
 
 
+def _asyncio(listener: config.Listener, methods: Methods, metrics: Metrics) -> Front:
+    from mixer.server.http2.front import AsyncioFront
+
+    return AsyncioFront(listener, methods, metrics)
+
+
 def _native(settings: config.Listener, methods: Methods, metrics: Metrics) -> Front:
     from mixer.server.native import NativeFront
 
@@ -127,6 +133,7 @@ ENGINES: dict[str, Callable[[config.Policy, Sequence[str]], PolicyEngine]] = {
 COUNTERS: dict[str, Callable[[config.RateLimits, Metrics], "Counters"]] = {"memory": _memory, "redis": _redis}
 SINKS: dict[str, Callable[[Any, Metrics, "Kind[Any]", str], "Sink[Any]"]] = {"kafka": _kafka, "file": _file}
 FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
+    "asyncio": _asyncio,
     "native": _native,
     "grpcio": _grpcio,
 }

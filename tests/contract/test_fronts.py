@@ -39,7 +39,7 @@ ENDED = (
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 
 
-@pytest.fixture(params=["native", "grpcio"])
+@pytest.fixture(params=["asyncio", "native", "grpcio"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -16,11 +16,13 @@ from mixer import config
 from mixer.metrics import Metrics
 from mixer.server.front import ClientStream, Front, Method, Methods, Unary
 from mixer.server.grpcio import GrpcioFront
+from mixer.server.http2.front import AsyncioFront
 from mixer.server.native import NativeFront
 from tests.components.server import scratch
 
 SERVICE = "test.Service"
 FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
+    "asyncio": AsyncioFront,
     "native": NativeFront,
     "grpcio": GrpcioFront,
 }
