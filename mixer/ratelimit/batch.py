@@ -83,7 +83,7 @@ class _Taking:
         self.now = now
         self.place = place
         self.word = word  # of the operations, that says how many
-        self.hits = ahead  # to be taken
+        self.hits = self.ahead = ahead  # to be taken; and reserved
         self.left = 0  # hits granted, and not handed out
         self.counted = 0  # what the counter is at
 
@@ -170,7 +170,7 @@ class Batch:
         taking = self._fixed.get(key)
         if taking is None:
             place = self._operation(key, "fixed", 0, rule.limit, "fill", ttl)  # how many is not known yet
-            ahead = 0 if key in self._fixed else self._local.lots.missing(hit, now)
+            ahead = 0 if key in self._fixed else self._local.lots.reserve(hit, now)
             taking = _Taking(hit, now, place, len(self._operations) - 4, ahead)
             self._fixed[key] = self._takings[place] = taking
         taking.hits += 1
@@ -251,7 +251,15 @@ class Batch:
         for taking in self._takings.values():
             if taking.left:
                 self._local.lots.put(taking.hit, taking.now, taking.counted, taking.left)
+        self.discard()
         return [(call, text) for call, text in failed if not call.is_done()]
+
+
+    def discard(self) -> None:
+        """It has no answer any more that lots could come from."""
+        for taking in self._takings.values():
+            if taking.ahead:
+                self._local.lots.reserved.discard(taking.hit.name)
 
 
 def _outcome(hit: Hit, reply: list[int], now: int) -> Outcome:
