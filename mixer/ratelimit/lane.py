@@ -313,7 +313,7 @@ class Lane:
 
     def _expire_due(self) -> None:
         self._expiry = None
-        now = self._loop.time()
+        now, left = self._loop.time(), inf
         under_way = [call for trip in self._trips for group in trip.batches for call in group.calls]
         for call in (*under_way, *self._waiting):
             if call.is_done():

@@ -76,10 +76,13 @@ class AsyncioFront:
         health = HEALTH.services_by_name["Health"].full_name
         routes[f"/{health}/Check".encode()] = Route(serve=self._check_health)
         routes[f"/{health}/Watch".encode()] = Route(serve=self._watch_health)
-        servicer = reflection.aio.ReflectionServicer((*services, health, reflection.SERVICE_NAME))
+        aio_reflection: Any = reflection.aio  # type: ignore[attr-defined]  # not in its stubs
+        servicer = aio_reflection.ReflectionServicer((*services, health, reflection.SERVICE_NAME))
 
         async def reflect(stream: Stream) -> None:
-            async for answer in servicer.ServerReflectionInfo(_parsed(ServerReflectionRequest, stream), stream):
+            async for answer in servicer.ServerReflectionInfo(
+                _parsed(ServerReflectionRequest, stream), stream
+            ):
                 await stream.write(answer)
 
         name = REFLECTION.services_by_name["ServerReflection"].full_name
@@ -127,7 +130,7 @@ class AsyncioFront:
         self._wake = None
         now = self.loop.time()
         for connection in list(self._connections):
-            if (end := connection.expire(now)) is not None:
+            if (end := connection.calls.expire(now)) is not None:
                 self.wake_at(end)
 
     # The end
@@ -137,14 +140,16 @@ class AsyncioFront:
         await self._health.drain()
         await self._handlers.drain(timeout / 2)
         self.is_stopping = True
-        await self._until(lambda: all(connection.is_idle for connection in self._connections), end)
-        late = [stream.stop() for connection in self._connections for stream in connection.open_streams()]
+        await self._until(lambda: not any(connection.calls.open for connection in self._connections), end)
+        late = [stream.stop() for connection in self._connections for stream in connection.calls.streams()]
         for connection in self._connections:
-            for waiting in connection.waited_for():
+            for waiting in connection.calls.waited_for():
                 waiting.cancel()
         if late:
             await asyncio.wait(late)
-        await self._until(lambda: not any(c.waited_for() for c in self._connections), self.loop.time() + timeout)
+        await self._until(
+            lambda: not any(c.calls.waited_for() for c in self._connections), self.loop.time() + timeout
+        )
         self._server.close()
         for connection in list(self._connections):
             connection.close()

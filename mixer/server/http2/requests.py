@@ -59,10 +59,8 @@ def reader(routes: Mapping[bytes, Route]) -> Callable[[list[Field]], Request]:
     """Requests by their headers. `routes`: by path."""
 
     def read(fields: list[Field]) -> Request:
-        if not _is_well_formed(fields):
-            return MALFORMED
         headers = dict(fields)
-        if not headers.keys() >= _NEEDED:
+        if not _is_well_formed(fields) or not headers.keys() >= _NEEDED:
             return MALFORMED
         if headers[b":method"] != b"POST":
             return Request(None, refusal=_http(405))
@@ -72,23 +70,27 @@ def reader(routes: Mapping[bytes, Route]) -> Callable[[list[Field]], Request]:
         if route is None:
             shown = path[:200].decode("ascii", "backslashreplace")
             return Request(None, refusal=failed(grpc.StatusCode.UNIMPLEMENTED, f"no method {shown}"))
-        timeout = None
-        if (told := headers.get(b"grpc-timeout")) is not None:
-            if (match := _TIMEOUT.fullmatch(told)) is None:
-                return Request(None, refusal=failed(grpc.StatusCode.INTERNAL, "grpc-timeout is no timeout"))
-            timeout = int(match[1]) * _UNITS[match[2]]
-        encoding = headers.get(b"grpc-encoding", b"identity")
-        if encoding != b"identity" and encoding not in _WINDOW_BITS:
-            refusal = failed(grpc.StatusCode.UNIMPLEMENTED, "grpc-encoding is none of those that are accepted")
-            return Request(None, refusal=refusal + literal(b"grpc-accept-encoding", _ENCODINGS))
-        return Request(route, timeout, encoding)
+        return _of(route, headers)
 
     return read
 
 
+def _of(route: Route, headers: Mapping[bytes, bytes]) -> Request:
+    timeout = None
+    if (told := headers.get(b"grpc-timeout")) is not None:
+        if (match := _TIMEOUT.fullmatch(told)) is None:
+            return Request(None, refusal=failed(grpc.StatusCode.INTERNAL, "grpc-timeout is no timeout"))
+        timeout = int(match[1]) * _UNITS[match[2]]
+    encoding = headers.get(b"grpc-encoding", b"identity")
+    if encoding != b"identity" and encoding not in _WINDOW_BITS:
+        refusal = failed(grpc.StatusCode.UNIMPLEMENTED, "grpc-encoding is none of those that are accepted")
+        return Request(None, refusal=refusal + literal(b"grpc-accept-encoding", _ENCODINGS))
+    return Request(route, timeout, encoding)
+
+
 def _is_well_formed(fields: list[Field]) -> bool:
     """RFC 9113, sections 8.2 and 8.3."""
-    seen = set()
+    seen: set[bytes] = set()
     for name, value in fields:
         if name[:1] == b":":
             if name not in _PSEUDO or name in seen or len(seen) > len(_PSEUDO):
@@ -109,12 +111,16 @@ def decompressed(encoding: bytes, data: bytes) -> bytes:
     """A message. Raises `StatusError`."""
     bits = _WINDOW_BITS.get(encoding)
     if bits is None:
-        raise StatusError(grpc.StatusCode.INTERNAL, "a message is compressed, and grpc-encoding does not say how")
+        raise StatusError(
+            grpc.StatusCode.INTERNAL, "a message is compressed, and grpc-encoding does not say how"
+        )
     inflate = zlib.decompressobj(bits)
     try:
         message = inflate.decompress(data, MAX_MESSAGE + 1)
     except zlib.error:
-        raise StatusError(grpc.StatusCode.INTERNAL, f"a message is not compressed by {encoding.decode()}") from None
+        raise StatusError(
+            grpc.StatusCode.INTERNAL, f"a message is not compressed by {encoding.decode()}"
+        ) from None
     if len(message) > MAX_MESSAGE:
         raise TOO_LARGE
     if not inflate.eof:
@@ -145,6 +151,4 @@ def _http(status: int) -> bytes:
     return literal(b":status", str(status).encode())
 
 
-TOO_LARGE = StatusError(
-    grpc.StatusCode.RESOURCE_EXHAUSTED, f"a message may have {MAX_MESSAGE} bytes at most"
-)
+TOO_LARGE = StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, f"a message may have {MAX_MESSAGE} bytes at most")

@@ -9,14 +9,17 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from mixer.server.handlers import StatusError
-from mixer.server.http2.requests import TOO_LARGE, Request, Route, decompressed
+from mixer.server.http2.frames import WINDOW
+from mixer.server.http2.requests import TOO_LARGE, Request, Route, Serve, decompressed
 from mixer.server.listening import MAX_MESSAGE
 
 if TYPE_CHECKING:
-    from mixer.server.http2.connection import Connection
+    from mixer.server.http2.calls import Calls
 
 _PREFIX = 5  # bytes before a message: whether it is compressed, and its size
-_WINDOW = MAX_MESSAGE + 65535  # bytes of a stream that wait to be read
+STREAM_WINDOW = (
+    MAX_MESSAGE + WINDOW
+)  # bytes of a stream that wait to be read: the largest message, and some of the next
 
 _CUT_OFF = StatusError(grpc.StatusCode.INTERNAL, "the call ended within a message")
 _NO_MESSAGE = StatusError(grpc.StatusCode.INTERNAL, "the call ended without a message")
@@ -85,12 +88,12 @@ class Body:
 class Stream:
     """A call of several messages: what its handler reads from and writes to, as with a context of grpc.aio."""
 
-    def __init__(self, connection: "Connection", number: int, request: Request) -> None:
+    def __init__(self, calls: "Calls", number: int, request: Request) -> None:
         self.number = number
         self.is_complete = False  # the client has sent all
         self.unread = 0  # bytes that the client was not told to send again
-        self._connection = connection
-        self._route = cast(Route, request.route)
+        self._calls = calls
+        self._serve_it = cast(Serve, cast(Route, request.route).serve)
         self._messages = Messages(request.encoding)
         self._read: deque[tuple[bytes, int]] = deque()
         self._error: StatusError | None = None
@@ -116,15 +119,13 @@ class Stream:
     async def _serve(self) -> None:
         error: StatusError | None = None
         try:
-            serve = self._route.serve
-            assert serve is not None
-            await serve(self)
+            await self._serve_it(self)
         except StatusError as raised:
             error = raised
         except asyncio.CancelledError:
             error = _LOST
         if not self._is_cancelled:
-            self._connection.finish(self.number, error, self._is_begun)
+            self._calls.finish(self.number, error, self._is_begun)
 
     def receive(self, data: bytes, is_end: bool) -> bool:
         """Take in what came; whether there was room for it."""
@@ -147,13 +148,13 @@ class Stream:
         self.is_complete = is_end
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)
-        return self.unread <= _WINDOW
+        return self.unread <= STREAM_WINDOW
 
     def _spend(self, size: int) -> None:
         """The client may send so much again."""
         self._credit += size
-        if self._credit >= _WINDOW // 8:
-            self._connection.credit(self.number, self._credit, self.is_complete)
+        if self._credit >= STREAM_WINDOW // 8:
+            self._calls.credit(self.number, self._credit, self.is_complete)
             self.unread -= self._credit
             self._credit = 0
 
@@ -179,8 +180,8 @@ class Stream:
     async def write(self, message: Message) -> None:
         if not self._is_begun:
             self._is_begun = True
-            self._connection.begin_answer(self.number)
-        self._connection.send(self.number, message.SerializeToString())
+            self._calls.begin_answer(self.number)
+        self._calls.send(self.number, message.SerializeToString())
 
     async def abort(self, code: grpc.StatusCode, details: str = "") -> NoReturn:
         raise StatusError(code, details)
