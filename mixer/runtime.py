@@ -103,12 +103,6 @@ def _asyncio(listener: config.Listener, methods: Methods, metrics: Metrics) -> F
     return AsyncioFront(listener, methods, metrics)
 
 
-def _native(settings: config.Listener, methods: Methods, metrics: Metrics) -> Front:
-    from mixer.server.native import NativeFront
-
-    return NativeFront(settings, methods, metrics)
-
-
 def _grpcio(settings: config.Listener, methods: Methods, metrics: Metrics) -> Front:
     from mixer.server.grpcio import GrpcioFront
 
@@ -134,7 +128,6 @@ COUNTERS: dict[str, Callable[[config.RateLimits, Metrics], "Counters"]] = {"memo
 SINKS: dict[str, Callable[[Any, Metrics, "Kind[Any]", str], "Sink[Any]"]] = {"kafka": _kafka, "file": _file}
 FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
     "asyncio": _asyncio,
-    "native": _native,
     "grpcio": _grpcio,
 }
 

@@ -254,7 +254,6 @@ class Batch:
         self.discard()
         return [(call, text) for call, text in failed if not call.is_done()]
 
-
     def discard(self) -> None:
         """It has no answer any more that lots could come from."""
         for taking in self._takings.values():

@@ -65,13 +65,13 @@ class Calls:
         if not number & 1:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a client's streams have odd numbers")
         self.last = number
-        if len(self.open) >= MAX_STREAMS:
+        if len(self.open) + self._writer.waiting >= MAX_STREAMS:
             self.reset(number, frames.REFUSED_STREAM)
         elif (route := request.route) is None:
+            self.open[number] = request
             if request is MALFORMED:
                 self.reset(number, frames.PROTOCOL_ERROR)
-            else:
-                self.open[number] = request
+            elif not request.body:
                 self._refuse(number, request.refusal)
         elif route.serve is None:
             self.open[number] = request
@@ -107,8 +107,12 @@ class Calls:
                 raise ConnectionFault(
                     frames.FLOW_CONTROL_ERROR, "more data than the stream's window had room for"
                 )
-        else:
+        elif isinstance(target, Body) or target.route is not None:
             self._receive_unary(number, target, data, is_end)
+        elif is_end:  # of what is no call of gRPC
+            self.open[number] = None
+            self._writer.tell(number, target.refusal, target.body)
+            self._leave(number)
 
     def _receive_unary(self, number: int, target: Request | Body, data: bytes, is_end: bool) -> None:
         if isinstance(target, Request):
@@ -181,7 +185,14 @@ class Calls:
             answer.then(lambda _: None)
             answer.cancel()
         elif not isinstance(answer, bytes | StatusError):
-            self._owner.loop.create_task(answer).cancel()
+            self._cancel(self._owner.loop.create_task(answer))
+
+    def _cancel(self, waiting: Waiting) -> None:
+        """A task of this turn of the loop has its first step before, in which it takes note of the call."""
+        if isinstance(waiting, asyncio.Task):
+            self._owner.loop.call_soon(waiting.cancel)
+        else:
+            waiting.cancel()
 
     def _wait(self, number: int, answer: Any, timeout: float | None) -> None:
         if timeout is not None:
@@ -221,7 +232,7 @@ class Calls:
                 del self._ends[number]
                 if (target := self.open.get(number)) is not None:
                     self._fail(number, _LATE)
-                    cast(Waiting, target).cancel()
+                    self._cancel(cast(Waiting, target))
             elif left is None or end < left:
                 left = end
         self._writer.flush_soon()
@@ -310,7 +321,7 @@ class Calls:
             target.unread = 0
             target.cancel()
         elif target is not None and not isinstance(target, Request):
-            target.cancel()
+            self._cancel(target)
 
     def give_up_all(self) -> None:
         for number in list(self.open):

@@ -269,6 +269,7 @@ class Connection(asyncio.Protocol):
             if payload:
                 raise ConnectionFault(frames.FRAME_SIZE_ERROR, "an acknowledgement of settings with some")
             return
+        self._writer.out.append(_SETTINGS_ACK)  # and then what waited for wider windows
         for key, value in frames.read_settings(payload):
             if key == frames.HEADER_TABLE_SIZE and value < TABLE_SIZE:
                 self._writer.forget_table()
@@ -282,7 +283,6 @@ class Connection(asyncio.Protocol):
                 self._writer.set_initial(value)
             elif key == frames.MAX_FRAME_SIZE and not MAX_FRAME <= value < 1 << 24:
                 raise ConnectionFault(frames.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE is out of its bounds")
-        self._writer.out.append(_SETTINGS_ACK)
 
     def _window_update(self, number: int, flags: int, payload: bytes) -> None:
         size = int.from_bytes(payload, "big") & MAX_WINDOW

@@ -43,12 +43,13 @@ class Route:
 
 
 class Request(NamedTuple):
-    """`refusal`: the header block that answers it instead, with which the stream ends."""
+    """`refusal`: the header block that answers it instead; `body`: what comes behind, at the end of the request."""
 
     route: Route | None
     timeout: float | None = None  # seconds
     encoding: bytes = b""  # of compressed messages
     refusal: bytes = b""
+    body: bytes = b""
 
 
 MALFORMED = Request(None)
@@ -63,9 +64,9 @@ def reader(routes: Mapping[bytes, Route]) -> Callable[[list[Field]], Request]:
         if not _is_well_formed(fields) or not headers.keys() >= _NEEDED:
             return MALFORMED
         if headers[b":method"] != b"POST":
-            return Request(None, refusal=_http(405))
+            return _NO_POST
         if not _GRPC.fullmatch(headers.get(b"content-type", b"")):
-            return Request(None, refusal=_http(415))
+            return _NO_GRPC
         route = routes.get(path := headers[b":path"])
         if route is None:
             shown = path[:200].decode("ascii", "backslashreplace")
@@ -147,8 +148,12 @@ def _percent(text: str) -> bytes:
     )
 
 
-def _http(status: int) -> bytes:
-    return literal(b":status", str(status).encode())
+def _http(status: int, body: bytes) -> Request:
+    headers = literal(b":status", str(status).encode()) + literal(b"content-type", b"text/plain")
+    return Request(None, refusal=headers, body=body)
 
+
+_NO_POST = _http(405, b"This is a gRPC server: calls are sent with POST.\n")
+_NO_GRPC = _http(415, b"This is a gRPC server: calls have content-type application/grpc.\n")
 
 TOO_LARGE = StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, f"a message may have {MAX_MESSAGE} bytes at most")

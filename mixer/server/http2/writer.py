@@ -92,6 +92,11 @@ class Writer:
         self.drop(number)
         self.out.append(frame(HEADERS, END_HEADERS | END_STREAM, number, self._prefix() + block))
 
+    def tell(self, number: int, block: bytes, body: bytes) -> None:
+        """An answer that is none of gRPC."""
+        self.out.append(frame(HEADERS, END_HEADERS, number, self._prefix() + block))
+        self._send(number, body, frame(DATA, END_STREAM, number))
+
     def begin(self, number: int) -> None:
         """An answer, of messages to be sent."""
         self.out.append(frame(HEADERS, END_HEADERS, number, self._prefix() + requests.BEGIN))
@@ -115,6 +120,11 @@ class Writer:
         return b""
 
     # Flow control
+
+    @property
+    def waiting(self) -> int:
+        """Streams of which something waits for a window, or may."""
+        return len(self._held)
 
     def waits(self, number: int) -> bool:
         """Whether something of a stream waits for a window."""
