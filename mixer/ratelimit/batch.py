@@ -242,7 +242,11 @@ class Batch:
                     outcome = _new(Outcome, (True, count, 0, reset, reset, False))
                 else:
                     taken = self._takings.get(place)
-                    outcome = _outcome(hit, reply, call.now) if taken is None else taken.outcome()
+                    outcome = (
+                        _outcome(hit, reply, call.now)
+                        if taken is None
+                        else self._handed(taken, hit, call.now)
+                    )
                 outcomes.append(outcome)
                 if outcome.over or hit.hits < 0:
                     self._local.learn(hit, outcome, call.now)
@@ -253,6 +257,11 @@ class Batch:
                 self._local.lots.put(taking.hit, taking.now, taking.counted, taking.left)
         self.discard()
         return [(call, text) for call, text in failed if not call.is_done()]
+
+    def _handed(self, taking: _Taking, hit: Hit, now: int) -> Outcome:
+        """The outcome of a hit that others were taken ahead for, here or by a batch that was sent before."""
+        outcome = taking.outcome()
+        return (self._local.lots.take(hit, now) if outcome.over else None) or outcome
 
     def discard(self) -> None:
         """It has no answer any more that lots could come from."""
