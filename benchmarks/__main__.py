@@ -23,7 +23,7 @@ from tests.components.binaries import ComponentError
 from tests.components.processes import StartError
 
 NAMES = ("check", "opa", "quota", "onehop", "report")
-PARTS = ("mixer", "grpcio", "pygrpc-native", "gordon-to-regorus", "aiokafka", "redis", "protobuf", "uvloop")
+PARTS = ("mixer", "grpcio", "gordon-to-regorus", "aiokafka", "redis", "protobuf", "uvloop")
 
 
 def main(argv: list[str]) -> int:

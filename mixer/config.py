@@ -129,22 +129,22 @@ class Listener(Settings):
     """A gRPC listener."""
 
     address: Address
-    server: Literal["native", "grpcio"]
+    server: Literal["asyncio", "grpcio"]
     tls: Tls | None = None
 
 
 class CheckListener(Listener):
-    """Envoy's ext_authz and rate limit filters call here: short unary calls, for which native is fastest."""
+    """Envoy's ext_authz and rate limit filters call here: short unary calls, for which asyncio is fastest."""
 
     address: Address = "127.0.0.1:9191"
-    server: Literal["native", "grpcio"] = "native"
+    server: Literal["asyncio", "grpcio"] = "asyncio"
 
 
 class ReportListener(Listener):
     """Envoy's access loggers stream here; streams are grpcio's."""
 
     address: Address = "127.0.0.1:9192"
-    server: Literal["native", "grpcio"] = "grpcio"
+    server: Literal["asyncio", "grpcio"] = "grpcio"
 
 
 class AdminListener(Settings):
@@ -750,9 +750,9 @@ def _combinations(config: Config, file: str) -> list[Problem]:
         addresses.setdefault(address, name)
     for name in ("check", "report"):
         listener: Listener = getattr(listeners, name)
-        if listener.tls is not None and listener.server == "native":
+        if listener.tls is not None and listener.server == "asyncio":
             refuse(
-                f"listeners.{name}.tls", "the native server has no TLS; set server: grpcio for this listener"
+                f"listeners.{name}.tls", "the asyncio server has no TLS; set server: grpcio for this listener"
             )
     if (
         config.policy is not None

@@ -97,10 +97,10 @@ def _file(settings: Any, metrics: Metrics, _: "Kind[Any]", name: str) -> "Sink[A
     return FileSink(settings, metrics, name)
 
 
-def _native(settings: config.Listener, methods: Methods, metrics: Metrics) -> Front:
-    from mixer.server.native import NativeFront
+def _asyncio(listener: config.Listener, methods: Methods, metrics: Metrics) -> Front:
+    from mixer.server.http2.front import AsyncioFront
 
-    return NativeFront(settings, methods, metrics)
+    return AsyncioFront(listener, methods, metrics)
 
 
 def _grpcio(settings: config.Listener, methods: Methods, metrics: Metrics) -> Front:
@@ -127,7 +127,7 @@ ENGINES: dict[str, Callable[[config.Policy, Sequence[str]], PolicyEngine]] = {
 COUNTERS: dict[str, Callable[[config.RateLimits, Metrics], "Counters"]] = {"memory": _memory, "redis": _redis}
 SINKS: dict[str, Callable[[Any, Metrics, "Kind[Any]", str], "Sink[Any]"]] = {"kafka": _kafka, "file": _file}
 FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
-    "native": _native,
+    "asyncio": _asyncio,
     "grpcio": _grpcio,
 }
 

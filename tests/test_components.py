@@ -51,7 +51,7 @@ def test_every_missing_toolchain_is_named_in_one_message_before_anything_is_fetc
     assert done.stdout == ""
     for what in (
         "Go 1.26 or newer",
-        "builds OPA 1.22.2 and envoyproxy/ratelimit",
+        "builds OPA 1.22.2, envoyproxy/ratelimit and h2spec",
         "Java 17 or newer",
         "Maven",
         "apt install default-jdk-headless golang maven",

@@ -26,7 +26,7 @@ def mistakes(tmp_path: Path, text: str, **env: str) -> list[str]:
 def test_empty_file_is_all_defaults(tmp_path: Path) -> None:
     settings = load(tmp_path, "")
     assert settings.listeners.check.address == "127.0.0.1:9191"
-    assert settings.listeners.check.server == "native"
+    assert settings.listeners.check.server == "asyncio"
     assert settings.listeners.report.server == "grpcio"
     assert settings.policy is None
     assert settings.rate_limits is None
@@ -38,7 +38,7 @@ def test_settings_of_the_design_are_read(tmp_path: Path) -> None:
         tmp_path,
         """
 listeners:
-  check:  {address: "127.0.0.1:9191", server: native}
+  check:  {address: "127.0.0.1:9191", server: asyncio}
   report: {address: "unix:/run/mixer/report.sock"}
   admin:  {address: "127.0.0.1:9901"}
 workers: {check: 1, report: 1}
@@ -196,7 +196,7 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
         ),
         (
             "listeners: {check: {server: rust}}",
-            'listeners.check.server: expected native or grpcio, got "rust"',
+            'listeners.check.server: expected asyncio or grpcio, got "rust"',
         ),
         ("listeners: 5", "listeners: expected a mapping, got 5"),
         ("workers: {check: 0}", "workers.check: expected a number above 0, got 0"),
@@ -456,7 +456,7 @@ def test_mistake_says_where_what_was_expected_and_what_was_got(
         ),
         (
             "listeners: {check: {tls: {cert: a, key: b}}}",
-            "listeners.check.tls: the native server has no TLS; set server: grpcio for this listener",
+            "listeners.check.tls: the asyncio server has no TLS; set server: grpcio for this listener",
         ),
         (
             "policy: {paths: [a], proto_descriptor: b, skip_request_body_parse: true}",

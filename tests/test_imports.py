@@ -26,7 +26,7 @@ BACKENDS = {
     "mixer.telemetry.prometheus": "mixer.telemetry",
     "mixer.telemetry.kafka": "mixer.telemetry",
     "mixer.telemetry.file": "mixer.telemetry",
-    "mixer.server.native": "mixer.server",
+    "mixer.server.http2.front": "mixer.server",
     "mixer.server.grpcio": "mixer.server",
 }
 SERVICES = {
@@ -135,7 +135,7 @@ def test_only_the_server_package_knows_grpc() -> None:
         return any(
             isinstance(node, ast.Import | ast.ImportFrom)
             and any(
-                module.partition(".")[0] in ("grpc", "pygrpc_native")
+                module.partition(".")[0] in ("grpc",)
                 for module in (
                     [alias.name for alias in node.names]
                     if isinstance(node, ast.Import)

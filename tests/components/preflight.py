@@ -15,6 +15,7 @@ from tests.components.binaries import AbsentError
 # What go.mod of each asks for. From 1.21 on, Go fetches such a toolchain by itself, unless GOTOOLCHAIN=local.
 GO_OF_OPA = (1, 26)
 GO_OF_RATELIMIT = (1, 25)
+GO_OF_H2SPEC = (1, 18)
 GO_FETCHES_TOOLCHAINS = (1, 21)
 
 
@@ -48,7 +49,9 @@ def lacks() -> list[Lack]:
         builds.append((GO_OF_OPA, f"OPA {binaries.OPA_VERSION}"))
     if absent(binaries.ratelimit_peer):
         builds.append((GO_OF_RATELIMIT, "envoyproxy/ratelimit"))
-    if builds and (lack := _go(max(least for least, _ in builds), " and ".join(name for _, name in builds))):
+    if absent(binaries.h2spec):
+        builds.append((GO_OF_H2SPEC, "h2spec"))
+    if builds and (lack := _go(max(least for least, _ in builds), _listed([name for _, name in builds]))):
         found.append(lack)
     if absent(binaries.java):
         java = shutil.which("java")
@@ -63,6 +66,10 @@ def lacks() -> list[Lack]:
     if absent(binaries.kafka_classpath) and not shutil.which("mvn"):
         found.append(Lack("Maven", f"fetches Kafka {binaries.KAFKA_VERSION}", "none", "maven"))
     return found
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join((", ".join(names[:-1]), names[-1])) if names[1:] else names[0]
 
 
 def _go(least: tuple[int, int], builds: str) -> Lack | None:

@@ -39,7 +39,7 @@ ENDED = (
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 
 
-@pytest.fixture(params=["native", "grpcio"])
+@pytest.fixture(params=["asyncio", "grpcio"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -536,7 +536,7 @@ def another(kind: str, address: str) -> Front:
     return FRONTS[kind](settings, [unary(echo)], Metrics(CollectorRegistry()))
 
 
-@pytest.mark.parametrize("second", ["native", "grpcio"])
+@pytest.mark.parametrize("second", ["asyncio", "grpcio"])
 @on_loop
 async def test_address_in_use_is_refused_and_never_shared(serve: Serve, second: str) -> None:
     async with serve(unary(echo)) as running:

@@ -7,9 +7,9 @@ import pytest
 from tests.e2e.fleet import Fleet, fleet
 
 COMBINATIONS = {
-    "embedded-native-tcp": {"engine": "embedded", "server": "native", "unix": False},
+    "embedded-asyncio-tcp": {"engine": "embedded", "server": "asyncio", "unix": False},
     "embedded-grpcio-unix": {"engine": "embedded", "server": "grpcio", "unix": True},
-    "opa-native-unix": {"engine": "opa", "server": "native", "unix": True},
+    "opa-asyncio-unix": {"engine": "opa", "server": "asyncio", "unix": True},
     "opa-grpcio-tcp": {"engine": "opa", "server": "grpcio", "unix": False},
 }
 

@@ -189,7 +189,7 @@ def settings(folder: Path, policies: list[Path], listeners: Mapping[str, Any]) -
 @contextlib.contextmanager
 def fleet(
     engine: str = "embedded",
-    server: str = "native",
+    server: str = "asyncio",
     unix: bool = False,
     prepare: Callable[[Path], None] = lambda policies: None,
     edits: Iterable[Edit] = (),

@@ -28,7 +28,7 @@ from mixer.ratelimit.memory import MemoryCounters
 from mixer.ratelimit.redis import RedisCounters
 from mixer.ratelimit.service import QuotaService
 from mixer.server.front import Unary
-from mixer.server.native import NativeFront
+from mixer.server.http2.front import AsyncioFront
 from tests.components import processes
 from tests.components.processes import RateLimit, Redis
 from tests.ratelimit.generated import RUN, Files
@@ -86,7 +86,7 @@ class Pair:
     async def _start(self) -> None:
         listener = config.CheckListener(address="127.0.0.1:0")
         method = Unary(SERVICE, "ShouldRateLimit", None, self._should_rate_limit)
-        self._front = NativeFront(listener, [method], Metrics(CollectorRegistry()))
+        self._front = AsyncioFront(listener, [method], Metrics(CollectorRegistry()))
         await self._front.start()
         self._channels = [
             aio.insecure_channel(address) for address in (self.peer.address, self._front.address)

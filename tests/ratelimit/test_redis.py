@@ -22,6 +22,7 @@ from mixer import config
 from mixer.errors import CounterError, StartError
 from mixer.metrics import Metrics
 from mixer.ratelimit.cluster import ClusterCounters
+from mixer.ratelimit.lane import ENOUGH, MAX_TRIPS
 from mixer.ratelimit.redis import RedisCounters
 from tests.components import processes
 from tests.components.processes import Redis
@@ -47,9 +48,16 @@ async def many(client: RedisCounters, calls: int) -> list[list[int]]:
 
 def test_calls_of_one_turn_share_one_round_trip(redis_url: str) -> None:
     registry = CollectorRegistry()
-    found = asked(redis_url, lambda client: many(client, 50), registry=registry)
-    assert found == [[number, 1] for number in range(1, 51)]
-    assert batches(registry) == (1, 50)
+    found = asked(redis_url, lambda client: many(client, ENOUGH - 1), registry=registry)
+    assert found == [[number, 1] for number in range(1, ENOUGH)]
+    assert batches(registry) == (1, ENOUGH - 1)
+
+
+def test_many_calls_of_one_turn_do_not_wait_for_all_of_them(redis_url: str) -> None:
+    registry = CollectorRegistry()
+    found = asked(redis_url, lambda client: many(client, 4 * ENOUGH), registry=registry)
+    assert found == [[number, 1] for number in range(1, 4 * ENOUGH + 1)]
+    assert batches(registry) == (MAX_TRIPS + 1, 4 * ENOUGH)
 
 
 def test_calls_that_come_during_a_round_trip_share_the_next_one(redis_url: str) -> None:
@@ -60,17 +68,17 @@ def test_calls_that_come_during_a_round_trip_share_the_next_one(redis_url: str) 
         await asyncio.sleep(0)  # it is queued
         await asyncio.sleep(0)  # it is sent
         assert batches(registry) == (1, 1)
-        rest = [asyncio.ensure_future(counts(client, [one("a")])) for _ in range(20)]
+        rest = [asyncio.ensure_future(counts(client, [one("a")])) for _ in range(10)]
         await asyncio.gather(first, *rest)
 
     asked(redis_url, scenario, registry=registry)
-    assert batches(registry) == (2, 21)
+    assert batches(registry) == (2, 11)
 
 
 def test_a_round_trip_has_no_more_calls_than_the_settings_say(redis_url: str) -> None:
     registry = CollectorRegistry()
-    asked(redis_url, lambda client: many(client, 50), registry=registry, max_batch=20)
-    assert batches(registry) == (3, 50)
+    asked(redis_url, lambda client: many(client, 50), registry=registry, max_batch=10)
+    assert batches(registry) == (5, 50)
 
 
 def test_a_round_trip_has_a_bounded_number_of_counters(

@@ -16,12 +16,12 @@ from mixer import config
 from mixer.metrics import Metrics
 from mixer.server.front import ClientStream, Front, Method, Methods, Unary
 from mixer.server.grpcio import GrpcioFront
-from mixer.server.native import NativeFront
+from mixer.server.http2.front import AsyncioFront
 from tests.components.server import scratch
 
 SERVICE = "test.Service"
 FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
-    "native": NativeFront,
+    "asyncio": AsyncioFront,
     "grpcio": GrpcioFront,
 }
 PATIENCE = 10.0  # seconds; nothing that is waited for takes as long
@@ -97,7 +97,7 @@ Serve = Callable[..., AbstractAsyncContextManager[Served]]
 async def served(
     kind: str, transport: str, *methods: Method, tls: Mapping[str, str] | None = None
 ) -> AsyncIterator[Served]:
-    """A front of this kind ("native", "grpcio") over this transport ("tcp", "unix")."""
+    """A front of this kind ("asyncio", "grpcio") over this transport ("tcp", "unix")."""
     with scratch("front") as folder:
         address = "127.0.0.1:0" if transport == "tcp" else f"unix:{folder}/front.sock"
         settings = config.Listener.model_validate({"address": address, "server": kind, "tls": tls})
