@@ -363,7 +363,7 @@ class Relay(socketserver.ThreadingTCPServer):
         self.url = f"redis://127.0.0.1:{self.server_address[1]}"
 
     def __enter__(self) -> "Relay":
-        self._thread = threading.Thread(target=self.serve_forever)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
         self._thread.start()
         return self
 

@@ -213,7 +213,7 @@ def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         rate_limits["redis"] = {"url": request.getfixturevalue("redis_url")}
     listeners = {name: {"address": "127.0.0.1:0"} for name in ("check", "report", "admin")}
     upstream = Upstream()
-    serving = threading.Thread(target=upstream.server.serve_forever)
+    serving = threading.Thread(target=upstream.server.serve_forever, args=(0.02,))
     serving.start()
     try:
         with (
