@@ -28,6 +28,9 @@ async def discard(producer: AIOKafkaProducer) -> None:
         while not sender.done():
             sender.cancel()  # again and again: it catches the first, to wait for requests on their way
             await asyncio.wait({sender}, timeout=0.05)
-        producer._message_accumulator.fail_all(KafkaError("the producer was replaced"))
+        kept = producer._message_accumulator
+        # Batches that were about to be sent again are taken from there once they fail, where they were the first time.
+        kept._pending_batches.update(*kept._batches.values())
+        kept.fail_all(KafkaError("the producer was replaced"))
     with contextlib.suppress(KafkaError, OSError):
         await producer.stop()

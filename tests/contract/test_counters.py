@@ -47,7 +47,9 @@ class Store:
             opened = [MemoryCounters(Metrics(CollectorRegistry()), lambda: float(START))]
         else:
             opened = [
-                redis_counters(self._url, mode=self._mode, key_prefix=self.prefix, timeout="10s")
+                redis_counters(
+                    self._url, self._mode, key_prefix=self.prefix, timeout="10s", connect_timeout="10s"
+                )
                 for _ in range(count)
             ]
         for client in opened:

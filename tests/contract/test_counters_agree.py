@@ -81,7 +81,7 @@ class Stores:
         prefix = f"{self._prefix}{next(self._names)}:"
 
         def settings(url: str, mode: str) -> config.RateLimits:
-            redis = {"url": url, "mode": mode, "key_prefix": prefix, "timeout": "5s"}
+            redis = {"url": url, "mode": mode, "key_prefix": prefix, "timeout": "5s", "connect_timeout": "5s"}
             return config.RateLimits.model_validate({"redis": redis, "local_cache": "off"})
 
         metrics = Metrics(CollectorRegistry())

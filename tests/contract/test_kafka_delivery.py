@@ -12,7 +12,10 @@ from typing import Any
 
 import orjson
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
+from mixer.telemetry import producers
 from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
 from mixer.telemetry.record import AccessRecord
 from mixer.telemetry.service import ReportService
@@ -381,6 +384,24 @@ def test_sink_that_is_closed_while_it_connects_leaves_nothing_open(topic: Topic,
 
     run(test())
     gc.collect()  # what is open would be reported
+
+
+def test_producer_is_discarded_while_it_is_about_to_send_again(topic: Topic) -> None:
+    async def test() -> None:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=topic.broker.bootstrap, enable_idempotence=True, request_timeout_ms=500
+        )
+        await producers.start(producer)
+        await producer.send_and_wait(topic.topic, b"there")
+        waiting = producer._message_accumulator._batches
+        with topic.away():
+            lost = await producer.send(topic.topic, b"lost")
+            await until(lambda: any(batch.retry_count for batches in waiting.values() for batch in batches))
+            await producers.discard(producer)
+        with pytest.raises(KafkaError):
+            await lost
+
+    run(test())
 
 
 @contextlib.asynccontextmanager
