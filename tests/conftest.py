@@ -18,8 +18,10 @@ from tests.components.processes import Cluster, Envoy, Kafka, Mixer, Opa, Redis,
 
 # With it, regorus walks the stack at each error that it makes: evaluations that fail take many times as long.
 os.environ.pop("RUST_BACKTRACE", None)
-# How long an example takes is the machine's business.
-hypothesis.settings.register_profile("tests", deadline=None)
+# How long an example takes is the machine's business. CI has the same examples each time; others are looked for with
+# `pytest --hypothesis-profile=search`.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None)
 hypothesis.settings.load_profile("tests")
 
 
@@ -74,27 +76,22 @@ def opa_url(opa_server: Opa) -> str:
 
 @pytest.fixture(scope="session")
 def own_kafka() -> Iterator[Kafka]:
-    """Another, for tests that stop or pause it and leave it running. Without topics made by the way, and `secured`."""
+    """One Kafka for the whole run. A test may stop or pause it, and leaves it running; so what lives longer than a test
+    does not stand on it. Without topics made by the way, and `secured`."""
     yield from _started(lambda: processes.kafka({"auto.create.topics.enable": "false"}, secured=True))
 
 
 @pytest.fixture(scope="session")
-def kafka_broker() -> Iterator[Kafka]:
-    """One Kafka for the whole run; do not stop it (start your own with `processes.kafka`)."""
-    yield from _started(processes.kafka)
-
-
-@pytest.fixture(scope="session")
-def kafka_bootstrap(kafka_broker: Kafka) -> str:
+def kafka_bootstrap(own_kafka: Kafka) -> str:
     """The address of the run's Kafka. Its topics stay: take a name of your own, or `kafka_topic`."""
-    return kafka_broker.bootstrap
+    return own_kafka.bootstrap
 
 
 @pytest.fixture
-def kafka_topic(kafka_broker: Kafka) -> str:
+def kafka_topic(own_kafka: Kafka) -> str:
     """The name of a new topic with one partition."""
     name = f"test-{uuid.uuid4()}"
-    kafka_broker.create_topic(name)
+    own_kafka.create_topic(name)
     return name
 
 

@@ -432,7 +432,9 @@ def test_limits_peek_and_reset_where_the_counters_are(
     tmp_path: Path, redis_url: str, start_mixer: Callable[..., Mixer], counters: str
 ) -> None:
     """Those in memory are the server's; for Redis none needs to run."""
-    file = quota(tmp_path, counters=counters, redis={"url": redis_url})
+    file = quota(
+        tmp_path, counters=counters, redis={"url": redis_url, "timeout": "10s", "connect_timeout": "10s"}
+    )
     mixer = start_mixer(file)
     alice = {"domain": "shop", "descriptors": [{"entries": [{"key": "user", "value": "alice=1"}]}]}
     for _ in range(3):
@@ -458,7 +460,9 @@ def test_limits_peek_and_reset_where_the_counters_are(
 
 
 def test_limits_peek_of_what_no_limit_applies_to(tmp_path: Path, redis_url: str) -> None:
-    file = quota(tmp_path, counters="redis", redis={"url": redis_url})
+    file = quota(
+        tmp_path, counters="redis", redis={"url": redis_url, "timeout": "10s", "connect_timeout": "10s"}
+    )
     done = run("limits", "peek", "--config", file, "shop", "tenant=a", "nobody")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == 'mixer: no limit of domain "shop" applies to (tenant=a, nobody=)\n'

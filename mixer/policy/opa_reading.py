@@ -260,7 +260,8 @@ class Reading:
         """Look at the server where no check does, so that a change is seen within a second."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _BEAT)
+                async with asyncio.timeout(_BEAT):  # Python 3.11's wait_for may lose a cancellation
+                    await self._wake.wait()
             self._wake.clear()
             now = time.monotonic()
             try:

@@ -8,7 +8,6 @@ may deliver a record twice, under its one `event_id`, and never loses one.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from aiokafka.errors import KafkaError
 from mixer import config
 from mixer.errors import SinkError
 from mixer.metrics import Metrics
+from mixer.telemetry import producers
 from mixer.telemetry.buffer import Account, Reason
 from mixer.telemetry.dead_letters import DeadLetters
 from mixer.telemetry.item import Item
@@ -298,7 +298,8 @@ class KafkaSink(Generic[RecordT]):
             producer = self._new_producer()
             before = self._account.delivered_records
             try:
-                await asyncio.wait_for(producer.start(), 2 * self._settings.request_timeout)
+                async with asyncio.timeout(2 * self._settings.request_timeout):
+                    await producers.start(producer)
                 partitions = sorted(await producer.partitions_for(self._settings.topic))
                 self._routing.forget_all_but(partitions)
                 self._routing.know(partitions)
@@ -318,7 +319,7 @@ class KafkaSink(Generic[RecordT]):
                 self._failed(error)
                 pause = min(longest, max(RECONNECT[0], 2 * pause))
             finally:
-                await asyncio.shield(_discard(producer))
+                await asyncio.shield(producers.discard(producer))
             if self._account.delivered_records > before:
                 pause = min(pause, RECONNECT[0])
             await asyncio.sleep(pause)
@@ -391,14 +392,3 @@ class KafkaSink(Generic[RecordT]):
             log.warning(
                 "records_dropped", sink=self.name, reason=reason, buffered=self._account.records, **more
             )
-
-
-async def _discard(producer: AIOKafkaProducer) -> None:
-    """Stop a producer now, whatever it still holds: `stop` alone waits until all is delivered, for ever if need be."""
-    if (sender := producer._sender.sender_task) is not None:
-        while not sender.done():
-            sender.cancel()  # again and again: it catches the first, to wait for requests on their way
-            await asyncio.wait({sender}, timeout=0.05)
-        producer._message_accumulator.fail_all(KafkaError("the producer was replaced"))
-    with contextlib.suppress(KafkaError, OSError):
-        await producer.stop()

@@ -316,7 +316,7 @@ class Embedded:
 EXPIRES = {"method": "GET", "path": "/", "x_token": TOKENS[0]}
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @example(
     policy("true", f"{VERIFIED}[0]", f"{VERIFIED}[2]", "1", "1", False, None),
     [(EXPIRES, 0.0, None), (EXPIRES, 9.0, None), (EXPIRES, 2.0, None)],

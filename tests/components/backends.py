@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import shutil
@@ -101,10 +102,15 @@ def opa(*args: str | Path, unix: bool = False, cpu: int | None = None) -> Iterat
         yield server
 
 
+# Half the CPU time until it answers. What it makes of load is less, so benchmarks go without.
+_STARTS_SOON = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+
+
 class Kafka(Server):
     """One broker, its own controller (KRaft). Topics outlive `restart`, and are made on first use.
 
-    `secured`: has a second address too, that wants TLS and a user with a password (SASL PLAIN).
+    `secured`: has a second address too, that wants TLS and a user with a password (SASL PLAIN). One that is pinned
+    to a core is compiled for load, others to start soon.
     """
 
     USER, PASSWORD = "mixer", "mixer-secret"
@@ -140,24 +146,13 @@ class Kafka(Server):
             properties |= self._security()
         file = folder / "kraft.properties"
         file.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
-        java: list[str | Path] = [
-            binaries.java(),
-            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-            "-cp",
-            binaries.kafka_classpath(),
-        ]
-        done = subprocess.run(
-            [*java, "kafka.tools.StorageTool", "format", "-t", "TWl4ZXJUZXN0c0thZmthMQ", "-c", file],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        if done.returncode:
-            raise StartError(f"kafka's storage cannot be formatted:\n{done.stdout}{done.stderr}")
+        logs = folder / "logs"
+        logs.mkdir()
+        for name, content in _formatted().items():
+            (logs / name).write_bytes(content)
         super().__init__(
             "kafka",
-            [*java, "-Xmx512m", "kafka.Kafka", file],
+            [*_java(*(() if cpu is not None else _STARTS_SOON)), "-Xmx512m", "kafka.Kafka", file],
             folder=folder,
             answers=self._answers_metadata,
             within=90,
@@ -216,6 +211,34 @@ class Kafka(Server):
             answer = connection.recv(65536)
         # length, correlation id, count of brokers
         return len(answer) >= 12 and int.from_bytes(answer[8:12]) == 1
+
+
+def _java(*options: str) -> list[str | Path]:
+    log = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+    return [binaries.java(), *options, log, "-cp", binaries.kafka_classpath()]
+
+
+@functools.cache
+def _formatted() -> Mapping[str, bytes]:
+    """The files of a broker's empty storage: the same for each, and a start of Java to make."""
+    with scratch("kafka") as folder:
+        properties = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": "1@127.0.0.1:1",
+            "listeners": "CONTROLLER://127.0.0.1:1,PLAINTEXT://127.0.0.1:2",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(folder / "logs"),
+        }
+        file = folder / "kraft.properties"
+        file.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+        tool = ["kafka.tools.StorageTool", "format", "-t", "TWl4ZXJUZXN0c0thZmthMQ", "-c", file]
+        done = subprocess.run(
+            [*_java(*_STARTS_SOON), *tool], capture_output=True, text=True, timeout=60, check=False
+        )
+        if done.returncode:
+            raise StartError(f"kafka's storage cannot be formatted:\n{done.stdout}{done.stderr}")
+        return {each.name: each.read_bytes() for each in (folder / "logs").iterdir()}
 
 
 @contextlib.contextmanager

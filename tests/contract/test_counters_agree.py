@@ -81,7 +81,7 @@ class Stores:
         prefix = f"{self._prefix}{next(self._names)}:"
 
         def settings(url: str, mode: str) -> config.RateLimits:
-            redis = {"url": url, "mode": mode, "key_prefix": prefix, "timeout": "5s"}
+            redis = {"url": url, "mode": mode, "key_prefix": prefix, "timeout": "5s", "connect_timeout": "5s"}
             return config.RateLimits.model_validate({"redis": redis, "local_cache": "off"})
 
         metrics = Metrics(CollectorRegistry())
@@ -109,7 +109,7 @@ async def done(counters: Counters, groups: Sequence[Sequence[Step]]) -> list[lis
         await counters.close()
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sequences())
 def test_any_sequence_has_the_outcomes_of_the_model(stores: Stores, groups: list[list[Step]]) -> None:
     model = Model()
@@ -118,7 +118,7 @@ def test_any_sequence_has_the_outcomes_of_the_model(stores: Stores, groups: list
         assert (name, run(done(counters, groups))) == (name, expected)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.builds(
         Rule,
@@ -140,7 +140,7 @@ def test_one_counter_follows_the_model_through_its_windows(
         assert (name, run(done(counters, groups))) == (name, expected)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(

@@ -282,14 +282,14 @@ def test_opa_that_hangs_is_a_timeout_and_one_that_is_back_decides(start_opa: Cal
     server.call("PUT", "/v1/policies/p", "package p\n\nallow := true\n")
 
     async def run() -> None:
-        engine = engine_of(server, timeout=0.3)
+        engine = engine_of(server, timeout=1.0)
         await engine.start()
         assert await evaluate(engine, {}) is True
         server.pause()
         assert await evaluate(engine, {}) == ("no decision", "timeout")
         start = time.monotonic()
         assert await evaluate(engine, {}, timeout=0.05) == ("no decision", "timeout")
-        assert time.monotonic() - start < 0.25, "the caller's shorter deadline was not kept"
+        assert time.monotonic() - start < 0.8, "the caller's shorter deadline was not kept"
         server.resume()
         assert await evaluate(engine, {}) is True
         assert await engine.ready() is None

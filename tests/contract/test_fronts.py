@@ -413,7 +413,7 @@ async def test_drain_answers_calls_for_as_long_as_they_keep_coming(serve: Serve)
         assert not drain.done()
         start = time.monotonic()
         await drain
-        assert time.monotonic() - start < PATIENCE / 4
+        assert time.monotonic() - start < PATIENCE / 2
 
 
 @on_loop
@@ -432,7 +432,7 @@ async def test_drain_ends_though_calls_keep_coming(serve: Serve) -> None:
         start = time.monotonic()
         calling = asyncio.create_task(call_until_refused())
         await running.drain(1.0)
-        assert 0.4 < time.monotonic() - start < 2.0
+        assert 0.4 < time.monotonic() - start < PATIENCE / 2
         assert await calling in ENDED
 
 
@@ -442,7 +442,7 @@ async def test_idle_front_drains_at_once(serve: Serve) -> None:
         await running.call()
         start = time.monotonic()
         await running.drain(PATIENCE)
-        assert time.monotonic() - start < PATIENCE / 4
+        assert time.monotonic() - start < PATIENCE / 2
         assert await refuses_connections(running)
 
 
@@ -453,7 +453,7 @@ async def test_drain_takes_no_longer_than_allowed_when_a_call_hangs(serve: Serve
         await eventually(lambda: gate.waiting == 1)
         start = time.monotonic()
         await running.drain(0.6)
-        assert 0.5 < time.monotonic() - start < 2.0
+        assert 0.5 < time.monotonic() - start < PATIENCE / 2
         code, _ = await status(call)
         assert code in ENDED
         await eventually(lambda: gate.cancelled == 1)
@@ -523,7 +523,7 @@ async def test_drain_takes_no_longer_than_allowed_when_a_stream_never_rests(serv
         await eventually(lambda: bool(reader.seen))
         start = time.monotonic()
         await running.drain(1.0)
-        assert time.monotonic() - start < 2.0
+        assert time.monotonic() - start < PATIENCE / 2
         async with asyncio.timeout(PATIENCE):
             await writing
 

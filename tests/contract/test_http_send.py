@@ -109,7 +109,7 @@ class Peer(ThreadingHTTPServer):
 
 
 def serving(peer: Peer) -> Iterator[Peer]:
-    threading.Thread(target=peer.serve_forever, daemon=True).start()
+    threading.Thread(target=peer.serve_forever, args=(0.02,), daemon=True).start()
     yield peer
     peer.released.set()
     peer.shutdown()

@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import contextlib
+import gc
+import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
@@ -10,7 +12,10 @@ from typing import Any
 
 import orjson
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
+from mixer.telemetry import producers
 from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
 from mixer.telemetry.record import AccessRecord
 from mixer.telemetry.service import ReportService
@@ -366,3 +371,66 @@ def test_broker_that_wants_tls_and_a_password(topic: Topic) -> None:
             await sink.close(0.2)
 
     run(test())
+
+
+@pytest.mark.parametrize("replies", [0, 1])
+def test_sink_that_is_closed_while_it_connects_leaves_nothing_open(topic: Topic, replies: int) -> None:
+    async def test() -> None:
+        async with first_replies(topic.broker.port, replies) as (bootstrap, silent):
+            sink = topic.sink(new_metrics(), bootstrap_servers=[bootstrap])
+            await sink.start()
+            await asyncio.wait_for(silent.wait(), DEADLINE)
+            await sink.close(5)
+
+    run(test())
+    gc.collect()  # what is open would be reported
+
+
+def test_producer_is_discarded_while_it_is_about_to_send_again(topic: Topic) -> None:
+    async def test() -> None:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=topic.broker.bootstrap, enable_idempotence=True, request_timeout_ms=500
+        )
+        await producers.start(producer)
+        await producer.send_and_wait(topic.topic, b"there")
+        waiting = producer._message_accumulator._batches
+        with topic.away():
+            lost = await producer.send(topic.topic, b"lost")
+            await until(lambda: any(batch.retry_count for batches in waiting.values() for batch in batches))
+            await producers.discard(producer)
+        with pytest.raises(KafkaError):
+            await lost
+
+    run(test())
+
+
+@contextlib.asynccontextmanager
+async def first_replies(port: int, count: int) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A way to the broker that brings so many replies; and whether one more is due."""
+    silent = asyncio.Event()
+    carrying: set[asyncio.Task[None] | None] = set()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        carrying.add(asyncio.current_task())
+        reading, writing = await asyncio.open_connection("127.0.0.1", port)
+        for number in itertools.count():
+            try:
+                size = await reader.readexactly(4)
+                request = await reader.readexactly(int.from_bytes(size))
+            except (asyncio.IncompleteReadError, ConnectionResetError):
+                break
+            if number == count:
+                silent.set()
+                continue
+            writing.write(size + request)
+            size = await reading.readexactly(4)
+            writer.write(size + await reading.readexactly(int.from_bytes(size)))
+        for each in (writing, writer):
+            each.close()
+            await each.wait_closed()
+
+    server = await asyncio.start_server(carry, "127.0.0.1", 0)
+    async with server:
+        host, bound = server.sockets[0].getsockname()
+        yield f"{host}:{bound}", silent
+        await asyncio.wait(carrying, timeout=5)  # until the sink's end of each is closed

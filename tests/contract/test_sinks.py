@@ -165,7 +165,7 @@ def test_write_returns_at_once_while_nothing_is_taken(destination: Destination) 
             for batch in (records(100) for _ in range(10)):
                 start = time.monotonic()
                 sink.write(batch)
-                assert time.monotonic() - start < 0.5
+                assert time.monotonic() - start < 5  # one that waited would wait until the end
             await sink.close(0.2)
 
     run(test())
@@ -181,7 +181,7 @@ def test_close_is_bounded_and_counts_what_is_left(destination: Destination) -> N
             sink.write(records(100))
             start = time.monotonic()
             await sink.close(1)
-            assert time.monotonic() - start < 2
+            assert time.monotonic() - start < 5
         assert account.dropped("shutdown") > 50
         assert account.delivered + account.dropped("shutdown") == 100
         assert account.buffered == 0

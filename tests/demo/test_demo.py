@@ -73,10 +73,21 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
     return read
 
 
-def test_once_shows_what_came_out_and_exits_0(tmp_path: Path) -> None:
-    with demo(tmp_path, "--once") as process:
-        output = output_of(process)
-    assert process.returncode == 0, output
+@pytest.fixture(scope="module")
+def at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, str]]:
+    """Two demos that ran at once, to their end: the folder of their temporary files, and their outputs by columns."""
+    folder = tmp_path_factory.mktemp("demos")
+    with demo(folder, "--once", COLUMNS="80") as one, demo(folder, "--once", COLUMNS="120") as other:
+        outputs = {80: output_of(one), 120: output_of(other)}
+    assert (one.returncode, other.returncode) == (0, 0), outputs
+    return folder, outputs
+
+
+def test_once_shows_what_came_out_and_two_leave_each_other_alone(
+    at_once: tuple[Path, dict[int, str]],
+) -> None:
+    folder, outputs = at_once
+    output = outputs[120]
     for pattern in (
         r"no token +GET /api/orders +denied token_missing .*401",
         r"forged token +GET /api/orders +denied token_invalid .*401",
@@ -91,16 +102,16 @@ def test_once_shows_what_came_out_and_exits_0(tmp_path: Path) -> None:
         r"envoy/authz/allow +ok .*OVER_LIMIT",
     ):
         assert re.search(pattern, output), f"{pattern}\n{output}"
-    assert not list(tmp_path.iterdir())
-    assert not processes_naming(tmp_path)
+    assert not list(folder.iterdir())
+    assert not processes_naming(folder)
 
 
-@pytest.mark.parametrize("columns", ["80", "120"])
-def test_no_line_of_the_tables_is_wider_than_the_terminal(tmp_path: Path, columns: str) -> None:
-    with demo(tmp_path, "--once", COLUMNS=columns) as process:
-        output = output_of(process)
-    assert process.returncode == 0, output
-    assert max(map(len, output.splitlines())) <= int(columns)
+@pytest.mark.parametrize("columns", [80, 120])
+def test_no_line_of_the_tables_is_wider_than_the_terminal(
+    at_once: tuple[Path, dict[int, str]], columns: int
+) -> None:
+    output = at_once[1][columns]
+    assert max(map(len, output.splitlines())) <= columns
     assert "…" not in re.sub(r"[0-9a-f]{8}…", "", output), output  # nothing cut off but the decision ids
 
 
@@ -160,12 +171,6 @@ def test_taken_ports_are_no_trouble(tmp_path: Path) -> None:
         with demo(tmp_path, "--once") as process:
             output = output_of(process)
     assert process.returncode == 0, output
-
-
-def test_two_demos_at_once_leave_each_other_alone(tmp_path: Path) -> None:
-    with demo(tmp_path, "--once") as one, demo(tmp_path, "--once") as other:
-        outputs = [output_of(one), output_of(other)]
-    assert (one.returncode, other.returncode) == (0, 0), outputs
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])

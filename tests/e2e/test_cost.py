@@ -210,10 +210,11 @@ def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     limits.write_text(LIMITS)
     rate_limits: dict[str, Any] = {"paths": [limits], "counters": request.param}
     if request.param == "redis":
-        rate_limits["redis"] = {"url": request.getfixturevalue("redis_url")}
+        url = request.getfixturevalue("redis_url")
+        rate_limits["redis"] = {"url": url, "timeout": "10s", "connect_timeout": "10s"}
     listeners = {name: {"address": "127.0.0.1:0"} for name in ("check", "report", "admin")}
     upstream = Upstream()
-    serving = threading.Thread(target=upstream.server.serve_forever)
+    serving = threading.Thread(target=upstream.server.serve_forever, args=(0.02,))
     serving.start()
     try:
         with (

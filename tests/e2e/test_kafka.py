@@ -13,7 +13,7 @@ from tests.e2e.fleet import fleet
 
 def test_joined_records_are_in_kafka(kafka_bootstrap: str, kafka_topic: str, redis_url: str) -> None:
     sink = {"type": "kafka", "bootstrap_servers": [kafka_bootstrap], "topic": kafka_topic}
-    redis = {"url": redis_url, "timeout": "10s"}
+    redis = {"url": redis_url, "timeout": "10s", "connect_timeout": "10s"}
     with fleet(telemetry={"sinks": [sink]}, rate_limits={"counters": "redis", "redis": redis}) as running:
         user = running.user()
         allowed = [running.call("GET", "/api", user=user) for _ in range(USER_LIMIT)]

@@ -116,8 +116,13 @@ async def load(mixer: Mixer, name: str, accepted: set[str], seconds: float) -> N
                 paths = [f"/{name}-{number}-{turn}-{entry}" for entry in range(STREAM)]
                 turn += 1
                 try:
-                    await stub.StreamAccessLogs(streamed(paths))
-                except grpc.aio.AioRpcError:
+                    # Not by an iterator: grpc cancels a call that ends before it has taken all of that.
+                    call = stub.StreamAccessLogs()
+                    async for message in streamed(paths):
+                        await call.write(message)
+                    await call.done_writing()
+                    await call
+                except (grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the latter: it had ended
                     continue
                 accepted.update(paths)
                 if time.monotonic() > end and mixer.running:

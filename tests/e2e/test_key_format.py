@@ -38,7 +38,7 @@ def addresses(redis_server: Redis, tmp_path_factory: pytest.TempPathFactory) -> 
         "rate_limits": {
             "paths": [limits],
             "counters": "redis",
-            "redis": {"url": redis_server.url, "key_prefix": ""},
+            "redis": {"url": redis_server.url, "key_prefix": "", "timeout": "10s", "connect_timeout": "10s"},
             "key_format": "ratelimit",
         },
     }

@@ -267,7 +267,7 @@ def test_report_in_a_process_of_its_own_gives_slots_back(redis_server: Redis) ->
         chosen["rate_limits"] |= {
             "decision": DECISION,
             "counters": "redis",
-            "redis": {"url": redis_server.url},
+            "redis": {"url": redis_server.url, "timeout": "10s", "connect_timeout": "10s"},
         }
         check, report = (
             stack.enter_context(processes.mixer(chosen, "--role", role)) for role in ("check", "report")

@@ -2,18 +2,18 @@
 
 import asyncio
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import yaml
 
 from mixer.demo import assets
-from tests.components import processes
-from tests.components.processes import wait_until
+from tests.components.processes import Kafka, wait_until
 from tests.e2e.fleet import Edit, Fleet, filter_configs, fleet
 from tests.e2e.test_kafka import consume
 from tests.telemetry.entries import ALL_TYPES
 
-TOPIC = "mixer.access"
 RETRIES = "cluster.mixer-report.upstream_rq_retry"
 
 
@@ -38,63 +38,70 @@ def exporting() -> Edit:
     return edit
 
 
-def test_request_is_recorded_as_by_the_access_log_service() -> None:
+@pytest.fixture(scope="module")
+def both() -> Iterator[tuple[Fleet, Fleet]]:
+    """One whose Envoy streams its access log, and one whose Envoy exports it."""
     with fleet() as streaming, fleet(edits=[exporting()]) as running:
-        expected, found = (
-            each.record(
-                each.call(
-                    "GET",
-                    "/api/orders?token=hush&page=1",
-                    user=each.user(),
-                    headers={"traceparent": f"00-{'4b' * 16}-{'a1' * 8}-01", "user-agent": "test"},
-                ).request_id
-            )
-            for each in (streaming, running)
+        yield streaming, running
+
+
+def test_request_is_recorded_as_by_the_access_log_service(both: tuple[Fleet, Fleet]) -> None:
+    expected, found = (
+        each.record(
+            each.call(
+                "GET",
+                "/api/orders?token=hush&page=1",
+                user=each.user(),
+                headers={"traceparent": f"00-{'4b' * 16}-{'a1' * 8}-01", "user-agent": "test"},
+            ).request_id
         )
-        assert expected.keys() - found.keys() == set()
-        # What is never the same twice, or is the machine's business, is there; the rest is alike.
-        differs = {name for name in expected if expected[name] != found[name]}
-        assert {name for name in differs if not name.startswith(("envoy.time_to", "envoy.upstream_"))} <= {
-            "start_time", "duration", "event_id", "envoy.request_id", "envoy.stream_id", "mixer.decision_id",
-            "server.port", "client.port", "network.local.port", "mixer.policy.revision",
-        }  # fmt: skip
-        assert uuid.UUID(found["mixer.decision_id"])
-        assert found["url.query"] == "token=REDACTED&page=1"
-        assert found["envoy.access_log_type"] in ALL_TYPES
+        for each in both
+    )
+    assert expected.keys() - found.keys() == set()
+    # What is never the same twice, or is the machine's business, is there; the rest is alike.
+    differs = {name for name in expected if expected[name] != found[name]}
+    assert {name for name in differs if not name.startswith(("envoy.time_to", "envoy.upstream_"))} <= {
+        "start_time", "duration", "event_id", "envoy.request_id", "envoy.stream_id", "mixer.decision_id",
+        "server.port", "client.port", "network.local.port", "mixer.policy.revision",
+    }  # fmt: skip
+    assert uuid.UUID(found["mixer.decision_id"])
+    assert found["url.query"] == "token=REDACTED&page=1"
+    assert found["envoy.access_log_type"] in ALL_TYPES
 
 
-def test_connection_is_recorded_as_by_the_access_log_service() -> None:
-    with fleet() as streaming, fleet(edits=[exporting()]) as running:
-        expected, found = (each.record(each.connect()[1]) for each in (streaming, running))
-        assert expected.keys() - found.keys() == set()
-        assert found["mixer.decision.reason"] == "ok"
-        assert count(running, "istio_tcp_connections_closed_total") == 1
+def test_connection_is_recorded_as_by_the_access_log_service(both: tuple[Fleet, Fleet]) -> None:
+    expected, found = (each.record(each.connect()[1]) for each in both)
+    assert expected.keys() - found.keys() == set()
+    assert found["mixer.decision.reason"] == "ok"
+    assert count(both[1], "istio_tcp_connections_closed_total") == 1
 
 
-def test_nothing_is_acknowledged_that_the_broker_has_not_and_nothing_is_lost() -> None:
-    with processes.kafka() as broker:
-        broker.create_topic(TOPIC)
-        sink = {"type": "kafka", "bootstrap_servers": [broker.bootstrap], "topic": TOPIC}
-        with fleet(telemetry={"sinks": [sink], "export_timeout": "1s"}, edits=[exporting()]) as running:
-            before = [running.call("GET", "/api") for _ in range(5)]
-            wait_until(lambda: exported(running, "acknowledged") == 5, within=20, what="acknowledgements")
-            broker.kill()
+def test_nothing_is_acknowledged_that_the_broker_has_not_and_nothing_is_lost(
+    own_kafka: Kafka, kafka_topic: str
+) -> None:
+    sink = {"type": "kafka", "bootstrap_servers": [own_kafka.bootstrap], "topic": kafka_topic}
+    with fleet(telemetry={"sinks": [sink], "export_timeout": "1s"}, edits=[exporting()]) as running:
+        before = [running.call("GET", "/api") for _ in range(5)]
+        wait_until(lambda: exported(running, "acknowledged") == 5, within=20, what="acknowledgements")
+        own_kafka.kill()
+        try:
             during = [running.call("GET", "/api") for _ in range(20)]
             wait_until(
                 lambda: exported(running, "unacknowledged") > 0, within=20, what="an Export that fails"
             )
             wait_until(lambda: running.stat(RETRIES) > 1, within=20, what="another try")
             assert exported(running, "acknowledged") == 5
-            broker.start()
-            wait_until(lambda: exported(running, "acknowledged") == 25, within=60, what="acknowledgements")
-            assert running.stat("access_logs.open_telemetry_access_log.logs_dropped") == 0
-            # Tried again and again, and yet counted once.
-            assert count(running, "istio_requests_total") == 25
-            records = asyncio.run(consume(broker.bootstrap, TOPIC, 25))
-        assert {record.envoy_request_id for record in records} == {
-            answer.request_id for answer in (*before, *during)
-        }
-        assert len({record.event_id for record in records}) == 25
+        finally:
+            own_kafka.start()
+        wait_until(lambda: exported(running, "acknowledged") == 25, within=60, what="acknowledgements")
+        assert running.stat("access_logs.open_telemetry_access_log.logs_dropped") == 0
+        # Tried again and again, and yet counted once.
+        assert count(running, "istio_requests_total") == 25
+        records = asyncio.run(consume(own_kafka.bootstrap, kafka_topic, 25))
+    assert {record.envoy_request_id for record in records} == {
+        answer.request_id for answer in (*before, *during)
+    }
+    assert len({record.event_id for record in records}) == 25
 
 
 def exported(running: Fleet, answer: str) -> float:

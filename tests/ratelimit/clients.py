@@ -15,7 +15,9 @@ T = TypeVar("T")
 
 
 def counters(url: str, registry: CollectorRegistry | None = None, **settings: object) -> RedisCounters:
-    redis = {"redis": {"url": url, **settings}}
+    redis = {
+        "redis": {"url": url, "timeout": "5s", "connect_timeout": "5s", **settings}
+    }  # a busy machine is no failing Redis
     return RedisCounters(config.RateLimits.model_validate(redis), Metrics(registry or CollectorRegistry()))
 
 

@@ -69,7 +69,7 @@ class Pair:
         self.peer = peer
         self._store = redis.Redis.from_url(store.url)
         self._settings = {
-            "redis": {"url": store.url, "key_prefix": OUR_PREFIX, "timeout": "5s"},
+            "redis": {"url": store.url, "key_prefix": OUR_PREFIX, "timeout": "5s", "connect_timeout": "5s"},
             "response_headers": {"enabled": True},
             "response_dynamic_metadata": True,
             "local_cache": "off",

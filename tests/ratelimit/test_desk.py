@@ -37,7 +37,7 @@ def store(request: pytest.FixtureRequest, redis_url: str) -> Counters:
     metrics = Metrics(CollectorRegistry())
     if request.param == "memory":
         return MemoryCounters(metrics, lambda: START)
-    redis = {"url": redis_url, "key_prefix": f"{uuid.uuid4()}:", "timeout": "5s"}
+    redis = {"url": redis_url, "key_prefix": f"{uuid.uuid4()}:", "timeout": "5s", "connect_timeout": "5s"}
     return RedisCounters(config.RateLimits.model_validate({"redis": redis, "local_cache": "off"}), metrics)
 
 

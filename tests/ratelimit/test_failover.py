@@ -268,8 +268,9 @@ def test_a_call_of_which_one_node_is_away_still_has_the_outcomes_of_the_others(s
     run(scenario())
 
 
-async def counting_while(client: Any, names: list[str], work: Callable[[], Any]) -> None:
-    """Each count comes once and in its order, whatever the work does to the cluster meanwhile."""
+async def counting_while(client: Any, names: list[str], work: Callable[[Callable[[], None]], None]) -> None:
+    """Each count comes once and in its order, whatever the work does to the cluster meanwhile. It is given what waits
+    for a call that begins and ends from now on."""
     done = asyncio.Event()
     totals = dict.fromkeys(names, 0)
 
@@ -284,10 +285,14 @@ async def counting_while(client: Any, names: list[str], work: Callable[[], Any])
                 totals[name] += 1
             assert await counts(client, [one(name) for name in names]) == [totals[name] for name in names]
 
+    def counted() -> None:
+        before = sum(totals.values())
+        # One may be under way, the next is begun from now on, and the one after it when that has ended.
+        processes.wait_until(lambda: sum(totals.values()) >= before + 2 * len(names), 20, "a call")
+
     asking = asyncio.ensure_future(ask_all() if len(names) > 1 else ask(names[0]))
     try:
-        await asyncio.to_thread(work)
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(work, counted)
     finally:
         done.set()
         await asyncio.wait_for(asking, 10)
@@ -304,16 +309,17 @@ def test_a_slot_that_moves_to_another_node_loses_no_count(small: Cluster) -> Non
     async def scenario() -> None:
         async with started(small.url, mode="cluster") as client:
 
-            def move() -> None:
+            def move(counted: Callable[[], None]) -> None:
+                counted()
                 small.begin_move(slot, source, target)
-                time.sleep(0.05)  # counters that are new go to the target, by ASK
+                counted()  # counters that are new go to the target, by ASK
                 small.move_key(key_of(names[0]), source, target)
-                time.sleep(0.05)  # some here, some there: TRYAGAIN
+                counted()  # some here, some there: TRYAGAIN
                 for name in names[1:]:
                     small.move_key(key_of(name), source, target)
-                time.sleep(0.05)  # all there, and the slot still here
+                counted()  # all there, and the slot still here
                 small.end_move(slot, source, target)
-                time.sleep(0.05)  # MOVED
+                counted()  # MOVED
 
             assert len({slot_of(key_of(name)) for name in names}) == 1
             await counting_while(client, names, move)
@@ -330,7 +336,7 @@ def test_slots_of_holders_are_taken_and_released_while_their_slot_moves(small: C
     terms = {"limit": 2, "algorithm": "concurrency"}
 
     async def scenario() -> None:
-        async with started(small.url, mode="cluster") as client:
+        async with started(small.url, mode="cluster", timeout="5s") as client:
             assert not (await outcome(client, one("x", holder="r1", **terms))).over
             small.begin_move(slot, source, target)
             assert (await outcome(client, one("x", 0, holder="r1", **terms))).used == 1

@@ -33,7 +33,12 @@ class Clients:
 
     @asynccontextmanager
     async def opened(self, count: int = 1, **local_cache: Any) -> AsyncIterator[list[RedisCounters]]:
-        redis = {"url": self._url, "key_prefix": f"{self._prefix}{next(self._names)}:", "timeout": "5s"}
+        redis = {
+            "url": self._url,
+            "key_prefix": f"{self._prefix}{next(self._names)}:",
+            "timeout": "5s",
+            "connect_timeout": "5s",
+        }
         chosen = config.RateLimits.model_validate({"redis": redis, "local_cache": local_cache})
         clients = [RedisCounters(chosen, Metrics(CollectorRegistry())) for _ in range(count)]
         for client in clients:

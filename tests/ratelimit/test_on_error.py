@@ -258,7 +258,7 @@ def test_a_paused_redis_is_stood_in_for_and_not_waited_for_once_it_is_known(serv
                 start = asyncio.get_running_loop().time()
                 for _ in range(20):
                     assert told(await quota.ask("open"))["on_error"] == "allow"
-                assert asyncio.get_running_loop().time() - start < 0.2
+                assert asyncio.get_running_loop().time() - start < 2  # a timeout each would be 6
             finally:
                 server.resume()
             while quota.counters.ready() is not None:

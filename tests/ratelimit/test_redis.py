@@ -378,7 +378,7 @@ def tls_in_front_of(
                 back.join()
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Relay) as front:
-        thread = threading.Thread(target=front.serve_forever)
+        thread = threading.Thread(target=front.serve_forever, args=(0.02,))
         thread.start()
         try:
             yield front.server_address[1]

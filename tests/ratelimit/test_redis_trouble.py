@@ -81,7 +81,7 @@ def test_the_breaker_opens_probes_and_closes_by_itself(start_redis: Callable[...
                 with pytest.raises(CounterError) as caught:
                     await counts(client, [one("a")])
                 assert caught.value.reason == "unavailable"
-            assert asyncio.get_running_loop().time() - start < 0.1
+            assert asyncio.get_running_loop().time() - start < 2  # a timeout each would be 5
             while breaker_of(registry)["half_open"] < 2:
                 await asyncio.sleep(0.01)
         finally:
