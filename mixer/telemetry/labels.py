@@ -4,6 +4,7 @@ Names and meaning: https://istio.io/latest/docs/reference/config/metrics/. A val
 """
 
 from mixer.telemetry.peers import PEER_FIELDS
+from mixer.telemetry.record import TCP as CONNECTION
 from mixer.telemetry.record import AccessRecord
 
 UNKNOWN = "unknown"
@@ -50,6 +51,30 @@ def http(record: AccessRecord) -> tuple[str, ...]:
         str(fields.get("rpc_grpc_status_code", "")),
         fields.get("envoy_response_flags", "-"),
         _security(record),
+    )
+
+
+def either(record: AccessRecord) -> tuple[str, ...]:
+    """The values of `HTTP`, also for a connection: it has neither a response code nor a gRPC status."""
+    if record.shape is not CONNECTION:
+        return http(record)
+    *those, protocol, flags, secured = tcp(record)
+    return (*those, protocol, "", "", flags, secured)
+
+
+def key(record: AccessRecord) -> tuple[object, ...]:
+    """Stands for all that the labels above come from, and is cheaper than they are."""
+    get, shape, ends = record.fields.get, record.shape, record.peers
+    return (
+        record.origin,
+        record.cluster,
+        shape if shape is CONNECTION else shape.host,
+        shape.status,
+        get("envoy_response_flags"),
+        get("rpc_system"),
+        get("rpc_grpc_status_code"),
+        ends,
+        get("istio_connection_security_policy") if ends else None,
     )
 
 

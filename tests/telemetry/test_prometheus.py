@@ -13,6 +13,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from mixer import config
 from mixer.telemetry.connections import Connections
 from mixer.telemetry.prometheus import PrometheusSink
 from mixer.telemetry.series import BUCKETS
@@ -60,9 +61,11 @@ LABELS = {
 class Scrape:
     """A sink, its metrics page, and what is in it."""
 
-    def __init__(self, max_series: int = 1000) -> None:
+    def __init__(self, max_series: int = 1000, **settings: Any) -> None:
         self.metrics = new_metrics()
-        self.sink = PrometheusSink(max_series, self.metrics)
+        self.sink = PrometheusSink(
+            config.Config(telemetry=config.Telemetry(max_series=max_series, **settings)), self.metrics
+        )
         asyncio.run(self.sink.start())
 
     def write(self, entries: Iterable[Any], who: Identifier | None = None) -> "Scrape":
