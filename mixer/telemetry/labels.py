@@ -31,8 +31,11 @@ _NO_SERVICE = ("BlackHoleCluster", "PassthroughCluster", "InboundPassthroughClus
 
 def peers(record: AccessRecord) -> tuple[str, ...]:
     """The values of `PEERS`."""
-    fields, known = record.fields, record.origin.fields
-    values = [fields.get(name) or known.get(name) or UNKNOWN for name in PEER_FIELDS]
+    get, known = record.fields.get, record.origin.fields
+    if any(record.peers):
+        values = [get(name) or known.get(name) or UNKNOWN for name in PEER_FIELDS]
+    else:
+        values = [known.get(name) or UNKNOWN for name in PEER_FIELDS]
     return (known["istio_reporter"], *values, *_service(record))
 
 

@@ -6,6 +6,7 @@ What can be worked out once for many records is: a record's `key` says which tho
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from mixer.config import Label
 from mixer.telemetry import labels
@@ -54,23 +55,40 @@ def label_set(own: Values, settings: Mapping[str, Label | None]) -> LabelSet:
         elif chosen.pop(name, None) is None and name not in _ISTIO:
             raise LabelError(name, "one of Istio's labels to take away", "off")
     reads: list[Read] = []
-    picks = [_picked(name, label, reads) for name, label in chosen.items()]
+    makes: list[Callable[[Values, Values], str]] = []
+    places = [_place(name, label, reads, makes) for name, label in chosen.items()]
+    starts = {"istio": 0, "read": len(labels.HTTP), "made": len(labels.HTTP) + len(reads)}
+    choose = _chooser([starts[part] + place for part, place in places])
+
+    def pick(istio: Values, read: Values) -> Values:
+        return choose((*istio, *read, *[make(istio, read) for make in makes]))
+
     return LabelSet(
         tuple(chosen),
         tuple(reads),
-        lambda istio, read: tuple([pick(istio, read) for pick in picks]),
+        pick,
         any(field in _ISTIO for label in chosen.values() for field in label.field),
     )
 
 
-def _picked(name: str, label: Label, reads: list[Read]) -> Callable[[Values, Values], str]:
-    """How a label's value comes from Istio's labels and what was read, to which it may add."""
+def _chooser(places: Sequence[int]) -> Callable[[Values], Values]:
+    """The values at these places, in one call."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda row: tuple([row[place] for place in places])
+
+
+def _place(
+    name: str, label: Label, reads: list[Read], makes: list[Callable[[Values, Values], str]]
+) -> tuple[str, int]:
+    """Where a label's value is: among Istio's, what is read of a record, or what is made of both, to which it may add."""
     rewrite = _rewriting(name, label)
     default = label.default
     if not any(field in _ISTIO for field in label.field):
-        place = len(reads)
         reads.append(_first([text(field, f"{name}.field") for field in label.field], rewrite, default))
-        return lambda _, found: found[place]
+        return "read", len(reads) - 1
+    if len(label.field) == 1 and rewrite is None and not default:
+        return "istio", _ISTIO[label.field[0]]
     sources: list[tuple[bool, int]] = []
     for field in label.field:
         if field in _ISTIO:
@@ -78,18 +96,16 @@ def _picked(name: str, label: Label, reads: list[Read]) -> Callable[[Values, Val
         else:
             sources.append((False, len(reads)))
             reads.append(_first([text(field, f"{name}.field")], None, ""))
-    if len(sources) == 1 and rewrite is None and not default:
-        at = sources[0][1]
-        return lambda istio, _: istio[at]
 
-    def pick(istio: Values, found: Values) -> str:
+    def make(istio: Values, read: Values) -> str:
         for from_istio, at in sources:
-            value = istio[at] if from_istio else found[at]
+            value = istio[at] if from_istio else read[at]
             if value and value != labels.UNKNOWN:
                 return (rewrite(value) if rewrite else value) or default
         return default
 
-    return pick
+    makes.append(make)
+    return "made", len(makes) - 1
 
 
 def _first(reads: Sequence[Read], rewrite: Callable[[str], str] | None, default: str) -> Read:

@@ -39,7 +39,7 @@ class Own:
         if settings.buckets is not None and not histogram:
             raise LabelError("buckets", "a histogram has buckets, a counter has none")
         if not histogram and not settings.name.endswith("_total"):
-            raise LabelError("name", 'a counter\'s name ends in "_total"', f'"{settings.name}"')
+            raise LabelError("name", 'a counter\'s name, which ends in "_total"', f'"{settings.name}"')
         self._bounds = (settings.buckets or SECONDS) if histogram else ()
         self._value = _number(settings.value) if settings.value is not None else None
         self._labels: LabelSet = _labels(settings)

@@ -47,10 +47,9 @@ class Table(Generic[SeriesT]):
 
     def get(self, key: tuple[object, ...], values: tuple[str, ...]) -> SeriesT:
         """The series of a label set, which `key` stands for from now on if the series is its own."""
-        for value in values:
-            if len(value) > MAX_VALUE:
-                values = tuple(each[:MAX_VALUE] for each in values)
-                break
+        remembered = True
+        if values and max(map(len, values)) > MAX_VALUE:
+            values, remembered = tuple(each[:MAX_VALUE] for each in values), False
         series = self._series.get(values)
         if series is None:
             if len(self._series) >= self._limit:
@@ -59,9 +58,10 @@ class Table(Generic[SeriesT]):
                 self._overflowed()
                 return self._overflow
             series = self._series[values] = self._make()
-        if len(self.known) >= self._max_known:
-            self.known.clear()
-        self.known[key] = series
+        if remembered:
+            if len(self.known) >= self._max_known:
+                self.known.clear()
+            self.known[key] = series
         return series
 
     def expire(self, before: float) -> None:

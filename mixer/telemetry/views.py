@@ -55,7 +55,7 @@ def views(settings: Config, overflowed: Overflowed) -> Views:
     ]
     for place, override in enumerate(telemetry.overrides):
         if override.buckets is not None and not HISTOGRAMS.intersection(override.metrics or HISTOGRAMS):
-            refuse(f"telemetry.overrides[{place}]", LabelError("buckets", "a histogram among metrics"))
+            refuse(f"telemetry.overrides[{place}]", LabelError("buckets", "needs a histogram among metrics"))
     made: list[Own] = []
     taken: dict[str, int] = {}
     for place, metric in enumerate(telemetry.metrics):
