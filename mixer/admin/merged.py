@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from prometheus_client.registry import Collector
 
@@ -150,7 +149,9 @@ def _largest(one: Value, other: Value) -> Value:
     return max(_number(one), _number(other))
 
 
-def _number(value: Value) -> Any:
+def _number(value: Value) -> float:
+    if isinstance(value, Buckets):
+        raise TypeError("buckets are no number")
     return value.value if isinstance(value, Count) else value
 
 

@@ -3,9 +3,11 @@
 Names and meaning: https://istio.io/latest/docs/reference/config/metrics/. A value that is not known is `unknown`.
 """
 
+from functools import lru_cache
+
 from mixer.telemetry.peers import PEER_FIELDS
 from mixer.telemetry.record import TCP as CONNECTION
-from mixer.telemetry.record import AccessRecord
+from mixer.telemetry.record import AccessRecord, Origin
 
 UNKNOWN = "unknown"
 PEERS = (
@@ -31,12 +33,16 @@ _NO_SERVICE = ("BlackHoleCluster", "PassthroughCluster", "InboundPassthroughClus
 
 def peers(record: AccessRecord) -> tuple[str, ...]:
     """The values of `PEERS`."""
-    get, known = record.fields.get, record.origin.fields
-    if any(record.peers):
-        values = [get(name) or known.get(name) or UNKNOWN for name in PEER_FIELDS]
-    else:
-        values = [known.get(name) or UNKNOWN for name in PEER_FIELDS]
-    return (known["istio_reporter"], *values, *_service(record))
+    get, (reporter, *known) = record.fields.get, _known(record.origin)
+    values = [get(name) or value for name, value in zip(PEER_FIELDS, known, strict=True)]
+    return (reporter, *values, *_service(record))
+
+
+@lru_cache(maxsize=4096)
+def _known(origin: Origin) -> tuple[str, ...]:
+    """The reporter, and what each of `PEER_FIELDS` is where a record does not tell."""
+    fields = origin.fields
+    return (fields["istio_reporter"], *(fields.get(name) or UNKNOWN for name in PEER_FIELDS))
 
 
 def tcp(record: AccessRecord) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def _chooser(places: Sequence[int]) -> Callable[[Values], Values]:
 def _place(
     name: str, label: Label, reads: list[Read], makes: list[Callable[[Values, Values], str]]
 ) -> tuple[str, int]:
-    """Where a label's value is: among Istio's, what is read of a record, or what is made of both, to which it may add."""
+    """Where a label's value is: in Istio's, in what is read of a record, or made of both. It may add to these."""
     rewrite = _rewriting(name, label)
     default = label.default
     if not any(field in _ISTIO for field in label.field):

@@ -361,7 +361,12 @@ def test_exemplars_name_a_trace_for_each_bucket() -> None:
 
 def comparable(family: Any) -> set[tuple[object, ...]]:
     return {
-        (name, tuple(sorted(labels.items())), float(value), str(exemplar))
+        (
+            name,
+            tuple(sorted(labels.items())),
+            float(value),
+            exemplar and (*exemplar.labels.values(), exemplar.value),
+        )
         for name, labels, value, _, exemplar, _ in family.samples
     }
 
