@@ -56,8 +56,9 @@ class PrometheusSink(Collector):
             group.count(requests, now, moment)
         if counted.messages:
             for record in requests:
-                if "rpc_request_message_count" in (fields := record.fields):
-                    amounts = fields["rpc_request_message_count"], fields["rpc_response_message_count"]
+                get = record.fields.get
+                if (sent := get("rpc_request_message_count")) is not None:
+                    amounts = sent, get("rpc_response_message_count", 0)
                     for sums in counted.messages:
                         sums.add(record, amounts, now)
         over = requests

@@ -147,6 +147,22 @@ def test_mutual_tls_is_told() -> None:
     assert labels["source_principal"] == "spiffe://mesh/ns/web/sa/front"
 
 
+def test_claimed_and_proven_identities_that_are_the_same_have_series_of_their_own() -> None:
+    called, uri = "spiffe://mesh/ns/shop/sa/ratings", "spiffe://mesh/ns/web/sa/front"
+    entries = []
+    for proven in (True, False):
+        entry, peer = http_entry(), Struct()
+        peer.update({"identity": uri, "namespace": "web"})
+        entry.common_properties.filter_state_objects["downstream_peer"].Pack(peer)
+        tls = entry.common_properties.tls_properties
+        tls.peer_certificate_properties.subject_alt_name.add().uri = uri
+        if proven:
+            tls.local_certificate_properties.subject_alt_name.add().uri = called
+        entries.append(entry)
+    samples = Scrape().write(entries).samples("istio_requests_total")
+    assert {labels["connection_security_policy"] for labels, _ in samples} == {"mutual_tls", "none"}
+
+
 def test_codes_flags_and_grpc_have_series_of_their_own() -> None:
     call = http_entry()
     call.request.request_headers["content-type"] = "application/grpc"
