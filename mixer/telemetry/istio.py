@@ -127,7 +127,6 @@ class Requests:
                 get("rpc_system"),
                 get("rpc_grpc_status_code"),
                 peers,
-                get("istio_connection_security_policy") if peers else None,
             )
             if reads:
                 found = tuple([read(record) for read in reads])

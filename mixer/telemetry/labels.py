@@ -73,7 +73,7 @@ def either(record: AccessRecord) -> tuple[str, ...]:
 
 def key(record: AccessRecord) -> tuple[object, ...]:
     """Stands for all that the labels above come from, and is cheaper than they are."""
-    get, shape, ends = record.fields.get, record.shape, record.peers
+    get, shape = record.fields.get, record.shape
     return (
         record.origin,
         record.cluster,
@@ -82,8 +82,7 @@ def key(record: AccessRecord) -> tuple[object, ...]:
         get("envoy_response_flags"),
         get("rpc_system"),
         get("rpc_grpc_status_code"),
-        ends,
-        get("istio_connection_security_policy") if ends else None,
+        record.peers,  # and whether both ends were proven, which is whether their identities are
     )
 
 

@@ -114,7 +114,9 @@ def test_series_idle_in_all_workers_goes_whole() -> None:
     merged.put("0", requests(a=100))
     merged.retire("0")
     merged.put("1", requests(a=1, b=1))
-    clock.now += 90
+    clock.now += 50
+    merged.put("1", requests(a=1, b=1))
+    clock.now += 40
     merged.put("1", requests(b=2))
     assert totals(merged) == {"b": 2}
 

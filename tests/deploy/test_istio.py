@@ -18,6 +18,7 @@ from google.protobuf.struct_pb2 import Struct
 from mixer.admin.server import AdminServer
 from tests.components import processes
 from tests.components.processes import Prometheus
+from tests.deploy.promql import grouped
 from tests.deploy.test_dashboards import DASHBOARDS, PANELS, expressions
 from tests.telemetry.entries import RATINGS, http_entry, identifier, tcp_entry
 from tests.telemetry.scrape import Scrape
@@ -156,6 +157,7 @@ def test_istios_dashboards_have_an_answer(asked: Prometheus, expression: str) ->
     vector = asked.query(expression)
     assert vector
     assert all(math.isfinite(float(each["value"][1])) for each in vector)
+    assert all(each["metric"].keys() >= grouped(expression) - {"le"} for each in vector)
 
 
 def test_each_expression_of_our_dashboards_is_understood(asked: Prometheus) -> None:

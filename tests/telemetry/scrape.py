@@ -9,8 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mixer import config
 from mixer.exposition import page
+from mixer.telemetry.decode import Decoder
+from mixer.telemetry.entry import EntryReader
 from mixer.telemetry.prometheus import PrometheusSink
-from tests.telemetry.entries import Identifier, new_metrics, record
+from tests.telemetry.entries import Identifier, identifier, new_metrics, read
 
 
 class Scrape:
@@ -22,7 +24,9 @@ class Scrape:
         asyncio.run(self.sink.start())
 
     def write(self, entries: Iterable[Any], who: Identifier | None = None) -> "Scrape":
-        self.sink.write([record(entry, who) for entry in entries])
+        """Entries of one stream."""
+        reader = EntryReader(who or identifier(), Decoder())
+        self.sink.write([read(reader, entry) for entry in entries])
         return self
 
     def page(self, accept: str = "") -> str:
