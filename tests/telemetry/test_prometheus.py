@@ -169,7 +169,9 @@ def test_codes_flags_and_grpc_have_series_of_their_own() -> None:
     call.response.response_trailers["grpc-status"] = "5"
     flagged = http_entry(status=503, responseFlags={"noHealthyUpstream": True})
     samples = (
-        Scrape().write([http_entry(), http_entry(status=0), call, flagged]).samples("istio_requests_total")
+        Scrape()
+        .write([http_entry(), http_entry(status=0), http_entry(status=503), call, flagged])
+        .samples("istio_requests_total")
     )
     told = {
         (
@@ -184,6 +186,7 @@ def test_codes_flags_and_grpc_have_series_of_their_own() -> None:
         ("http", "200", "", "-"),
         ("http", "0", "", "-"),
         ("grpc", "200", "5", "-"),
+        ("http", "503", "", "-"),
         ("http", "503", "", "UH"),
     }
 
