@@ -92,6 +92,12 @@ class Requests:
         self._labels = label_set
         histograms = (DURATION, REQUEST_BYTES, RESPONSE_BYTES)
         self._bounds = {name: bounds.get(name, BUCKETS) for name in histograms}
+        # A bound compares fastest with its like; sizes are whole, so that the whole part of a bound bounds them too.
+        self._compared = (
+            tuple(map(float, self._bounds[DURATION])),
+            tuple(map(floor, self._bounds[REQUEST_BYTES])),
+            tuple(map(floor, self._bounds[RESPONSE_BYTES])),
+        )
         self._observed = any(name in shown for name in histograms)
         sizes = [len(self._bounds[name]) + 1 if self._observed else 0 for name in histograms]
         self._table: Table[_Request] = Table(label_set.names, limit, lambda: _Request(sizes), overflowed)
@@ -100,7 +106,7 @@ class Requests:
     def count(self, records: Iterable[AccessRecord], now: float, moment: float) -> None:
         """Requests that are over. `now`: of the clock of `expire`; `moment`: in Unix time.
 
-        The hot path of Report. A tuple that is taken apart, and plain additions, cost a third of attributes and calls.
+        The hot path of Report: a record is taken apart at once, and there is no call for each of its numbers.
         """
         known, reads, observed, place_of = (
             self._table.known.get,
@@ -108,11 +114,7 @@ class Requests:
             self._observed,
             bisect_left,
         )
-        # A bound compares fastest with its like; sizes are whole, so that the whole part of a bound bounds them too.
-        durations = tuple(map(float, self._bounds[DURATION]))
-        requests, responses = (
-            tuple(map(floor, self._bounds[name])) for name in (REQUEST_BYTES, RESPONSE_BYTES)
-        )
+        durations, requests, responses = self._compared
         found: tuple[str, ...] = ()
         for record in records:
             origin, _, shape, fields, _, _, peers, _, cluster, duration, received, sent, _ = record
