@@ -5,6 +5,8 @@ what was expected and what was got. `${NAME}` and `${NAME:-default}` are expande
 """
 
 import difflib
+import itertools
+import math
 import os
 import re
 from collections.abc import Collection, Hashable, Iterator, Mapping
@@ -20,6 +22,7 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     model_validator,
@@ -99,6 +102,57 @@ def _redis_url(value: SecretStr) -> SecretStr:
 def _off(value: object) -> object:
     """YAML 1.1 reads a bare `off` as false."""
     return None if value is False or value == "off" else value
+
+
+def _seconds_or_off(value: object) -> object:
+    value = _off(value)
+    return None if value is None else _seconds(value)
+
+
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _label(value: object) -> object:
+    """`name: url.path` is short for `name: {field: url.path}`; `name: off` takes a label away."""
+    return {"field": value} if isinstance(value, str) and value != "off" else _off(value)
+
+
+def _replacement(value: str) -> str:
+    if re.search(r"\$(?!\$|\d+(?!\w)|\{\d+\})", re.sub(r"\$\$", "", value)):
+        raise ValueError("text with groups as $1 or, where a letter or digit follows, ${1}; $$ is a dollar")
+    return value
+
+
+def _template(value: str) -> str:
+    """`/users/{id}/orders`; `**` stands for whatever follows."""
+    parts = value.removeprefix("/").split("/")
+    if not value.startswith("/") or not all(
+        re.fullmatch(r"\{\w+\}|[^{}*]*", part) or (part == "**" and at == len(parts) - 1)
+        for at, part in enumerate(parts)
+    ):
+        raise ValueError('a path such as "/users/{id}/orders", or "/static/**" for whatever follows')
+    return value
+
+
+def _metric_name(value: str) -> str:
+    if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", value):
+        raise ValueError('a name such as "checkout_duration_seconds"')
+    if value.startswith(("mixer_", "istio_", "process_", "python_")):
+        raise ValueError("a name without the prefix of Mixer's, Istio's or the process's own metrics")
+    return value
+
+
+def _label_name(value: str) -> str:
+    if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", value) or value.startswith("__") or value == "le":
+        raise ValueError('a label\'s name such as "tenant", not "le" nor one that begins with "__"')
+    return value
+
+
+def _bounds(value: tuple[float, ...]) -> tuple[float, ...]:
+    if not value or not all(a < b for a, b in itertools.pairwise(value)) or value[-1] == math.inf:
+        raise ValueError("numbers that ascend, without the infinite one")
+    return value
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds)]
@@ -489,11 +543,65 @@ class Redaction(Settings):
     )  # fmt: skip
 
 
+class Label(Settings):
+    """The value of a label: of the first of `field` that a record has, else `default`.
+
+    A field is named as in the record (`url.path`, `http.request.header.x-tenant`) or as one of Istio's labels. With
+    `regex`, what matches it as a whole becomes `replacement`; with `templates`, a path becomes the one that it follows.
+    """
+
+    field: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    default: str = "unknown"
+    regex: str | None = None
+    replacement: Annotated[str, AfterValidator(_replacement)] = "$1"
+    templates: tuple[Annotated[str, AfterValidator(_template)], ...] = ()
+
+
+LabelName = Annotated[str, AfterValidator(_label_name)]
+LabelSetting = Annotated[Label | None, BeforeValidator(_label)]
+Bounds = Annotated[tuple[int | float, ...], AfterValidator(_bounds)]
+IstioMetric = Literal[
+    "istio_requests_total", "istio_request_duration_milliseconds", "istio_request_bytes", "istio_response_bytes",
+    "istio_request_messages_total", "istio_response_messages_total",
+    "istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total",
+    "istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total",
+]  # fmt: skip
+
+
+class Override(Settings):
+    """A change of Istio's metrics, all of them where none is named. Later ones are made upon earlier ones."""
+
+    metrics: tuple[IstioMetric, ...] = ()
+    disabled: bool | None = None
+    labels: dict[LabelName, LabelSetting] = {}
+    buckets: Bounds | None = None
+
+
+class OwnMetric(Settings):
+    """A metric over the records of requests and connections that are over: those of them whose fields match `when`, and
+    not `unless` (regular expressions over the whole; "" is what a record has not)."""
+
+    name: Annotated[str, AfterValidator(_metric_name)]
+    type: Literal["counter", "histogram"]
+    help: str = ""
+    value: str | None = (
+        None  # a field that is a number, or a time (in seconds); a counter without one counts records
+    )
+    labels: dict[LabelName, LabelSetting] = {}
+    when: dict[str, str] = {}
+    unless: dict[str, str] = {}
+    buckets: Bounds | None = None
+
+
 class Telemetry(Settings):
     sinks: tuple[Sink, ...] = ()
     redaction: Redaction = Redaction()
     export_timeout: Annotated[Seconds, Field(gt=0)] = 10.0  # until an OTLP Export's records must be durable
     max_series: PositiveInt = 10_000  # label sets a metric; the rest goes to one overflow series
+    # How long a label set that nothing is counted in is shown; off: as long as the process lives.
+    series_ttl: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_seconds_or_off)] = None
+    overrides: tuple[Override, ...] = ()
+    metrics: tuple[OwnMetric, ...] = ()
 
 
 class Config(Settings):
@@ -507,6 +615,13 @@ class Config(Settings):
     rate_limits: RateLimits | None = None
     telemetry: Telemetry = Telemetry()
     decision_log: DecisionLog | None = None
+
+    _file: str = PrivateAttr("")
+
+    @property
+    def file(self) -> str:
+        """Where the settings come from, for mistakes that are found after they are loaded."""
+        return self._file
 
 
 class _UniqueKeyLoader(yaml.CSafeLoader):
@@ -550,6 +665,7 @@ def load(path: Path, env: Mapping[str, str] = os.environ) -> Config:
     problems = missing
     try:
         config = Config.model_validate(expanded)
+        config._file = file
     except ValidationError as error:
         unset = {problem.path for problem in missing}
         problems += [p for p in _problems(error, file, document) if p.path not in unset]

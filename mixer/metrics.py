@@ -261,7 +261,8 @@ class Metrics:
         self.sink_capacity = Gauge(
             "mixer_sink_buffer_capacity", "Records a sink's buffer can hold.", ("sink",), registry=registry
         )
-        # Label sets that went into a metric's overflow series. Raise telemetry.max_series, or drop a label.
+        # Samples that went into a metric's overflow series; metrics with the same labels go together, and the first of
+        # them is named. Raise telemetry.max_series, drop or template a label (telemetry.overrides), or set series_ttl.
         self.series_overflow = Counter(
             "mixer_series_overflow",
             "Samples counted in the overflow series, by metric.",

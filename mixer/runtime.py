@@ -396,7 +396,7 @@ class Runtime:
         from mixer.telemetry.service import ReportService
 
         telemetry = self.settings.telemetry
-        self.sinks = [PrometheusSink(telemetry.max_series, self.metrics)]
+        self.sinks = [PrometheusSink(self.settings, self.metrics)]
         self.sinks += self._sinks(telemetry.sinks, ACCESS)
         for sink in self.sinks:
             await sink.start()
@@ -497,7 +497,10 @@ def _log_policy(policy: config.Policy) -> "tuple[LogPolicy | None, Mapping[str, 
 
 async def validate(settings: config.Config) -> list[str]:
     """Load what the settings name, without serving or connecting: a line each on what was found. Raises `LoadError`."""
+    from mixer.telemetry.views import views
+
     lines: list[str] = []
+    views(settings, lambda _: lambda: None)
     if settings.policy is not None:
         lines += await _validate_policy(settings, settings.policy)
     if (rate_limits := settings.rate_limits) is not None and rate_limits.paths:

@@ -19,7 +19,14 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with nothing on PATH and an empty cache folder. Returns the folder that PATH names."""
-    for variable in ("MIXER_OPA", "MIXER_REDIS_SERVER", "MIXER_KAFKA_LIBS", "MIXER_RATELIMIT", "JAVA_HOME"):
+    for variable in (
+        "MIXER_OPA",
+        "MIXER_REDIS_SERVER",
+        "MIXER_KAFKA_LIBS",
+        "MIXER_RATELIMIT",
+        "MIXER_PROMETHEUS",
+        "JAVA_HOME",
+    ):
         monkeypatch.delenv(variable, raising=False)
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -54,7 +61,8 @@ def test_every_missing_toolchain_is_named_in_one_message_before_anything_is_fetc
         "builds OPA 1.22.2, envoyproxy/ratelimit and h2spec",
         "Java 17 or newer",
         "Maven",
-        "apt install default-jdk-headless golang maven",
+        "Prometheus 2.42 or newer",
+        "apt install default-jdk-headless golang maven prometheus",
         "MIXER_OPA",
     ):
         assert what in done.stderr
@@ -77,6 +85,7 @@ def test_an_older_go_is_enough_if_it_may_fetch_the_toolchain_that_opa_asks_for(
     script(bare / "go", f"echo {version}; echo {toolchain}")
     script(bare / "java", "echo 'openjdk version \"21.0.1\"' >&2")
     script(bare / "mvn", "")
+    script(bare / "prometheus", "echo 'prometheus, version 2.42.0'")
     done = components("--check")
     assert (done.returncode, "Go 1.26" in done.stderr) == ((0, False) if enough else (2, True))
 

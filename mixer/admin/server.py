@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from mixer.errors import StartError
+from mixer.exposition import page
 
 
 class AdminServer:
@@ -57,11 +57,9 @@ class AdminServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         """All series; of those named by `name[]`, as prometheus_client's own exposition takes it, these alone."""
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        names = request.query.getall("name[]", [])
-        registry = self._registry.restricted_registry(names) if names else self._registry
-        # In a thread: with 10,000 series the text takes 0.1 s, and calls are answered meanwhile.
-        text = await asyncio.to_thread(encode, registry)
+        accept, names = request.headers.get("accept", ""), frozenset(request.query.getall("name[]", []))
+        # In a thread: 10,000 label sets take seconds, and calls are answered meanwhile.
+        text, content_type = await asyncio.to_thread(page, self._registry, accept, names)
         return web.Response(body=text, headers={"content-type": content_type})
 
     async def _healthz(self, _: web.Request) -> web.Response:

@@ -3,8 +3,11 @@
 Names and meaning: https://istio.io/latest/docs/reference/config/metrics/. A value that is not known is `unknown`.
 """
 
+from functools import lru_cache
+
 from mixer.telemetry.peers import PEER_FIELDS
-from mixer.telemetry.record import AccessRecord
+from mixer.telemetry.record import TCP as CONNECTION
+from mixer.telemetry.record import AccessRecord, Origin
 
 UNKNOWN = "unknown"
 PEERS = (
@@ -30,9 +33,16 @@ _NO_SERVICE = ("BlackHoleCluster", "PassthroughCluster", "InboundPassthroughClus
 
 def peers(record: AccessRecord) -> tuple[str, ...]:
     """The values of `PEERS`."""
-    fields, known = record.fields, record.origin.fields
-    values = [fields.get(name) or known.get(name) or UNKNOWN for name in PEER_FIELDS]
-    return (known["istio_reporter"], *values, *_service(record))
+    get, (reporter, *known) = record.fields.get, _known(record.origin)
+    values = [get(name) or value for name, value in zip(PEER_FIELDS, known, strict=True)]
+    return (reporter, *values, *_service(record))
+
+
+@lru_cache(maxsize=4096)
+def _known(origin: Origin) -> tuple[str, ...]:
+    """The reporter, and what each of `PEER_FIELDS` is where a record does not tell."""
+    fields = origin.fields
+    return (fields["istio_reporter"], *(fields.get(name) or UNKNOWN for name in PEER_FIELDS))
 
 
 def tcp(record: AccessRecord) -> tuple[str, ...]:
@@ -50,6 +60,29 @@ def http(record: AccessRecord) -> tuple[str, ...]:
         str(fields.get("rpc_grpc_status_code", "")),
         fields.get("envoy_response_flags", "-"),
         _security(record),
+    )
+
+
+def either(record: AccessRecord) -> tuple[str, ...]:
+    """The values of `HTTP`, also for a connection: it has neither a response code nor a gRPC status."""
+    if record.shape is not CONNECTION:
+        return http(record)
+    *those, protocol, flags, secured = tcp(record)
+    return (*those, protocol, "", "", flags, secured)
+
+
+def key(record: AccessRecord) -> tuple[object, ...]:
+    """Stands for all that the labels above come from, and is cheaper than they are."""
+    get, shape = record.fields.get, record.shape
+    return (
+        record.origin,
+        record.cluster,
+        shape if shape is CONNECTION else shape.host,
+        shape.status,
+        get("envoy_response_flags"),
+        get("rpc_system"),
+        get("rpc_grpc_status_code"),
+        record.peers,  # and whether both ends were proven, which is whether their identities are
     )
 
 

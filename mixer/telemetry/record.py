@@ -6,9 +6,10 @@ what Envoy's message has in our form, and what repeats from entry to entry), wha
 (`origin`), and the rest (`fields`, by the schema's names; what an entry does not tell is not there).
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -33,6 +34,14 @@ MAPS: dict[str, str] = {
 }
 # What has one plain value, and so can be a key.
 PLAIN: dict[str, str] = {field.json_name: field.name for field in _FIELDS if not field.message_type}
+_NUMBERS = frozenset(
+    field.json_name for field in _FIELDS if field.cpp_type in (field.CPPTYPE_UINT32, field.CPPTYPE_UINT64)
+)
+_TIMES: dict[str, str] = {
+    field.json_name: field.name
+    for field in _FIELDS
+    if field.message_type is not None and field.message_type.full_name == Duration.DESCRIPTOR.full_name
+}
 _MAX_SECONDS = 253_402_300_799  # 9999-12-31T23:59:59Z, where RFC 3339 ends
 
 
@@ -119,8 +128,13 @@ class AccessRecord(NamedTuple):
         if value is None:
             value = self.origin.fields.get(name)
         if value is None:
-            value = getattr(schema.AccessRecord.FromString(self.encoded), name) or None
+            value = getattr(_parsed(self.encoded), name) or None
         return value
+
+
+@lru_cache(maxsize=1)  # who asks for one field often asks for more
+def _parsed(encoded: bytes) -> schema.AccessRecord:
+    return schema.AccessRecord.FromString(encoded)
 
 
 def encoded(fields: Fields) -> bytes:
@@ -142,6 +156,45 @@ def accessor(json_name: str) -> Callable[[AccessRecord], Any]:
         if json_name.startswith(f"{prefix}.") and (key := json_name.removeprefix(f"{prefix}.")):
             return lambda record: (record.get(field) or {}).get(key)
     raise KeyError(json_name)
+
+
+def number(json_name: str) -> Callable[[AccessRecord], float | None]:
+    """A function that answers a record's number for a name such as `http.response.body.size`: of a time its seconds, of
+    a map's entry the number that it is, None when it is absent or is none. Raises `KeyError` for what is no number."""
+    if json_name == "duration":
+        return lambda record: record.duration
+    if (field := _TIMES.get(json_name)) is not None:
+        return lambda record: _seconds(record, field)
+    if json_name in PLAIN:
+        if json_name not in _NUMBERS:
+            raise KeyError(json_name)
+        # Without presence, 0 is not told.
+        absent = None if SCHEMA_FIELDS[PLAIN[json_name]].has_presence else 0
+    else:
+        absent = None
+    read = accessor(json_name)
+
+    def value(record: AccessRecord) -> float | None:
+        found = read(record)
+        return absent if found is None else found if isinstance(found, int) else _finite(found)
+
+    return value
+
+
+def _seconds(record: AccessRecord, field: str) -> float | None:
+    parsed = _parsed(record.encoded)
+    if not parsed.HasField(field):
+        return None
+    span: Duration = getattr(parsed, field)
+    return span.seconds + span.nanos / 1e9
+
+
+def _finite(text: str) -> float | None:
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def _rfc3339(moment: Timestamp) -> str | None:

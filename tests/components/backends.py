@@ -1,4 +1,4 @@
-"""What Mixer stands on, and a peer of it: Redis, OPA, Kafka, envoyproxy/ratelimit."""
+"""What Mixer stands on, and a peer of it: Redis, OPA, Kafka, envoyproxy/ratelimit; and Prometheus, which scrapes it."""
 
 import asyncio
 import contextlib
@@ -7,9 +7,11 @@ import itertools
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from tests.components import binaries
 from tests.components.server import Server, StartError, connect, free_port, http_call, running, scratch
@@ -104,6 +106,52 @@ def opa(*args: str | Path, unix: bool = False, cpu: int | None = None) -> Iterat
 
 # Half the CPU time until it answers. What it makes of load is less, so benchmarks go without.
 _STARTS_SOON = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+class Prometheus(Server):
+    """A Prometheus that scrapes `targets` twice a second, as `mixer`."""
+
+    def __init__(self, folder: Path, targets: Sequence[str]) -> None:
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        job = {"job_name": "mixer", "static_configs": [{"targets": [*targets]}]}
+        file = folder / "prometheus.json"  # JSON is YAML
+        file.write_text(
+            json.dumps(
+                {"global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"}, "scrape_configs": [job]}
+            )
+        )
+        super().__init__(
+            "prometheus",
+            [
+                *(binaries.prometheus(), f"--config.file={file}", f"--storage.tsdb.path={folder / 'data'}"),
+                *(f"--web.listen-address={self.address}", "--log.level=warn"),
+                "--enable-feature=exemplar-storage",
+            ],
+            folder=folder,
+            answers=lambda: http_call(connect(self.address), "GET", "/-/ready")[0] == 200,
+        )
+
+    def query(self, expression: str) -> list[Any]:
+        """The instant vector of an expression. Raises ValueError with Prometheus' message."""
+        return self._ask("query", query=expression)["result"]  # type: ignore[no-any-return]
+
+    def exemplars(self, expression: str) -> list[Any]:
+        """The exemplars of the last minutes, by series."""
+        now = time.time()
+        return self._ask("query_exemplars", query=expression, start=now - 300, end=now + 1)  # type: ignore[no-any-return]
+
+    def _ask(self, page: str, **parameters: object) -> Any:
+        path = f"/api/v1/{page}?{urlencode(parameters)}"
+        _, answer = http_call(connect(self.address), "GET", path)
+        if answer["status"] != "success":
+            raise ValueError(answer["error"])
+        return answer["data"]
+
+
+@contextlib.contextmanager
+def prometheus(*targets: str) -> Iterator[Prometheus]:
+    """A Prometheus; `targets` are addresses of admin listeners."""
+    with scratch("prometheus") as folder, running(Prometheus(folder, targets)) as server:
+        yield server
 
 
 class Kafka(Server):

@@ -21,6 +21,7 @@ REDIS_LEAST = (6, 2)
 KAFKA_VERSION = "4.1.0"
 JAVA_LEAST = (17,)
 H2SPEC_VERSION = "2.2.1"
+PROMETHEUS_LEAST = (2, 42)
 RATELIMIT_VERSION = "v1.4.1-0.20260122083618-3fb702589d36"  # it makes no releases; this is a commit of main
 
 
@@ -124,6 +125,16 @@ def ratelimit_peer() -> Path:
         _given("MIXER_RATELIMIT")
         or _executable(ratelimit_folder() / "service_cmd")
         or _absent("envoyproxy/ratelimit", "python -m tests.components", "MIXER_RATELIMIT")
+    )
+
+
+def prometheus() -> Path:
+    """Prometheus: MIXER_PROMETHEUS, a `prometheus` on PATH that is new enough."""
+    if found := _given("MIXER_PROMETHEUS") or _on_path("prometheus", PROMETHEUS_LEAST, "--version"):
+        return found
+    least = ".".join(map(str, PROMETHEUS_LEAST))
+    raise AbsentError(
+        f"Prometheus {least} or newer is not on PATH: on Debian: apt install prometheus; or set MIXER_PROMETHEUS"
     )
 
 

@@ -65,6 +65,17 @@ def lacks() -> list[Lack]:
         )
     if absent(binaries.kafka_classpath) and not shutil.which("mvn"):
         found.append(Lack("Maven", f"fetches Kafka {binaries.KAFKA_VERSION}", "none", "maven"))
+    if absent(binaries.prometheus):
+        least = ".".join(map(str, binaries.PROMETHEUS_LEAST))
+        prometheus = shutil.which("prometheus")
+        found.append(
+            Lack(
+                f"Prometheus {least} or newer",
+                "is asked Istio's dashboards' queries",
+                f"an older one, {prometheus}" if prometheus else "none",
+                "prometheus",
+            )
+        )
     return found
 
 

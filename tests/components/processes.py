@@ -3,7 +3,18 @@
 Each yields once the component really answers, and stops it by its pid at the end. `cpu` pins it to one core.
 """
 
-from tests.components.backends import Kafka, Opa, RateLimit, Redis, kafka, opa, ratelimit, redis
+from tests.components.backends import (
+    Kafka,
+    Opa,
+    Prometheus,
+    RateLimit,
+    Redis,
+    kafka,
+    opa,
+    prometheus,
+    ratelimit,
+    redis,
+)
 from tests.components.fronts import Envoy, Mixer, envoy, mixer
 from tests.components.redis_fleet import Cluster, Guarded, cluster, guarded
 from tests.components.server import Server, ServerT, StartError, free_port, wait_until
@@ -15,6 +26,7 @@ __all__ = [
     "Kafka",
     "Mixer",
     "Opa",
+    "Prometheus",
     "RateLimit",
     "Redis",
     "Server",
@@ -27,6 +39,7 @@ __all__ = [
     "kafka",
     "mixer",
     "opa",
+    "prometheus",
     "ratelimit",
     "redis",
     "wait_until",

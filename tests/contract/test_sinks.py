@@ -215,7 +215,7 @@ def test_buffer_shows_its_size_and_bound(destination: Destination) -> None:
 def test_prometheus_delivers_at_once() -> None:
     async def test() -> None:
         metrics = new_metrics()
-        sink = PrometheusSink(100, metrics)
+        sink = PrometheusSink(config.Config(), metrics)
         await sink.start()
         sink.write(records(7))
         assert Account(metrics, sink).delivered == 7

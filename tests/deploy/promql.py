@@ -7,6 +7,7 @@ from typing import Any
 import promql_parser
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from mixer import config
 from mixer.metrics import Metrics
 from mixer.telemetry.prometheus import PrometheusSink
 
@@ -62,8 +63,8 @@ def answered() -> Mapping[str, frozenset[str]]:
     for source in vars(metrics).values():
         if source is not registry:
             found |= dict(_of(source))
-    for family in PrometheusSink(1, metrics).describe():
-        labels = frozenset(family._labelnames)
+    for family in PrometheusSink(config.Config(), metrics).describe():
+        labels = frozenset(family.labels)
         found |= {name: labels | extra for name, extra in _samples(family.name, family.type)}
     for family in registry.collect():
         if family.name.startswith(("process_", "python_")):

@@ -1,6 +1,7 @@
 """Alerts and dashboards ask for what Mixer shows, and each alert has its page in the runbook."""
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import promql_parser
 import pytest
 import yaml
 
+from tests.components import binaries
 from tests.deploy.promql import answered, asked, grouped
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
@@ -92,3 +94,15 @@ def test_the_example_scrapes_by_the_name_that_rules_go_by() -> None:
     prometheus = yaml.safe_load((FOLDER / "prometheus.yaml").read_text())
     assert [job["job_name"] for job in prometheus["scrape_configs"]] == ["mixer"]
     assert prometheus["rule_files"] == ["rules.yaml"]
+
+
+def test_the_alerts_fire_when_their_examples_say_so() -> None:
+    promtool = binaries.prometheus().with_name("promtool")
+    done = subprocess.run(
+        [promtool, "test", "rules", "rules_test.yaml"],
+        cwd=FOLDER,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

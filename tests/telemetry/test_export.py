@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mixer import config
 from mixer.errors import CallError, RequestError
 from mixer.metrics import Metrics
 from mixer.telemetry import otlp_pb2 as otlp
@@ -107,7 +108,7 @@ async def test_what_a_sink_does_not_take_is_not_acknowledged_and_may_come_again(
 @on_loop
 async def test_call_made_again_waits_for_what_is_on_its_way_and_is_counted_once() -> None:
     sink, metrics = Held(), new_metrics()
-    counts = PrometheusSink(100, metrics)
+    counts = PrometheusSink(config.Config(), metrics)
     await counts.start()
     exports = service(sink, counts, metrics=metrics, timeout=0.05)
     data = export([log(REQUEST)])

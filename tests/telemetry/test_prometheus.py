@@ -1,8 +1,6 @@
 """Istio's standard metrics, as a scrape reads them."""
 
-import asyncio
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -13,20 +11,19 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from mixer import config
 from mixer.telemetry.connections import Connections
-from mixer.telemetry.prometheus import PrometheusSink
 from mixer.telemetry.series import BUCKETS
 from tests.telemetry.entries import (
     ALL_TYPES,
     RATINGS,
-    Identifier,
     http_entry,
     identifier,
-    new_metrics,
     record,
     tcp_entry,
     value,
 )
+from tests.telemetry.scrape import Scrape
 
 # https://istio.io/latest/docs/reference/config/metrics/
 METRICS = {
@@ -57,34 +54,8 @@ LABELS = {
 }
 
 
-class Scrape:
-    """A sink, its metrics page, and what is in it."""
-
-    def __init__(self, max_series: int = 1000) -> None:
-        self.metrics = new_metrics()
-        self.sink = PrometheusSink(max_series, self.metrics)
-        asyncio.run(self.sink.start())
-
-    def write(self, entries: Iterable[Any], who: Identifier | None = None) -> "Scrape":
-        self.sink.write([record(entry, who) for entry in entries])
-        return self
-
-    def samples(self, name: str) -> list[tuple[dict[str, str], float]]:
-        page = generate_latest(self.metrics.registry).decode()
-        return [
-            (sample.labels, sample.value)
-            for family in text_string_to_metric_families(page)
-            for sample in family.samples
-            if sample.name == name
-        ]
-
-    def one(self, name: str) -> tuple[dict[str, str], float]:
-        (sample,) = self.samples(name)
-        return sample
-
-
 def test_metrics_and_their_types_are_istios() -> None:
-    page = generate_latest(Scrape().metrics.registry).decode()
+    page = Scrape().page()
     types = dict(line.split()[2:] for line in page.splitlines() if line.startswith("# TYPE istio_"))
     assert types == METRICS
 
@@ -176,13 +147,31 @@ def test_mutual_tls_is_told() -> None:
     assert labels["source_principal"] == "spiffe://mesh/ns/web/sa/front"
 
 
+def test_claimed_and_proven_identities_that_are_the_same_have_series_of_their_own() -> None:
+    called, uri = "spiffe://mesh/ns/shop/sa/ratings", "spiffe://mesh/ns/web/sa/front"
+    entries = []
+    for proven in (True, False):
+        entry, peer = http_entry(), Struct()
+        peer.update({"identity": uri, "namespace": "web"})
+        entry.common_properties.filter_state_objects["downstream_peer"].Pack(peer)
+        tls = entry.common_properties.tls_properties
+        tls.peer_certificate_properties.subject_alt_name.add().uri = uri
+        if proven:
+            tls.local_certificate_properties.subject_alt_name.add().uri = called
+        entries.append(entry)
+    samples = Scrape().write(entries).samples("istio_requests_total")
+    assert {labels["connection_security_policy"] for labels, _ in samples} == {"mutual_tls", "none"}
+
+
 def test_codes_flags_and_grpc_have_series_of_their_own() -> None:
     call = http_entry()
     call.request.request_headers["content-type"] = "application/grpc"
     call.response.response_trailers["grpc-status"] = "5"
     flagged = http_entry(status=503, responseFlags={"noHealthyUpstream": True})
     samples = (
-        Scrape().write([http_entry(), http_entry(status=0), call, flagged]).samples("istio_requests_total")
+        Scrape()
+        .write([http_entry(), http_entry(status=0), http_entry(status=503), call, flagged])
+        .samples("istio_requests_total")
     )
     told = {
         (
@@ -197,6 +186,7 @@ def test_codes_flags_and_grpc_have_series_of_their_own() -> None:
         ("http", "200", "", "-"),
         ("http", "0", "", "-"),
         ("grpc", "200", "5", "-"),
+        ("http", "503", "", "-"),
         ("http", "503", "", "UH"),
     }
 
@@ -286,7 +276,7 @@ def test_memory_for_connections_is_bounded() -> None:
 
 
 def test_series_are_bounded_and_the_rest_is_counted_in_one() -> None:
-    scrape = Scrape(max_series=3)
+    scrape = Scrape(config.Config(telemetry=config.Telemetry(max_series=3)))
     scrape.write([http_entry(status=200 + n) for n in range(5)])
     scrape.write([http_entry(status=200 + n) for n in range(5)])
     samples = scrape.samples("istio_requests_total")
@@ -299,9 +289,9 @@ def test_series_are_bounded_and_the_rest_is_counted_in_one() -> None:
 
 
 def test_hosts_that_clients_make_up_do_not_fill_what_is_remembered() -> None:
-    scrape = Scrape(max_series=3)
+    scrape = Scrape(config.Config(telemetry=config.Telemetry(max_series=3)))
     scrape.write([http_entry(host=f"{n}.example") for n in range(200)])
-    assert len(scrape.sink._known) <= 12
+    assert len(scrape.sink._views.requests[0]._table.known) <= 12
     assert len(scrape.samples("istio_requests_total")) == 4
 
 
@@ -312,7 +302,140 @@ def test_hosts_that_no_route_knows_make_no_series() -> None:
 
 def test_openmetrics_is_right_too() -> None:
     scrape = Scrape().write([http_entry(), tcp_entry()])
-    page = generate_openmetrics(scrape.metrics.registry, version="1.0.0").decode()
+    page = scrape.page("application/openmetrics-text; version=1.0.0")
     families = {family.name: family.type for family in parse_openmetrics(page)}
     assert families["istio_requests"] == "counter"
     assert families["istio_request_duration_milliseconds"] == "histogram"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def idle_after(seconds: float) -> tuple[Scrape, Clock]:
+    clock = Clock()
+    telemetry = config.Telemetry(series_ttl=f"{seconds}s")  # type: ignore[arg-type] (parsed)
+    return Scrape(config.Config(telemetry=telemetry), clock), clock
+
+
+def test_series_that_nothing_is_counted_in_goes() -> None:
+    scrape, clock = idle_after(60)
+    scrape.write([http_entry(status=200), http_entry(status=404), tcp_entry()])
+    clock.now += 59
+    scrape.write([http_entry(status=200)])
+    assert len(scrape.samples("istio_requests_total")) == 2
+    clock.now += 2
+    ((labels, count),) = scrape.samples("istio_requests_total")
+    assert (labels["response_code"], count) == ("200", 2)
+    assert scrape.samples("istio_tcp_connections_opened_total") == []
+
+
+def test_series_that_comes_back_begins_anew_and_takes_the_room_of_what_went() -> None:
+    telemetry = config.Telemetry(series_ttl="60s", max_series=2)  # type: ignore[arg-type] (parsed)
+    scrape = Scrape(config.Config(telemetry=telemetry), clock := Clock())
+    scrape.write([http_entry(status=200), http_entry(status=201), http_entry(status=202)])
+    clock.now += 61
+    scrape.write([http_entry(status=202), http_entry(status=203)])
+    told = {labels["response_code"]: count for labels, count in scrape.samples("istio_requests_total")}
+    assert told == {"202": 1, "203": 1, "overflow": 1}
+
+
+def test_series_stay_where_no_ttl_is_set() -> None:
+    scrape = Scrape(clock=(clock := Clock())).write([http_entry()])
+    clock.now += 1e6
+    assert len(scrape.write([http_entry(status=404)]).samples("istio_requests_total")) == 2
+
+
+def traced(number: int, milliseconds: float) -> Any:
+    entry = http_entry(milliseconds=milliseconds)
+    entry.request.request_headers["traceparent"] = f"00-{number:032x}-{number:016x}-01"
+    return entry
+
+
+def exemplars(scrape: Scrape, name: str) -> dict[str, tuple[str, float]]:
+    """Trace and value by `le`."""
+    page = scrape.page("application/openmetrics-text; version=1.0.0")
+    return {
+        sample.labels.get("le", ""): (sample.exemplar.labels["trace_id"], sample.exemplar.value)
+        for family in parse_openmetrics(page)
+        for sample in family.samples
+        if sample.name == name and sample.exemplar
+    }
+
+
+def test_exemplars_name_a_trace_for_each_bucket() -> None:
+    scrape = Scrape().write([traced(1, 3), traced(2, 700), http_entry(milliseconds=20)])
+    name = "istio_request_duration_milliseconds_bucket"
+    assert exemplars(scrape, name) == {"5": (f"{1:032x}", 3), "1000": (f"{2:032x}", 700)}
+    (counted,) = exemplars(scrape, "istio_requests_total").values()
+    assert counted[0] in (f"{1:032x}", f"{2:032x}")
+    scrape.write([traced(3, 4)])
+    assert exemplars(scrape, name) == {"5": (f"{3:032x}", 4), "1000": (f"{2:032x}", 700)}
+    assert "trace_id" not in scrape.page()
+
+
+def comparable(family: Any) -> set[tuple[object, ...]]:
+    return {
+        (
+            name,
+            tuple(sorted(labels.items())),
+            float(value),
+            exemplar and (*exemplar.labels.values(), exemplar.value),
+        )
+        for name, labels, value, _, exemplar, _ in family.samples
+    }
+
+
+def test_page_says_what_prometheus_client_says_of_the_same_series() -> None:
+    scrape = Scrape().write([traced(1, 3), http_entry(status=404, cluster='o"\\\n'), tcp_entry()])
+    accepted = {"": generate_latest, "application/openmetrics-text; version=1.0.0": generate_openmetrics}
+    for accept, theirs in accepted.items():
+        parse = parse_openmetrics if accept else text_string_to_metric_families
+        said = {family.name: comparable(family) for family in parse(scrape.page(accept))}
+        for family in parse(theirs(scrape.metrics.registry).decode()):
+            if family.name.startswith("istio"):
+                assert said[family.name] == comparable(family)
+        for name, text in (
+            ("istio_requests_total", "Requests."),
+            ("istio_request_bytes", "Bytes of requests"),
+        ):
+            assert f"# HELP {name.removesuffix('_total' if accept else '')} {text}" in scrape.page(accept)
+
+
+PEER = {"workload": "web-v2", "namespace": "front", "app": "web", "identity": "spiffe://mesh/ns/claimed/sa/x"}
+
+
+def seen_by_the_called(tls: bool, **label: Any) -> dict[str, str]:
+    """What of the caller is in the labels, with all sources there are."""
+    entry = http_entry()
+    peer = Struct()
+    peer.update(PEER)
+    entry.common_properties.filter_state_objects["downstream_peer"].Pack(peer)
+    if tls:
+        names = entry.common_properties.tls_properties
+        names.peer_certificate_properties.subject_alt_name.add().uri = "spiffe://mesh/ns/proven/sa/web"
+        names.local_certificate_properties.subject_alt_name.add().uri = "spiffe://mesh/ns/shop/sa/ratings"
+    override = {"labels": {"source_version": {"field": "source_version", "default": "v0", **label}}}
+    telemetry = config.Telemetry.model_validate({"overrides": [override]})
+    scrape = Scrape(config.Config(telemetry=telemetry)).write([entry], identifier("sidecar~1~a~b", RATINGS))
+    labels, _ = scrape.one("istio_requests_total")
+    return {name.removeprefix("source_"): labels[name] for name in labels if name.startswith("source_")} | {
+        "called": labels["destination_workload"]
+    }
+
+
+def test_peer_comes_from_the_node_then_filter_state_then_certificates_then_the_settings() -> None:
+    told = seen_by_the_called(tls=False)
+    assert told["called"] == "ratings-v1"  # the node's
+    assert (told["workload"], told["workload_namespace"], told["app"]) == ("web-v2", "front", "web")
+    assert told["principal"] == "spiffe://mesh/ns/claimed/sa/x"
+    assert told["version"] == "v0"  # nobody's but the settings'
+    assert told["cluster"] == "unknown"
+    proven = seen_by_the_called(tls=True)
+    assert proven["principal"] == "spiffe://mesh/ns/proven/sa/web"
+    assert (proven["workload"], proven["workload_namespace"]) == ("web-v2", "proven")
+    assert proven["called"] == "ratings-v1"
