@@ -82,7 +82,6 @@ class Shapes(dict[Key, Shape]):
         except DecodeError:
             status = 0
         fields = {
-            "network_protocol_name": "http",
             "network_protocol_version": (PROTOCOLS.get(version) or str(version)) if version else "",
             # OpenTelemetry's word for a method outside its list
             "http_request_method": "" if method == UNTOLD else METHODS.get(method, "_OTHER"),
@@ -90,6 +89,8 @@ class Shapes(dict[Key, Shape]):
             "user_agent_original": agent,
             "http_response_status_code": status,
             "envoy_response_code_details": details,
+            # A 404 is an answer, not an error.
+            "error_type": str(status) if status >= 500 else "",
             **named,
         }
         # As gRPC's own clients call themselves; a content type knows better.
@@ -149,8 +150,14 @@ class Decoder:
         self.tls: Parts[Tls] = Parts(_tls, Tls(b"", {}))
         self.flags: Parts[tuple[str, str]] = Parts(_flags, ("", ""))
         self.header: Parts[Header | None] = Parts(self._header, None, MAX_HEADER)
+        # Of a header what it tells, and its entry in the maps of a record.
+        self.telling: Parts[Header | None] = Parts(self._telling, None, MAX_HEADER)
+        self.response_header = Parts(self._into("http_response_header"), b"", MAX_HEADER)
+        self.response_trailer = Parts(self._into("http_response_trailer"), b"", MAX_HEADER)
+        self.request_header = Parts(self._into("http_request_header"), b"", MAX_HEADER)
         self.source: Parts[Mapping[str, str]] = Parts(_peer("source"), {})
         self.destination: Parts[Mapping[str, str]] = Parts(_peer("destination"), {})
+        self.filter_state = Parts(_state, (b"", b""))
         self._decision = Parts(_decision, Joined(b""))
         self._quota = Parts(_quota, Joined(b""))
         self._around_id: Parts[Joined | None] = Parts(self._learn, None)
@@ -168,28 +175,41 @@ class Decoder:
             entry = intake.Header(key=name.decode(), value=kept.decode()).SerializeToString()
         return Header(prefixed(len(entry)) + entry, name if name in TELLING_HEADERS else b"", value)
 
-    def joined(self, metadata: bytes) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
+    def _telling(self, data: bytes) -> Header | None:
+        found = self.header[data]
+        return found if found is not None and found.name else None
+
+    def _into(self, field: str) -> Callable[[bytes], bytes]:
+        start = tag(field)
+
+        def entry(data: bytes) -> bytes:
+            return b"" if (found := self.header[data]) is None else start + found.entry
+
+        return entry
+
+    def joined(self, metadata: bytes) -> tuple[bytes, tuple[str, ...]]:
         """The decision that Check gave and the limit that Quota named, encoded, from an entry's metadata, and the
         holders of the slots that the request has.
 
         From request to request that often differs in the decision's id alone, so it is looked up without it.
         """
-        start = metadata.find(_ID_ENTRY)
-        if start < 0:
-            known = self._around_id[metadata]
-            return ((known.fields,), known.holders) if known is not None else ((), _NOBODY)
-        start += len(_ID_ENTRY)
-        decision_id = metadata[start : start + _ID_SIZE]
+        before, entry, after = metadata.partition(_ID_ENTRY)
+        if not entry:
+            known = self._around_id[metadata] if metadata else None
+            return (known.fields, known.holders) if known is not None else (b"", _NOBODY)
+        decision_id = after[:_ID_SIZE]
         if len(decision_id) == _ID_SIZE and decision_id.isascii():
-            known = self._around_id[metadata[:start] + metadata[start + _ID_SIZE :]]
+            known = self._around_id[before + entry + after[_ID_SIZE:]]
             if known is not None:
-                holders = (*known.holders, decision_id.decode()) if known.holds else known.holders
-                return (known.fields, _ID_FIELD, decision_id), holders
+                fields, holders, holds = known
+                if holds:
+                    holders = (*holders, decision_id.decode())
+                return fields + _ID_FIELD + decision_id, holders
         rest, decision_id = self._parsed(metadata)
         if not decision_id:
-            return (rest.fields,), rest.holders
+            return rest.fields, rest.holders
         holders = (*rest.holders, decision_id.decode()) if rest.holds else rest.holders
-        return (rest.fields, _ID_FIELD, decision_id), holders
+        return rest.fields + _ID_FIELD + decision_id, holders
 
     def _learn(self, around: bytes) -> Joined | None:
         """What metadata gives without the first id in it; None where that is not the decision's."""
@@ -314,6 +334,12 @@ def _tls(data: bytes) -> Tls:
 
 def _first_uri(certificate: Any) -> str:
     return next((name.uri for name in certificate.subject_alt_name if name.uri), "")
+
+
+def _state(data: bytes) -> tuple[bytes, bytes]:
+    """The name of filter state, and what it is: an entry of a map to google.protobuf.Any."""
+    state = intake.FilterState.FromString(data)
+    return state.key.encode(), state.value
 
 
 def _peer(side: str) -> Callable[[bytes], Mapping[str, str]]:

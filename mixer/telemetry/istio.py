@@ -117,7 +117,7 @@ class Requests:
         durations, requests, responses = self._compared
         found: tuple[str, ...] = ()
         for record in records:
-            origin, _, shape, fields, _, _, peers, _, cluster, duration, received, sent, _ = record
+            origin, shape, fields, peers, _, cluster, duration, received, sent, _, _ = record
             get = fields.get
             # As labels.key has it.
             key: tuple[object, ...] = (

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from envoy.service.accesslog.v3 import als_pb2
 from google.protobuf.message import DecodeError
@@ -35,6 +35,27 @@ _HEADERS = (
 )  # the last one taken counts
 # Envoy's built-in resource labels, and what they are in the node of an access-log stream.
 _NODE = {"node_name": "id", "cluster_name": "cluster"}
+
+
+class _Whole(NamedTuple):
+    """The source of one record. See `record.Source`."""
+
+    id: bytes
+    whole: bytes
+    connection: tuple[bytes, bytes, bytes]
+    waiting: tuple[str, ...] = ()
+
+    def event_id(self, _: int) -> bytes:
+        return self.id
+
+    def encoded(self, _: int) -> bytes:
+        return self.whole
+
+    def ends(self, _: int) -> tuple[bytes, bytes, bytes]:
+        return self.connection
+
+    def holders(self, _: int) -> tuple[str, ...]:
+        return self.waiting
 
 
 class LogReader:
@@ -89,17 +110,16 @@ class LogReader:
         }
         return AccessRecord(
             origin,
-            event_id,
             shape,
             fields,
-            shape.encoded + encoded(whole),
-            _ends(fields),
             tuple(map(fields.get, PEER_FIELDS)),
             kind,
             fields.get("envoy_upstream_cluster", ""),
             None if span is None else span.seconds + span.nanos / 1e9,
             fields.get("envoy_downstream_wire_bytes_received", 0),
             fields.get("envoy_downstream_wire_bytes_sent", 0),
+            _Whole(event_id, shape.encoded + origin.protobuf + encoded(whole), _ends(fields)),
+            0,
         )
 
     def _attributes(self, log: Any) -> tuple[Fields, dict[str, dict[str, str]], Fields]:

@@ -1,16 +1,16 @@
 """The record of one access-log entry, and its two forms.
 
 A record is what `proto/mixer/telemetry/v1/access_record.proto` describes. It is kept in three parts, because a
-protobuf message may be written in parts, and each is cheapest as it comes: fields that are encoded already (`encoded`:
-what Envoy's message has in our form, and what repeats from entry to entry), what all entries of a stream share
-(`origin`), and the rest (`fields`, by the schema's names; what an entry does not tell is not there).
+protobuf message may be written in parts, and each is cheapest as it comes: what all entries of a stream share
+(`origin`), what labels come from (`fields`, by the schema's names; what an entry does not tell is not there), and all
+that is not in `fields`, as it is encoded (`encoded`).
 """
 
 import math
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 from google.protobuf.duration_pb2 import Duration
@@ -58,10 +58,6 @@ class Origin:
     def protobuf(self) -> bytes:
         return encoded(self.fields)
 
-    @cached_property
-    def json(self) -> Fields:
-        return {_JSON_NAMES[name]: value for name, value in self.fields.items()}
-
 
 class Shape:
     """What of a request and its answer is alike in many records."""
@@ -75,20 +71,30 @@ class Shape:
         self.grpc = grpc  # as far as the user agent tells
 
 
+class Source(Protocol):
+    """Where records come from: what only few ask of each, by its place there."""
+
+    def event_id(self, place: int) -> bytes: ...
+
+    def encoded(self, place: int) -> bytes: ...
+
+    def ends(self, place: int) -> tuple[bytes, bytes, bytes]: ...
+
+    def holders(self, place: int) -> tuple[str, ...]: ...
+
+
 class AccessRecord(NamedTuple):
     """One access-log entry. Sinks share it: they read, and do not change it.
 
-    What is below `encoded` says again what is in `fields` or `encoded`: metrics need it of each record.
+    Metrics need what is an attribute here of each record. The rest of it is `encoded`, once for all who ask for it,
+    and only if somebody does.
     """
 
     origin: Origin
-    event_id: bytes
     shape: Shape
     """`TCP` for a connection."""
     fields: Fields
-    encoded: bytes
-    ends: tuple[bytes, bytes, bytes]
-    """Of the client's connection: stands for it while it lasts."""
+    """What is not in `encoded`; what labels come from is here."""
     peers: tuple[object, ...]
     """Stands for all that `fields` says of source and destination."""
     type: int
@@ -101,12 +107,32 @@ class AccessRecord(NamedTuple):
     """Bytes on the wire, from the client."""
     sent: int
     """Bytes on the wire, to the client."""
-    holders: tuple[str, ...] = ()
-    """Who has slots of concurrency limits until the request ends."""
+    source: Source
+    place: int
+
+    @property
+    def event_id(self) -> bytes:
+        return self.source.event_id(self.place)
+
+    @property
+    def encoded(self) -> bytes:
+        """All of the record but `fields`, as protobuf."""
+        return self.source.encoded(self.place)
+
+    @property
+    def ends(self) -> tuple[bytes, bytes, bytes]:
+        """Of the client's connection: stands for it while it lasts."""
+        return self.source.ends(self.place)
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Who has slots of concurrency limits until the request ends."""
+        return self.source.holders(self.place)
 
     def to_protobuf(self) -> bytes:
         """The record as a serialised `mixer.telemetry.v1.AccessRecord`."""
-        return self.encoded + self.origin.protobuf + schema.AccessRecord(**self.fields).SerializeToString()
+        whole = self.source.encoded(self.place)
+        return whole + encoded(self.fields) if self.fields else whole
 
     def to_json(self) -> bytes:
         """The record as one JSON object on one line, without a line end."""
@@ -119,7 +145,6 @@ class AccessRecord(NamedTuple):
                 named[name] = converted
         for name, value in self.fields.items():
             named[_JSON_NAMES[name]] = value
-        named.update(self.origin.json)
         return orjson.dumps(named)
 
     def get(self, name: str) -> Any:
@@ -142,7 +167,7 @@ def encoded(fields: Fields) -> bytes:
     return schema.AccessRecord(**fields).SerializeToString()
 
 
-TCP = Shape(encoded({"network_protocol_name": "tcp"}))
+TCP = Shape(b"")
 
 
 def accessor(json_name: str) -> Callable[[AccessRecord], Any]:

@@ -22,6 +22,8 @@ class Redaction:
     def __init__(self, headers: Iterable[str] = (), query: Iterable[str] = ()) -> None:
         self._headers = DROPPED_HEADERS | {name.lower().encode() for name in headers}
         self._query = frozenset(name.lower() for name in query)
+        self.queries = bool(self._query)
+        """Whether any query may have to be changed."""
 
     def header(self, name: bytes, value: bytes) -> bytes | None:
         """The value that a record may have of a header, by its lower-case name; None: none."""

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
 
 from envoy.service.accesslog.v3 import als_pb2
 from google.protobuf.message import DecodeError
@@ -11,7 +10,7 @@ from mixer.errors import RequestError
 from mixer.metrics import Metrics
 from mixer.telemetry.decode import Decoder
 from mixer.telemetry.entry import EntryReader
-from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
+from mixer.telemetry.intake_pb2 import Entries, StreamAccessLogsMessage
 from mixer.telemetry.record import AccessRecord
 from mixer.telemetry.redaction import Redaction
 from mixer.telemetry.sink import Sink
@@ -75,21 +74,21 @@ class ReportService:
                 reader = EntryReader(_identifier(message), self._decoder)
             kind = message.WhichOneof("log_entries")
             if kind == "http_logs":
-                self._http_entries.inc(await self._hand_on(message.http_logs.log_entry, reader.http))
+                self._http_entries.inc(await self._hand_on(message.http_logs, reader.http))
             elif kind == "tcp_logs":
-                self._tcp_entries.inc(await self._hand_on(message.tcp_logs.log_entry, reader.tcp))
+                self._tcp_entries.inc(await self._hand_on(message.tcp_logs, reader.tcp))
             elif not message.HasField("identifier"):
                 raise RequestError("a message of an access-log stream has neither http_logs nor tcp_logs")
         for sink in self._sinks:
             await sink.accepted()
 
-    async def _hand_on(self, entries: Sequence[Any], record: Callable[[Any], AccessRecord]) -> int:
+    async def _hand_on(self, logs: bytes, read: Callable[[Sequence[bytes]], list[AccessRecord]]) -> int:
         """Entries to records to sinks; answers how many."""
-        count = len(entries)
-        for start in range(0, count, MAX_BATCH):
+        entries = Entries.FromString(logs).log_entry[:]
+        for start in range(0, len(entries), MAX_BATCH):
             if start:
                 await asyncio.sleep(0)
-            records = [record(entry) for entry in entries[start : start + MAX_BATCH]]
+            records = read(entries[start : start + MAX_BATCH])
             try:
                 for sink in self._sinks:
                     await sink.room()
@@ -100,7 +99,7 @@ class ReportService:
                     over := [holder for each in records if each.type in _ENDS for holder in each.holders]
                 ):
                     self._release(over)
-        return count
+        return len(entries)
 
 
 def _identifier(message: StreamAccessLogsMessage) -> als_pb2.StreamAccessLogsMessage.Identifier:

@@ -3,12 +3,15 @@
 https://protobuf.dev/programming-guides/encoding/
 """
 
+from collections.abc import Callable
+
 from google.protobuf.message import DecodeError
 
 from mixer.telemetry.intake_pb2 import Header
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord
 
 SHORT = 128  # a length below it is one byte
+MAX_NUMBERS = 16_384  # of a field, whose encoded form is remembered
 
 
 def tag(field: str) -> bytes:
@@ -55,3 +58,34 @@ def header(entry: bytes) -> tuple[bytes, bytes, bytes] | None:
         parsed.value.encode(),
         Header(key=parsed.key, value=parsed.value).SerializeToString(),
     )
+
+
+def text(field: str) -> Callable[[str], bytes]:
+    """A function that encodes a field of text; b"" where there is none."""
+    start = tag(field)
+    starts = [start + size for size in _LENGTHS]
+
+    def encoded(value: str) -> bytes:
+        data = value.encode()
+        size = len(data)
+        if not size:
+            return b""
+        return (starts[size] if size < 512 else start + length(size)) + data
+
+    return encoded
+
+
+class Numbers(dict[int, bytes]):
+    """A field's encoded numbers, as many as are remembered at a time; b"" for zero."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__({0: b""})
+        number = AccessRecord.DESCRIPTOR.fields_by_name[field].number << 3
+        self._tag = length(number)
+
+    def __missing__(self, value: int) -> bytes:
+        if len(self) >= MAX_NUMBERS:
+            self.clear()
+            self[0] = b""
+        made = self[value] = self._tag + length(value)
+        return made

@@ -106,6 +106,8 @@ def opa(*args: str | Path, unix: bool = False, cpu: int | None = None) -> Iterat
 
 # Half the CPU time until it answers. What it makes of load is less, so benchmarks go without.
 _STARTS_SOON = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+
+
 class Prometheus(Server):
     """A Prometheus that scrapes `targets` twice a second, as `mixer`."""
 

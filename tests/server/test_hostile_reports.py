@@ -28,8 +28,10 @@ def nested(depth: int) -> bytes:
         struct = field(0x0A, entry)
     name = b"envoy.filters.http.ext_authz"
     (message,) = messages([http_entry()])
-    common = message.http_logs.log_entry[0].common_properties
-    common.metadata = field(0x0A, field(0x0A, name) + field(0x12, struct))
+    metadata = field(0x0A, field(0x0A, name) + field(0x12, struct))
+    # A part that comes twice is merged: common_properties.metadata, of tag 17.
+    entry = http_entry().SerializeToString() + field(0x0A, b"\x8a\x01" + length(len(metadata)) + metadata)
+    message.http_logs = field(0x0A, entry)
     return message.SerializeToString()
 
 

@@ -9,7 +9,6 @@ from google.protobuf.json_format import ParseDict
 from prometheus_client import CollectorRegistry
 
 from mixer.metrics import Metrics
-from mixer.telemetry import intake_pb2 as intake
 from mixer.telemetry.decode import Decoder
 from mixer.telemetry.entry import EntryReader
 from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
@@ -113,9 +112,8 @@ def records(
 
 def read(reader: EntryReader, entry: Any) -> AccessRecord:
     data = entry.SerializeToString()
-    if isinstance(entry, HTTPAccessLogEntry):
-        return reader.http(intake.HTTPAccessLogEntry.FromString(data))
-    return reader.tcp(intake.TCPAccessLogEntry.FromString(data))
+    (made,) = reader.http((data,)) if isinstance(entry, HTTPAccessLogEntry) else reader.tcp((data,))
+    return made
 
 
 def messages(

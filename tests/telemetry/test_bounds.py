@@ -22,25 +22,23 @@ SLACK = 2 * 1024 * 1024  # bytes
 def flood(count: int) -> Iterator[list[AccessRecord]]:
     """Requests of which each has a path, a user and an upstream cluster that no other has."""
     sample = read(EntryReader(identifier(), Decoder()), http_entry())
-    origin, event_id, shape, *_ = sample
     for start in range(0, count, BATCH):
         yield [
             AccessRecord(
-                origin,
-                event_id,
-                shape,
+                sample.origin,
+                sample.shape,
                 {
                     "url_path": f"/orders/{n}",
                     "istio_source_principal": (user := f"spiffe://mesh/ns/a/sa/{n}"),
                 },
-                b"",
-                sample.ends,
                 (user,),
                 sample.type,
                 f"outbound|80||s{n}.shop.svc.cluster.local",
                 0.012,
                 321,
                 4321,
+                sample.source,
+                sample.place,
             )
             for n in range(start, start + BATCH)
         ]

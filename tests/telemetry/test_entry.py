@@ -29,7 +29,7 @@ from tests.telemetry.entries import (
     with_metadata,
 )
 
-TIMINGS = [field.name for field in intake.AccessLogCommon.DESCRIPTOR.fields if "time_to" in field.name]
+TIMINGS = [field.name for field in intake.Passed.Common.DESCRIPTOR.fields if "time_to" in field.name]
 
 
 def message(of: AccessRecord) -> Schema:
@@ -401,17 +401,23 @@ def test_intermediate_entry_of_an_envoy_without_types_is_no_end() -> None:
 
 PARTS = [
     field.name
-    for field in intake.AccessLogCommon.DESCRIPTOR.fields
-    if field.type == field.TYPE_BYTES and not field.is_repeated
+    for field in intake.CommonColumns.DESCRIPTOR.fields
+    if field.type == field.TYPE_BYTES and field.name != "filter_state_objects"
 ]
+
+
+def made_of(entry: intake.HTTPColumns.Entry) -> AccessRecord:
+    """The record of an entry whose parts may be any bytes."""
+    (made,) = EntryReader(identifier(), Decoder()).http((entry.SerializeToString(),))
+    return made
 
 
 @settings(deadline=None)
 @given(st.sampled_from(PARTS), st.binary(max_size=40))
 def test_no_bytes_in_any_part_break_a_record(part: str, data: bytes) -> None:
-    entry = intake.HTTPAccessLogEntry()
-    setattr(entry.common_properties, part, data)
-    made = EntryReader(identifier(), Decoder()).http(entry)
+    entry = intake.HTTPColumns.Entry()
+    getattr(entry.common_properties, part).append(data)
+    made = made_of(entry)
     Schema.FromString(made.to_protobuf())
     made.to_json()
 
@@ -428,10 +434,11 @@ def entry_of(key: str, value: bytes) -> bytes:
 )
 def test_no_filter_state_breaks_a_record(data: bytes, name: str) -> None:
     for cluster in ("inbound|80||", "outbound|80||x"):
-        entry = intake.HTTPAccessLogEntry()
-        entry.common_properties.upstream_cluster = cluster
-        entry.common_properties.filter_state_objects.add(key=name, value=data)
-        made = EntryReader(identifier(), Decoder()).http(entry)
+        entry = intake.HTTPColumns.Entry()
+        entry.common_properties.upstream_cluster.append(cluster)
+        state = intake.FilterState(key=name, value=data).SerializeToString()
+        entry.common_properties.filter_state_objects.append(state)
+        made = made_of(entry)
         Schema.FromString(made.to_protobuf())
 
 
@@ -451,9 +458,9 @@ def test_no_metadata_breaks_a_record(data: bytes) -> None:
     metadata = intake.Metadata()
     for name in ("envoy.filters.http.ext_authz", "envoy.filters.http.ratelimit"):
         metadata.filter_metadata.add(key=name).value.fields.append(data)
-    entry = intake.HTTPAccessLogEntry()
-    entry.common_properties.metadata = metadata.SerializeToString()
-    made = EntryReader(identifier(), Decoder()).http(entry)
+    entry = intake.HTTPColumns.Entry()
+    entry.common_properties.metadata.append(metadata.SerializeToString())
+    made = made_of(entry)
     Schema.FromString(made.to_protobuf())
     made.to_json()
 
@@ -499,9 +506,9 @@ def test_decisions_that_differ_in_their_id_alone_are_told_apart(
 @settings(deadline=None)
 @given(st.one_of(st.binary(max_size=40), st.builds(entry_of, st.text(max_size=8), st.binary(max_size=200))))
 def test_header_is_read_as_protobuf_reads_it(data: bytes) -> None:
-    entry = intake.HTTPAccessLogEntry()
+    entry = intake.HTTPColumns.Entry()
     entry.request.request_headers.append(data)
-    made = message(EntryReader(identifier(), Decoder()).http(entry))
+    made = message(made_of(entry))
     try:
         parsed = intake.Header.FromString(data)
     except DecodeError:

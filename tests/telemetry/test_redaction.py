@@ -51,5 +51,5 @@ def test_entries_of_a_stream_are_redacted() -> None:
     made = read(reader, entry)
     assert b"hush" not in made.to_json()
     assert b"hush" not in made.to_protobuf()
-    assert made.fields["url_query"] == "access_token=REDACTED&page=1"
+    assert made.get("url_query") == "access_token=REDACTED&page=1"
     assert made.get("http_request_header") == {":path": "/a?access_token=REDACTED", "x-a": "1"}

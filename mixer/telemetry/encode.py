@@ -1,0 +1,196 @@
+"""Records of a batch of access-log entries as protobuf, each put together from pieces that are encoded already.
+
+A protobuf message may be written in parts, in any order (https://protobuf.dev/programming-guides/encoding/#order).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import repeat
+
+from mixer.telemetry import intake_pb2 as intake
+from mixer.telemetry.columns import Part, Table, repeated
+from mixer.telemetry.decode import Decoder, Tls
+from mixer.telemetry.record import Origin, Shape, encoded
+from mixer.telemetry.redaction import Redaction
+from mixer.telemetry.wire import Numbers, prefixed, tag, text
+
+_HTTP = intake.HTTPColumns
+_REQUEST = Part(
+    _HTTP, "request",
+    (
+        "path", "original_path", "referer", "forwarded_for", "request_id",
+        "request_headers_bytes", "request_body_bytes",
+    ),
+)  # fmt: skip
+_RESPONSE = Part(_HTTP, "response", ("response_headers_bytes", "response_body_bytes"))
+_ENDS = Part(
+    _HTTP, "common_properties",
+    ("downstream_remote_address", "downstream_direct_remote_address", "downstream_local_address"),
+)  # fmt: skip
+_UPSTREAM = Part(_HTTP, "common_properties", ("upstream_remote_address", "upstream_local_address"))
+_METADATA = Part(_HTTP, "common_properties", ("metadata",))
+
+_path, _query, _rewritten = map(text, ("url_path", "url_query", "envoy_rewritten_path"))
+_referer, _forwarded, _request_id = map(text, ("envoy_referer", "envoy_forwarded_for", "envoy_request_id"))
+_error = text("error_type")
+_SIZES = tuple(
+    map(
+        Numbers,
+        (
+            "http_request_header_size", "http_request_body_size",
+            "http_response_header_size", "http_response_body_size",
+        ),
+    )
+)  # fmt: skip
+_EVENT_ID = tag("event_id")
+
+Column = Iterable[bytes]
+"""A piece for each record, b"" where there is nothing to say."""
+
+
+class Batch:
+    """Of TCP entries. See `record.Source`.
+
+    `headers`: of each entry those of its response, of its trailers and of its request. `proven`: what its TLS tells;
+    `flagged`: the first of its response flags. Both are empty where no entry has any.
+    """
+
+    _protocol = encoded({"network_protocol_name": "tcp"})
+
+    def __init__(
+        self,
+        table: Table,
+        decoder: Decoder,
+        stream: bytes,
+        first: int,
+        *,
+        origins: Sequence[Origin],
+        shapes: Sequence[Shape],
+        headers: Sequence[Sequence[tuple[bytes, ...]]],
+        proven: Sequence[Tls | None],
+        flagged: Sequence[str],
+    ) -> None:
+        self._table = table
+        self._decoder = decoder
+        self._stream = stream
+        self._first = first
+        self._origins = origins
+        self._shapes = shapes
+        self._headers = headers
+        self._proven = proven
+        self._flagged = flagged
+
+    def encoded(self, place: int) -> bytes:
+        return self._encoded[place]
+
+    def event_id(self, place: int) -> bytes:
+        return self._event_ids[place]
+
+    def ends(self, place: int) -> tuple[bytes, bytes, bytes]:
+        remote, direct, local = self._ends
+        return remote[place], direct[place], local[place]
+
+    def holders(self, place: int) -> tuple[str, ...]:
+        return self._joined[place][1]
+
+    @cached_property
+    def _event_ids(self) -> list[bytes]:
+        stream, first = self._stream, self._first
+        return [b"%b-%d" % (stream, number) for number in range(first, first + self._table.count)]
+
+    @cached_property
+    def _ends(self) -> list[Sequence[bytes]]:
+        return _ENDS.columns(self._table)
+
+    @cached_property
+    def _joined(self) -> Sequence[tuple[bytes, tuple[str, ...]]]:
+        (metadata,) = _METADATA.columns(self._table)
+        return list(map(self._decoder.joined, metadata))
+
+    @cached_property
+    def _encoded(self) -> list[bytes]:
+        return list(map(b"".join, zip(*self._columns(), strict=True)))
+
+    def _columns(self) -> Iterator[Column]:
+        decoder, count = self._decoder, self._table.count
+        yield [origin.protobuf for origin in self._origins]
+        yield [shape.encoded for shape in self._shapes]
+        remote, direct, local = self._ends
+        upstream, upstream_local = _UPSTREAM.columns(self._table)
+        yield map(decoder.client.__getitem__, remote)
+        yield map(decoder.local.__getitem__, local)
+        yield map(decoder.upstream.__getitem__, upstream)
+        yield map(decoder.upstream_local.__getitem__, upstream_local)
+        # The connection's own end is another where Envoy took the client from x-forwarded-for.
+        if direct != remote:
+            yield [
+                decoder.peer[one] if one and one != other else b""
+                for one, other in zip(direct, remote, strict=True)
+            ]
+        yield [piece for piece, _ in self._joined]
+        if self._proven:
+            yield [b"" if tls is None else tls.fields for tls in self._proven]
+        if self._flagged:  # where there is no answer that says why, or a bad one, Envoy's word counts
+            yield [
+                b"" if 0 < shape.status < 500 else _error(flag)
+                for shape, flag in zip(self._shapes, self._flagged, strict=True)
+            ]
+        passed = intake.Passed.FromString(repeated(self._table.commons(), self._protocol))
+        yield intake.Pieces.FromString(passed.SerializeToString()).common_properties[:]
+        ids = self._event_ids
+        if len(ids[0]) == len(ids[-1]):
+            yield repeat(_EVENT_ID + prefixed(len(ids[0])), count)
+        else:
+            yield [_EVENT_ID + prefixed(len(event_id)) for event_id in ids]
+        yield ids
+
+
+class HTTPBatch(Batch):
+    """Of HTTP entries."""
+
+    _protocol = encoded({"network_protocol_name": "http"})
+
+    def _columns(self) -> Iterator[Column]:
+        yield from super()._columns()
+        paths, originals, referers, forwarded, ids, *sizes = _REQUEST.columns(self._table)
+        sizes += _RESPONSE.columns(self._table)
+        decoder = self._decoder
+        redaction = decoder.redaction
+        if any(originals):
+            rewritten = list(map(_rewritten_path, paths, originals))
+            yield rewritten
+            paths = [original or path for original, path in zip(originals, paths, strict=True)]
+        yield _paths(paths, redaction)
+        if any(referers):
+            yield [_referer(redaction.url(value)) if value else b"" for value in referers]
+        if any(forwarded):
+            yield map(_forwarded, forwarded)
+        yield map(_request_id, ids)
+        for number, values in zip(_SIZES, sizes, strict=True):
+            yield map(number.__getitem__, values)
+        into = (decoder.response_header, decoder.response_trailer, decoder.request_header)
+        for known, headers in zip(into, self._headers, strict=True):
+            if any(headers):
+                yield [
+                    known[raws[0]] if len(raws) == 1 else b"".join(map(known.__getitem__, raws))
+                    for raws in headers
+                ]
+
+
+def _paths(paths: Sequence[str], redaction: Redaction) -> Column:
+    """What the clients asked for."""
+    found = []
+    clean = redaction.query if redaction.queries else None
+    for path in paths:
+        asked, mark, query = path.partition("?")
+        piece = _path(asked)
+        if mark and query:
+            piece += _query(clean(query) if clean else query)
+        found.append(piece)
+    return found
+
+
+def _rewritten_path(path: str, original: str) -> bytes:
+    """What was sent upstream, where Envoy rewrote it."""
+    rewritten = path.partition("?")[0]
+    return _rewritten(rewritten) if original and rewritten != original.partition("?")[0] else b""
