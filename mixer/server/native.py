@@ -48,6 +48,7 @@ class NativeFront:
         self._methods = methods
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._pending: dict[int, Pending[bytes]] = {}
+        self._answered: list[tuple[int, bytes | BaseException]] = []  # in this turn of the loop
         self._ended = asyncio.Event()  # one of those, while this front drains
         self._stopping = False
 
@@ -154,13 +155,21 @@ class NativeFront:
                 self._tasks[call] = self._loop.create_task(self._wait(call, answer))
 
     def _end(self, call: int, result: bytes | BaseException) -> None:
-        del self._pending[call]
+        """Answers that come in the same turn go out together: one by one, each would wake the front and its client."""
+        if not self._answered:
+            self._loop.call_soon(self._end_all)
+        self._answered.append((call, result))
+
+    def _end_all(self) -> None:
+        answered, self._answered = self._answered, []
+        for call, result in answered:
+            del self._pending[call]
+            if isinstance(result, bytes):
+                self._front.respond(call, result)
+            else:  # a client that cancelled is not there to hear it
+                self._fail(call, result if isinstance(result, StatusError) else _STOPPING)
         if self._stopping:
             self._ended.set()
-        if isinstance(result, bytes):
-            self._front.respond(call, result)
-        else:  # a client that cancelled is not there to hear it
-            self._fail(call, result if isinstance(result, StatusError) else _STOPPING)
 
     async def _wait(self, call: int, answer: Awaitable[bytes]) -> None:
         try:
