@@ -72,7 +72,7 @@ class OpaEngine:
         self._reading.add(decision)
         # Brackets, since a path of the Data API may have words that are no names in Rego (beyond ASCII).
         rule = "data" + "".join(f"[{json.dumps(word)}]" for word in decision.split("/"))
-        query = f"x := {{i: d | some i, doc in input; d := {rule} with input as doc}}"
+        query = f"x := {{i: d | e := input[i]; d := {rule} with input as e}}"
         self._before = b'{"query": %b, "input": [' % json.dumps(query).encode()
         self._path = "data/" + quote(decision)
         settings = self._settings
