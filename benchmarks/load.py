@@ -22,6 +22,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 4, 6, 7, 8
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 WINDOW = 2**31 - 1
+STREAMS = 64  # of one connection, as of one Envoy under load
 _HEAD = struct.Struct(">HBBBI").unpack_from  # of a frame: its length in 24 bits, type, flags and stream
 
 
@@ -121,16 +122,32 @@ class Connection:
 
 
 def drive(address: str, method: str, messages: Sequence[bytes], calls: int, in_flight: int) -> float:
-    """Calls per second over one connection. Raises BenchmarkError for an answer without a message."""
-    connection = Connection(address, method)
-    made = connection.made(messages, calls)
+    """Calls per second, with `STREAMS` in flight on a connection at most. Raises BenchmarkError for an answer without a
+    message."""
+    count = -(-in_flight // STREAMS)
+    connections = [Connection(address, method) for _ in range(count)]
+    share, streams = -(-calls // count), in_flight // count
+    made = {
+        connection: connection.made([*messages[place:], *messages[:place]], share)
+        for connection, place in zip(
+            connections, range(0, len(messages), -(-len(messages) // count)), strict=True
+        )
+    }
+    by_socket = {connection.socket: connection for connection in connections}
+    ready = connections
     start = time.perf_counter()
-    while connection.answered < calls:
-        connection.begin(made[connection.sent : connection.answered + in_flight])
-        connection.receive()
+    while by_socket:
+        for connection in ready:
+            connection.begin(made[connection][connection.sent : connection.answered + streams])
+        ready = [by_socket[sock] for sock in select.select(list(by_socket), [], [])[0]]
+        for connection in ready:
+            connection.receive()
+            if connection.answered == share:
+                del by_socket[connection.socket]
     seconds = time.perf_counter() - start
-    connection.close()
-    return calls / seconds
+    for connection in connections:
+        connection.close()
+    return share * count / seconds
 
 
 def pace(address: str, method: str, messages: Sequence[bytes], calls: int, rate: int) -> tuple[float, float]:
