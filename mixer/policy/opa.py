@@ -124,7 +124,7 @@ class OpaEngine:
         """The decision of each, or why there is none."""
         for _ in range(_ATTEMPTS):
             async with self._server.lanes.take() as lane:
-                epoch = await self._reading.ready(self.decision)
+                epoch = await self._reading.ready(self.decision, lane)
                 present = self.references
                 documents = [document for document, references in items if references is present]
                 answers = await self._ask(lane, documents, epoch) if documents else []
@@ -173,8 +173,8 @@ class OpaEngine:
             return answer
         try:
             answer, witness = await self._server.exchange(lane, [request, self._reading.witness(lane)])
-        except (DecisionError, LostError, asyncio.CancelledError) as error:
-            self._reading.lost(epoch, error)
+        except (DecisionError, LostError) as error:
+            self._reading.lost(epoch, lane)
             if isinstance(error, LostError):
                 return None
             raise

@@ -11,9 +11,10 @@ server may change them at any moment. So each batch of decisions is confirmed be
    committed since 1, so the policies that decided are those of 2. A miss: the decisions do not count. They are asked
    for again with the whole input, which needs no such promise, until the policies have been read anew.
 
-A witness is asked for by one request at a time, so each lane has its own, and all are given up when an answer to one is
-lost: else a request that OPA gets to late could bring its query back after a change, and hide it. All of it holds for
-one server: behind a load balancer, set `policy.opa.input: all`.
+A witness is asked for by one request at a time, so each lane has its own, and it is given up when an answer to it is
+lost: else a request that OPA gets to late could bring its query back after a change, and hide it. A new one vouches for
+nothing until one that is older than the policies that were read, and that has been asked for after it, is still there:
+for that, one more is kept. All of it holds for one server: behind a load balancer, set `policy.opa.input: all`.
 """
 
 import asyncio
@@ -74,6 +75,10 @@ class Reading:
         self._references: dict[str, References] = {}
         self._known: tuple[tuple[Module, ...], str | None] | None = None  # see `_read`
         self._witness: str | None = None  # while the policies are known
+        self._lost: dict[
+            int, str | None
+        ] = {}  # by lane: the witness in place of one that was lost, None until then
+        self._sparing = asyncio.Lock()
         self._epoch = 0
         self._lock = asyncio.Lock()
         self._learning: asyncio.Task[None] | None = None
@@ -116,9 +121,16 @@ class Reading:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def ready(self, decision: str) -> int | None:
+    async def ready(self, decision: str, lane: Lane) -> int | None:
         """What `holds` is to be asked with after an evaluation; None: the evaluation needs no confirmation. Waits for
         policies to be pushed; raises `DecisionError` where they cannot be."""
+        while (epoch := await self._standing_now(decision)) is not None:
+            if self._lost.get(lane.number, "") is not None:
+                break
+            await self._renew(lane)
+        return epoch
+
+    async def _standing_now(self, decision: str) -> int | None:
         if self._push is None:
             return None if self._references[decision].paths == WHOLE_INPUT else self._epoch
         if self._witness is None:
@@ -132,7 +144,23 @@ class Reading:
 
     def witness(self, lane: Lane) -> Request:
         """What is to be asked for on a lane, after an evaluation there."""
-        return _asked(f"{self._witness}-{lane.number}")
+        return _asked(self._lost.get(lane.number) or f"{self._witness}-{lane.number}")
+
+    async def _renew(self, lane: Lane) -> None:
+        """Another witness for a lane that has lost its own, if nothing has changed meanwhile."""
+        async with self._sparing:
+            epoch, witness = self._epoch, uuid.uuid4().hex
+            if self._witness is None or self._lost.get(lane.number, "") is not None:
+                return
+            try:
+                spare = f"{self._witness}-{self._server.lanes.count}"
+                _, answer = await self._server.exchange(lane, [_asked(witness), _asked(spare)])
+            except (DecisionError, LostError) as error:
+                if epoch == self._epoch:
+                    self._forget(str(error))
+                return
+            if self.holds(epoch, answer):
+                self._lost[lane.number] = witness
 
     def holds(self, epoch: int, answer: Answer) -> bool:
         """Whether nothing has changed in the server since `ready`, by the answer to `witness`."""
@@ -148,21 +176,22 @@ class Reading:
         self._forget("policies or data have changed")
         return False
 
-    def lost(self, epoch: int, error: BaseException) -> None:
+    def lost(self, epoch: int, lane: Lane) -> None:
         """The answer to `witness` will not be seen."""
-        if epoch == self._epoch and self._witness is not None:
-            self._forget(str(error) or type(error).__name__)
+        if epoch == self._epoch:
+            self._lost[lane.number] = None
 
     async def still_holds(self, epoch: int, lane: Lane) -> bool:
         """`holds`, after asking."""
         if epoch != self._epoch or self._witness is None:
             return False
+        if self._lost.get(lane.number, "") is None:
+            await self._renew(lane)
+            return epoch == self._epoch
         try:
             (answer,) = await self._server.exchange(lane, [self.witness(lane)])
-        except (DecisionError, LostError, asyncio.CancelledError) as error:
-            self.lost(epoch, error)
-            if isinstance(error, asyncio.CancelledError):
-                raise
+        except (DecisionError, LostError):
+            self.lost(epoch, lane)
             return False
         return self.holds(epoch, answer)
 
@@ -170,6 +199,7 @@ class Reading:
         log.info("opa_changed", url=self._server.url, reason=why)
         self._epoch += 1
         self._witness = self._known = None
+        self._lost.clear()
         now = time.monotonic()
         if self._push is None:
             self._references = dict.fromkeys(self._references, self._whole)
@@ -203,7 +233,7 @@ class Reading:
         while True:
             witness = uuid.uuid4().hex
             try:
-                for number in range(self._server.lanes.count):
+                for number in range(self._server.lanes.count + 1):
                     _is_hit(await self._server.evaluate(*_asked(f"{witness}-{number}")))
             except DecisionError as error:
                 raise AwayError(str(error)) from None
@@ -222,6 +252,7 @@ class Reading:
         self._references = {decision: self._read(decision) for decision in self._references}
         self._epoch += 1
         self._witness = witness
+        self._lost.clear()
         self._learned_at = self._confirmed_at = time.monotonic()
         self._not_before, self._trouble = 0.0, None
         if self._push is not None:
