@@ -8,6 +8,7 @@ of an answer it reads the frame headers, and that a message came.
 
 import select
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 4, 6, 7, 8
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 WINDOW = 2**31 - 1
+STREAMS = 64  # of one connection, as of one Envoy under load
+_HEAD = struct.Struct(">HBBBI").unpack_from  # of a frame: its length in 24 bits, type, flags and stream
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -60,16 +63,26 @@ class Connection:
             PREFACE + settings + frame(WINDOW_UPDATE, 0, 0, (WINDOW - 65535).to_bytes(4, "big"))
         )
 
+    def made(self, messages: Sequence[bytes], calls: int) -> list[bytes]:
+        """What `begin` sends for each of the first `calls` calls, the messages in turn: made beforehand, since the load
+        shares its core with what the server asks."""
+        return [self._frames(number, messages[number % len(messages)]) for number in range(calls)]
+
+    def _frames(self, number: int, message: bytes) -> bytes:
+        """The n-th call of a connection is stream 2n + 1."""
+        stream = 2 * number + 1
+        body = b"\0" + len(message).to_bytes(4, "big") + message
+        return frame(HEADERS, END_HEADERS, stream, self._block) + frame(DATA, END_STREAM, stream, body)
+
     def send(self, messages: Iterable[bytes]) -> None:
-        """Begin a call for each message; the n-th call of a connection is stream 2n + 1."""
-        batch = []
-        for message in messages:
-            stream = 2 * self.sent + 1
-            body = b"\0" + len(message).to_bytes(4, "big") + message
-            batch += frame(HEADERS, END_HEADERS, stream, self._block), frame(DATA, END_STREAM, stream, body)
-            self.sent += 1
-        if batch:
-            self.socket.sendall(b"".join(batch))
+        """Begin a call for each message."""
+        self.begin([self._frames(number, message) for number, message in enumerate(messages, self.sent)])
+
+    def begin(self, calls: Sequence[bytes]) -> None:
+        """Begin the next calls, as they were made."""
+        self.sent += len(calls)
+        if calls:
+            self.socket.sendall(b"".join(calls))
 
     def receive(self) -> list[int]:
         """Read once; the numbers of the calls that ended. Raises BenchmarkError when the server hangs up."""
@@ -78,13 +91,14 @@ class Connection:
         buffer = self._buffer
         buffer += data
         ended, at = [], 0
-        while len(buffer) - at >= 9:
-            end = at + 9 + int.from_bytes(buffer[at : at + 3], "big")
-            if end > len(buffer):
+        size = len(buffer)
+        while size - at >= 9:
+            high, low, kind, flags, stream = _HEAD(buffer, at)
+            end = at + 9 + (high << 8 | low)
+            if end > size:
                 break
-            kind, flags = buffer[at + 3], buffer[at + 4]
             if kind == HEADERS and flags & END_STREAM:
-                ended.append(int.from_bytes(buffer[at + 5 : at + 9], "big") // 2)
+                ended.append(stream // 2)
             elif kind == DATA:
                 self.with_message += end - at > 14
             elif kind == SETTINGS and not flags & ACK:
@@ -108,29 +122,44 @@ class Connection:
 
 
 def drive(address: str, method: str, messages: Sequence[bytes], calls: int, in_flight: int) -> float:
-    """Calls per second over one connection. Raises BenchmarkError for an answer without a message."""
-    connection = Connection(address, method)
+    """Calls per second, with `STREAMS` in flight on a connection at most. Raises BenchmarkError for an answer without a
+    message."""
+    count = -(-in_flight // STREAMS)
+    connections = [Connection(address, method) for _ in range(count)]
+    share, streams = -(-calls // count), in_flight // count
+    made = {
+        connection: connection.made([*messages[place:], *messages[:place]], share)
+        for connection, place in zip(
+            connections, range(0, len(messages), -(-len(messages) // count)), strict=True
+        )
+    }
+    by_socket = {connection.socket: connection for connection in connections}
+    ready = connections
     start = time.perf_counter()
-    while connection.answered < calls:
-        room = min(in_flight - connection.sent + connection.answered, calls - connection.sent)
-        first = connection.sent
-        connection.send(messages[number % len(messages)] for number in range(first, first + room))
-        connection.receive()
+    while by_socket:
+        for connection in ready:
+            connection.begin(made[connection][connection.sent : connection.answered + streams])
+        ready = [by_socket[sock] for sock in select.select(list(by_socket), [], [])[0]]
+        for connection in ready:
+            connection.receive()
+            if connection.answered == share:
+                del by_socket[connection.socket]
     seconds = time.perf_counter() - start
-    connection.close()
-    return calls / seconds
+    for connection in connections:
+        connection.close()
+    return share * count / seconds
 
 
 def pace(address: str, method: str, messages: Sequence[bytes], calls: int, rate: int) -> tuple[float, float]:
     """Median and 99th percentile, in µs, of the time from when a call was due to its answer, at `rate` calls/s."""
     connection = Connection(address, method)
+    made = connection.made(messages, calls)
     took = [0.0] * calls
     start = time.perf_counter()
     while connection.answered < calls:
         now = time.perf_counter() - start
         due = min(calls, int(now * rate) + 1)
-        first = connection.sent
-        connection.send(messages[number % len(messages)] for number in range(first, due))
+        connection.begin(made[connection.sent : due])
         until_next = (connection.sent / rate - now) if connection.sent < calls else 1.0
         if select.select([connection.socket], [], [], max(0.0, until_next))[0]:
             ended = connection.receive()

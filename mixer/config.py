@@ -236,9 +236,10 @@ class Opa(Settings):
     push: bool = False
     input: Literal["read", "all"] = "read"
     max_batch: PositiveInt = (
-        64  # checks that share a query; with 1 each is a decision of its own in OPA's log
+        128  # checks that share a query; with 1 each is a decision of its own in OPA's log
     )
-    concurrency: PositiveInt = 2  # queries on their way
+    # Queries on their way. Each has a query of its own among the 100 that OPA keeps for all of its callers.
+    concurrency: Annotated[int, Field(ge=1, le=32)] = 2
     max_waiting: PositiveInt = 10_000  # checks that wait for one; more are answered UNAVAILABLE at once
 
 

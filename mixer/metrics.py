@@ -56,7 +56,7 @@ class Metrics:
         # Decisions by decision (its path) and outcome (allowed, denied; over_limit: allowed, but over a limit that the
         # decision asks for; error: the policy answered with an error_response). A jump of denied: look at
         # `mixer.decision.reason` of the records; of over_limit: at `mixer.limit`.
-        self.decisions = Counter(
+        self.decisions = Counts(
             "mixer_decisions",
             "Decisions, by decision and outcome.",
             ("decision", "outcome"),
@@ -89,7 +89,7 @@ class Metrics:
         # Decision cache by outcome (hit, miss, joined: waited for an equal call's evaluation, bypass). All bypass: the
         # policy reads the clock or chance, and its decisions say no cache_ttl; few hits: it reads a field that differs
         # in every request. `mixer policy deps` shows both.
-        self.cache_lookups = Counter(
+        self.cache_lookups = Counts(
             "mixer_decision_cache_lookups",
             "Decision cache lookups, by outcome.",
             ("outcome",),

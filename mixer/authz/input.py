@@ -65,10 +65,10 @@ class InputBuilder:
         document: dict[str, Any] = {}
         attributes = request.attributes
         http = attributes.request.http
-        headers, raw = headers_of(http), http.HasField("header_map")
         if self._attributes is not None and request.HasField("attributes"):
             document["attributes"] = converted = self._attributes(attributes)
-            if raw and self._header_names is not None:
+            if self._header_names is not None and http.HasField("header_map"):
+                headers = headers_of(http)
                 wanted = {name: headers[name] for name in self._header_names or headers if name in headers}
                 converted.setdefault("request", {}).setdefault("http", {})["headers"] = wanted
         path, _, query = http.path.partition("?")
@@ -83,7 +83,7 @@ class InputBuilder:
         if (bodies := self._bodies) is not None and (
             self._parsed_body or self._truncated_body or http.body or http.raw_body
         ):
-            body, truncated = bodies.parse(headers, http.body, http.raw_body, path)
+            body, truncated = bodies.parse(headers_of(http), http.body, http.raw_body, path)
             if self._parsed_body:
                 document["parsed_body"] = body
             if self._truncated_body:

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeVar, cast
+from typing import cast
 
 import orjson
 import structlog
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
 from mixer.authz.body import Bodies
+from mixer.authz.calls import Call, Counting, Evaluating, left, outcome
 from mixer.authz.decided import Decided, Observer
 from mixer.authz.flights import Flights
 from mixer.authz.ids import DecisionIds
@@ -22,42 +23,9 @@ from mixer.metrics import Metrics
 from mixer.policy.cache import DecisionCache
 from mixer.policy.engine import Evaluation, OutdatedError, Path, PolicyEngine, References
 from mixer.ratelimit.limiter import Counted, Limiter, Limits
-from mixer.server.front import Done, Pending
+from mixer.server.front import Pending
 
 log = structlog.get_logger()
-
-
-class _Call:
-    """One call on its way to its answer, and what has been found out for it."""
-
-    __slots__ = (
-        "answer", "cache", "counted", "decision", "decision_id", "document", "error", "joined", "reason", "references",
-        "request",
-        "seconds", "start", "timeout", "value", "waiting",
-    )  # fmt: skip
-
-    def __init__(self, request: CheckRequest, timeout: float | None, decision_id: str) -> None:
-        self.request = request
-        self.timeout = timeout
-        self.decision_id = decision_id
-        self.document: bytes | None = None  # the input; None where the request could not be read
-        self.value: object = None  # what it was made from
-        self.references: References | None = None  # by which it was built
-        self.cache = "off"
-        self.joined = False  # it waits for an equal call's evaluation
-        self.waiting: Awaitable[Evaluation] | None = None
-        self.start = 0.0  # of the evaluation, by `time.perf_counter`
-        self.seconds: float | None = None
-        self.decision: str | None = None
-        self.answer: Answer | None = None
-        self.counted: Counted | None = None
-        self.error: Exception | None = None
-        self.reason: str | None = None
-
-
-def _left(end: float | None) -> float | None:
-    """Seconds until a moment of `time.monotonic`."""
-    return None if end is None else max(0.0, end - time.monotonic())
 
 
 class CheckService:
@@ -117,7 +85,7 @@ class CheckService:
         it is waited for, `DecisionError` where there is no legal decision in `timeout` seconds, and as `Limiter.count`
         does where it cannot be counted."""
         (answer,) = self.check_all([(request, timeout)])
-        return cast("bytes | Awaitable[bytes]", _outcome(answer))
+        return cast("bytes | Awaitable[bytes]", outcome(answer))
 
     def check_all(
         self, requests: Sequence[tuple[CheckRequest, float | None]]
@@ -159,8 +127,8 @@ class CheckService:
             always=limiter.paths is not None,
         )
 
-    def _read(self, request: CheckRequest, timeout: float | None) -> _Call:
-        call = _Call(request, timeout, self._ids.next())
+    def _read(self, request: CheckRequest, timeout: float | None) -> Call:
+        call = Call(request, timeout, self._ids.next())
         try:
             self._build(call)
         except BadRequestError as error:
@@ -170,13 +138,13 @@ class CheckService:
             call.error = error
         return call
 
-    def _build(self, call: _Call) -> bytes:
+    def _build(self, call: Call) -> bytes:
         call.references = self._references
         call.value = self._input.build(call.request)
         call.document = orjson.dumps(call.value, option=orjson.OPT_SORT_KEYS)
         return call.document
 
-    def _present(self, call: _Call) -> bytes:
+    def _present(self, call: Call) -> bytes:
         """The call's input, built anew where the engine's policies have changed since."""
         if (references := self._engine.references) is not self._references:
             self._adopt(references)
@@ -184,7 +152,7 @@ class CheckService:
             return self._build(call)
         return call.document
 
-    def _decide(self, call: _Call, document: bytes) -> None:
+    def _decide(self, call: Call, document: bytes) -> None:
         if self._cache is not None:
             if (kept := self._cache.get(document, self._clock())) is not None:
                 call.cache, call.decision = "hit", kept
@@ -212,7 +180,7 @@ class CheckService:
         except Exception as error:
             call.error = error
 
-    def _take(self, call: _Call, evaluation: Evaluation) -> None:
+    def _take(self, call: Call, evaluation: Evaluation) -> None:
         """Raises `DecisionError` for an illegal decision, which is not worth keeping."""
         if not call.joined:
             call.seconds = time.perf_counter() - call.start
@@ -232,11 +200,11 @@ class CheckService:
             ttl = min(ttl, self._cache.ttl)
         self._cache.put(call.document or b"", evaluation.decision, self._clock(), evaluation.valid_until, ttl)
 
-    async def _shared(self, call: _Call, document: bytes) -> Evaluation:
+    async def _shared(self, call: Call, document: bytes) -> Evaluation:
         """The outcome of an equal call's evaluation; of one of our own where that one says nothing of this call."""
         end = None if call.timeout is None else time.monotonic() + call.timeout
         while document in self._flights:
-            evaluation = await self._flights.join(document, _left(end))
+            evaluation = await self._flights.join(document, left(end))
             if evaluation is None:
                 continue
             if not self._unstable or self._answers.of(evaluation.decision, "miss").cache_ttl:
@@ -244,40 +212,61 @@ class CheckService:
             break
         call.joined, call.start = False, time.perf_counter()
         document = self._present(call)
-        evaluated = self._engine.evaluate(document, _left(end), call.value)
+        evaluated = self._engine.evaluate(document, left(end), call.value)
         if isinstance(evaluated, Evaluation):
             return evaluated
         if self._shares and document not in self._flights:
             evaluated = self._flights.begin(document, evaluated)
         return await evaluated
 
-    def _conclude(self, call: _Call) -> bytes | Awaitable[bytes] | Exception:
-        if call.waiting is not None:
-            return self._wait(call, call.waiting)
+    def _conclude(self, call: Call) -> bytes | Awaitable[bytes] | Exception:
+        if (waiting := call.waiting) is not None:
+            end = None if call.timeout is None else time.monotonic() + call.timeout
+            if isinstance(waiting, Pending):
+                return Evaluating(self, call, waiting, end)
+            return self._wait(call, waiting, end)
         if call.answer is not None and (limits := call.answer.limits) is not None:
             return self._count(call, limits, call.timeout)
         return self._settled(call)
 
-    async def _wait(self, call: _Call, waiting: Awaitable[Evaluation]) -> bytes:
-        end = None if call.timeout is None else time.monotonic() + call.timeout
+    async def _wait(self, call: Call, waiting: Awaitable[Evaluation], end: float | None) -> bytes:
+        evaluation: Evaluation | Exception
         try:
-            while call.answer is None:
-                try:
-                    self._take(call, await waiting)
-                except OutdatedError:
-                    call.joined = False
-                    document = self._present(call)
-                    evaluated = self._engine.evaluate(document, _left(end), call.value)
-                    waiting = _given(evaluated) if isinstance(evaluated, Evaluation) else evaluated
+            evaluation = await waiting
+        except Exception as error:
+            evaluation = error
+        answer = self.evaluated(call, evaluation, end)
+        return outcome(answer) if isinstance(answer, bytes | BaseException) else await answer
+
+    def evaluated(
+        self, call: Call, evaluation: Evaluation | BaseException, end: float | None
+    ) -> bytes | BaseException | Awaitable[bytes]:
+        """The answer to a call whose evaluation was waited for. Raises what the engine should not."""
+        try:
+            if isinstance(evaluation, OutdatedError):
+                return self._again(call, end)
+            if isinstance(evaluation, BaseException):
+                raise evaluation
+            self._take(call, evaluation)
         except DecisionError as error:
             call.error = error.with_traceback(None)
         if call.answer is None or (limits := call.answer.limits) is None:
-            return _outcome(self._settled(call))
-        counted = self._count(call, limits, _left(end))
-        return _outcome(counted) if isinstance(counted, bytes | Exception) else await counted
+            return self._settled(call)
+        return self._count(call, limits, left(end))
+
+    async def _again(self, call: Call, end: float | None) -> bytes:
+        """Have the input built by what the engine's policies are now, and evaluated."""
+        call.joined = False
+        try:
+            evaluated = self._engine.evaluate(self._present(call), left(end), call.value)
+        except DecisionError as error:
+            call.error = error.with_traceback(None)
+            return outcome(self._settled(call))
+        waiting = _given(evaluated) if isinstance(evaluated, Evaluation) else evaluated
+        return await self._wait(call, waiting, end)
 
     def _count(
-        self, call: _Call, limits: Limits, timeout: float | None
+        self, call: Call, limits: Limits, timeout: float | None
     ) -> bytes | Awaitable[bytes] | Exception:
         """The answer to an allowed call, counted against its limits."""
         try:
@@ -287,13 +276,13 @@ class CheckService:
         except Exception as error:
             return self._uncounted(call, error)
         if isinstance(counted, Pending):
-            return _Counting(self, call, counted)
+            return Counting(self, call, counted)
         if not isinstance(counted, Counted):
             return self._counted(call, counted)
         call.counted = counted
         return self._settled(call)
 
-    def _limited_document(self, limiter: Limiter, call: _Call) -> tuple[bytes, object]:
+    def _limited_document(self, limiter: Limiter, call: Call) -> tuple[bytes, object]:
         """What the rule of limits is evaluated over."""
         paths = limiter.paths or frozenset()
         if self._limited_input is None or self._limited_input[0] is not paths:
@@ -301,14 +290,14 @@ class CheckService:
         value = self._limited_input[1].build(call.request)
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS), value
 
-    async def _counted(self, call: _Call, waiting: Awaitable[Counted]) -> bytes:
+    async def _counted(self, call: Call, waiting: Awaitable[Counted]) -> bytes:
         try:
             call.counted = await waiting
         except Exception as error:
-            return _outcome(self._uncounted(call, error))
-        return _outcome(self._settled(call))
+            return outcome(self._uncounted(call, error))
+        return outcome(self._settled(call))
 
-    def concluded(self, call: _Call, counted: Counted | BaseException) -> bytes | BaseException:
+    def concluded(self, call: Call, counted: Counted | BaseException) -> bytes | BaseException:
         """The answer to a call whose counts were waited for."""
         if isinstance(counted, Exception):
             return self._uncounted(call, counted)
@@ -317,11 +306,11 @@ class CheckService:
         call.counted = counted
         return self._settled(call)
 
-    def _uncounted(self, call: _Call, error: Exception) -> Exception:
+    def _uncounted(self, call: Call, error: Exception) -> Exception:
         call.answer, call.error = None, error.with_traceback(None)
         return self._failed(call)
 
-    def _settled(self, call: _Call) -> bytes | Exception:
+    def _settled(self, call: Call) -> bytes | Exception:
         if (answer := call.answer) is None:
             return self._failed(call)
         if self._observer is not None:
@@ -335,18 +324,18 @@ class CheckService:
             self._let_pass(call)
         return answer.with_id(call.decision_id)
 
-    def _limited(self, call: _Call, answer: Answer, counted: Counted) -> bytes:
+    def _limited(self, call: Call, answer: Answer, counted: Counted) -> bytes:
         (self._over_limit if counted.over else self._outcomes[True]).inc()
         if counted.over and self._dry_run:
             self._let_pass(call)
         return self._answers.counted(answer, call.decision or "", call.decision_id, call.cache, counted)
 
-    def _let_pass(self, call: _Call) -> None:
+    def _let_pass(self, call: Call) -> None:
         self._dry_run_passed.inc()
         if (held := self._throttle("dry_run")) is not None:
             log.info("dry_run_let_pass", decision_id=call.decision_id, held_back=held)
 
-    def _failed(self, call: _Call) -> Exception:
+    def _failed(self, call: Call) -> Exception:
         error = call.error or RuntimeError("a call ended without an answer")
         if not isinstance(error, CallError):
             return error
@@ -357,7 +346,7 @@ class CheckService:
             self._observer(self._told(call))
         return error
 
-    def _undecided(self, call: _Call, error: DecisionError) -> None:
+    def _undecided(self, call: Call, error: DecisionError) -> None:
         if call.seconds is None and not call.joined and call.decision is None:
             call.seconds = time.perf_counter() - call.start
         self._errors.labels(self._engine.name, error.reason).inc()
@@ -370,7 +359,7 @@ class CheckService:
                 held_back=held,
             )
 
-    def _told(self, call: _Call) -> Decided:
+    def _told(self, call: Call) -> Decided:
         answer, counted = call.answer, call.counted
         return Decided(
             call.decision_id,
@@ -392,40 +381,3 @@ class CheckService:
 
 async def _given(evaluation: Evaluation) -> Evaluation:
     return evaluation
-
-
-class _Counting(Pending[bytes]):
-    """A call whose counts are waited for."""
-
-    __slots__ = ("_call", "_counting", "_done", "_service")
-
-    def __init__(self, service: CheckService, call: _Call, counting: Pending[Counted]) -> None:
-        self._service = service
-        self._call = call
-        self._counting = counting
-        self._done: Done
-
-    def then(self, done: Done) -> None:
-        self._done = done
-        self._counting.then(self._finish)
-
-    def cancel(self) -> None:
-        self._counting.cancel()
-
-    def _finish(self, counted: Counted | BaseException) -> None:
-        done = self._done
-        del self._done  # or it and this would keep each other
-        done(self._service.concluded(self._call, counted))
-
-
-T = TypeVar("T")
-
-
-def _outcome(answer: T | Exception) -> T:
-    """The answer; raises it if it is an error."""
-    if not isinstance(answer, Exception):
-        return answer
-    try:
-        raise answer
-    finally:
-        del answer  # or its traceback and this frame would keep each other

@@ -33,6 +33,7 @@ from mixer import config
 from mixer.errors import DecisionError
 from mixer.policy.batches import Batches, FullError
 from mixer.policy.engine import Evaluation, OutdatedError, References
+from mixer.policy.opa_lanes import Answer, Lane, LostError, Request
 from mixer.policy.opa_push import Push
 from mixer.policy.opa_reading import Reading
 from mixer.policy.opa_server import OpaServer, RefusedError
@@ -71,7 +72,7 @@ class OpaEngine:
         self._reading.add(decision)
         # Brackets, since a path of the Data API may have words that are no names in Rego (beyond ASCII).
         rule = "data" + "".join(f"[{json.dumps(word)}]" for word in decision.split("/"))
-        query = f"x := {{i: d | some i, doc in input; d := {rule} with input as doc}}"
+        query = f"x := {{i: d | e := input[i]; d := {rule} with input as e}}"
         self._before = b'{"query": %b, "input": [' % json.dumps(query).encode()
         self._path = "data/" + quote(decision)
         settings = self._settings
@@ -122,25 +123,34 @@ class OpaEngine:
     async def _evaluate(self, items: Sequence[_Item]) -> list[Evaluation | Exception]:
         """The decision of each, or why there is none."""
         for _ in range(_ATTEMPTS):
-            epoch = await self._reading.ready(self.decision)
-            present = self.references
-            documents = [document for document, references in items if references is present]
-            answers: list[Evaluation | Exception] = []
-            if documents:
-                answers = await self._ask(documents)
-                if epoch is not None and not await self._reading.holds(epoch):
-                    continue
+            async with self._server.lanes.take() as lane:
+                epoch = await self._reading.ready(self.decision, lane)
+                present = self.references
+                documents = [document for document, references in items if references is present]
+                answers = await self._ask(lane, documents, epoch) if documents else []
+            if answers is None:
+                continue
             if len(documents) == len(items):
                 return answers
             rest = iter(answers)
             return [next(rest) if references is present else OutdatedError() for _, references in items]
         raise DecisionError("unavailable", f"OPA at {self._server.url} changes faster than it answers")
 
-    async def _ask(self, documents: Sequence[bytes]) -> list[Evaluation | Exception]:
+    async def _ask(
+        self, lane: Lane, documents: Sequence[bytes], epoch: int | None
+    ) -> list[Evaluation | Exception] | None:
+        """None: they must be asked for again."""
         loop = asyncio.get_running_loop()
-        if len(documents) > 1 and loop.time() >= self._apart_until:
+        if len(documents) == 1 or loop.time() >= self._apart_until:
+            path, body = self._path, b'{"input": %b}' % documents[0]
+            if len(documents) > 1:
+                path, body = "query", b"%b%b]}" % (self._before, b",".join(documents))
+            if (answer := await self._confirmed(lane, (path, body), epoch)) is None:
+                return None
+            if len(documents) == 1:
+                return [self._alone(answer)]
             try:
-                return await self._together(documents)
+                return self._each(self._server.answer(answer), len(documents))
             except RefusedError as error:
                 # By the server's authorization, say. Without this, checks would fail under load alone.
                 self._apart_until = loop.time() + _APART
@@ -150,30 +160,53 @@ class OpaEngine:
                 # One that fails makes the query fail, so each is asked for by itself.
                 if error.reason != "evaluation":
                     raise
-        return await asyncio.gather(*map(self._single, documents))
+        answers = await asyncio.gather(*map(self._single, documents))
+        return answers if epoch is None or await self._reading.still_holds(epoch, lane) else None
 
-    async def _together(self, documents: Sequence[bytes]) -> list[Evaluation | Exception]:
-        raw = await self._server.evaluate("query", b"%b%b]}" % (self._before, b",".join(documents)))
+    async def _confirmed(self, lane: Lane, request: Request, epoch: int | None) -> Answer | None:
+        """The answer, None where it does not count."""
+        if epoch is None:
+            try:
+                (answer,) = await self._server.exchange(lane, [request])
+            except LostError:
+                return None
+            return answer
+        try:
+            answer, witness = await self._server.exchange(lane, [request, self._reading.witness(lane)])
+        except (DecisionError, LostError) as error:
+            self._reading.lost(epoch, lane)
+            if isinstance(error, LostError):
+                return None
+            raise
+        return answer if self._reading.holds(epoch, witness) else None
+
+    def _each(self, raw: bytes, count: int) -> list[Evaluation | Exception]:
         match self._parsed(raw):
             case {"result": [{"x": dict(decisions)}]}:
                 exact = _exact(raw)
-                return [
-                    self._decided(decisions.get(str(index), _UNDEFINED), exact)
-                    for index in range(len(documents))
-                ]
+                return [self._decided(decisions.get(str(index), _UNDEFINED), exact) for index in range(count)]
         raise self._unlike_opa()
 
-    async def _single(self, document: bytes) -> Evaluation | Exception:
+    def _alone(self, answer: Answer) -> Evaluation | Exception:
         try:
-            raw = await self._server.evaluate(self._path, b'{"input": %b}' % document)
-            answer = self._parsed(raw)
+            raw = self._server.answer(answer)
+            parsed = self._parsed(raw)
         except DecisionError as error:
             return error
         except RefusedError as error:
             return DecisionError("unavailable", f"{error}")
-        if not isinstance(answer, dict):
+        if not isinstance(parsed, dict):
             return self._unlike_opa()
-        return self._decided(answer.get("result", _UNDEFINED), _exact(raw))
+        return self._decided(parsed.get("result", _UNDEFINED), _exact(raw))
+
+    async def _single(self, document: bytes) -> Evaluation | Exception:
+        try:
+            raw = await self._server.evaluate(self._path, b'{"input": %b}' % document)
+        except DecisionError as error:
+            return error
+        except RefusedError as error:
+            return DecisionError("unavailable", f"{error}")
+        return self._alone((200, raw))
 
     def _parsed(self, raw: bytes) -> Any:
         try:

@@ -7,13 +7,14 @@ server may change them at any moment. So each batch of decisions is confirmed be
    until its store changes (policies or data, by whatever way: REST, bundles, files, a restart), and its metrics say of
    each answer whether the compiled query was still there (`counter_server_query_cache_hit`).
 2. The policies are listed, and what the decisions read is derived from them.
-3. After each batch the witness is asked for again. A hit: nothing has been committed since 1, so the policies that
-   decided are those of 2. A miss: the decisions do not count. They are asked for again with the whole input, which
-   needs no such promise, until the policies have been read anew.
+3. After each batch, and sent together with it (`opa_lanes`), the witness is asked for again. A hit: nothing has been
+   committed since 1, so the policies that decided are those of 2. A miss: the decisions do not count. They are asked
+   for again with the whole input, which needs no such promise, until the policies have been read anew.
 
-A witness is asked for by one request at a time, and is given up when an answer to it is lost: else a request that OPA
-gets to late could bring its query back after a change, and hide it. All of it holds for one server: behind a load
-balancer, set `policy.opa.input: all`.
+A witness is asked for by one request at a time, so each lane has its own, and it is given up when an answer to it is
+lost: else a request that OPA gets to late could bring its query back after a change, and hide it. A new one vouches for
+nothing until one that is older than the policies that were read, and that has been asked for after it, is still there:
+for that, one more is kept. All of it holds for one server: behind a load balancer, set `policy.opa.input: all`.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from mixer.errors import DecisionError, MixerError, PolicyError, Problem, StartE
 from mixer.policy.builtins.catalog import ARITY
 from mixer.policy.deps import IN_OPA
 from mixer.policy.engine import WHOLE_INPUT, References
+from mixer.policy.opa_lanes import Answer, Lane, LostError, Request
 from mixer.policy.opa_push import MARKER, Marker, Push
 from mixer.policy.opa_server import AwayError, OpaServer, RefusedError, modules
 from mixer.policy.program import documents_read, referenced
@@ -73,6 +75,10 @@ class Reading:
         self._references: dict[str, References] = {}
         self._known: tuple[tuple[Module, ...], str | None] | None = None  # see `_read`
         self._witness: str | None = None  # while the policies are known
+        self._lost: dict[
+            int, str | None
+        ] = {}  # by lane: the witness in place of one that was lost, None until then
+        self._sparing = asyncio.Lock()
         self._epoch = 0
         self._lock = asyncio.Lock()
         self._learning: asyncio.Task[None] | None = None
@@ -115,9 +121,16 @@ class Reading:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def ready(self, decision: str) -> int | None:
+    async def ready(self, decision: str, lane: Lane) -> int | None:
         """What `holds` is to be asked with after an evaluation; None: the evaluation needs no confirmation. Waits for
         policies to be pushed; raises `DecisionError` where they cannot be."""
+        while (epoch := await self._standing_now(decision)) is not None:
+            if self._lost.get(lane.number, "") is not None:
+                break
+            await self._renew(lane)
+        return epoch
+
+    async def _standing_now(self, decision: str) -> int | None:
         if self._push is None:
             return None if self._references[decision].paths == WHOLE_INPUT else self._epoch
         if self._witness is None:
@@ -129,34 +142,64 @@ class Reading:
                 raise DecisionError("unavailable", str(error)) from None
         return self._epoch
 
-    async def holds(self, epoch: int) -> bool:
-        """Whether nothing has changed in the server since `ready`."""
-        async with self._lock:
-            if epoch != self._epoch or self._witness is None:
-                return False
-            try:
-                if await self._hit(self._witness):
-                    self._confirmed_at = time.monotonic()
-                    return True
-            except (DecisionError, RefusedError) as error:
-                self._forget(str(error))
-                return False
-            self._forget("policies or data have changed")
-            return False
+    def witness(self, lane: Lane) -> Request:
+        """What is to be asked for on a lane, after an evaluation there."""
+        return _asked(self._lost.get(lane.number) or f"{self._witness}-{lane.number}")
 
-    async def _hit(self, witness: str) -> bool:
-        """Whether the server still had the witness' query. Raises `DecisionError` and `RefusedError`."""
-        path = f"data/{_WITNESS}/{witness}?metrics=true"
-        answer = await self._server.evaluate(path, b'{"input":0}', again=False)
+    async def _renew(self, lane: Lane) -> None:
+        """Another witness for a lane that has lost its own, if nothing has changed meanwhile."""
+        async with self._sparing:
+            epoch, witness = self._epoch, uuid.uuid4().hex
+            if self._witness is None or self._lost.get(lane.number, "") is not None:
+                return
+            try:
+                spare = f"{self._witness}-{self._server.lanes.count}"
+                _, answer = await self._server.exchange(lane, [_asked(witness), _asked(spare)])
+            except (DecisionError, LostError) as error:
+                if epoch == self._epoch:
+                    self._forget(str(error))
+                return
+            if self.holds(epoch, answer):
+                self._lost[lane.number] = witness
+
+    def holds(self, epoch: int, answer: Answer) -> bool:
+        """Whether nothing has changed in the server since `ready`, by the answer to `witness`."""
+        if epoch != self._epoch or self._witness is None:
+            return False
         try:
-            return int(orjson.loads(answer)["metrics"]["counter_server_query_cache_hit"]) == 1
-        except (ValueError, KeyError, TypeError):
-            raise RefusedError(200, "to tell its metrics", None) from None
+            if _is_hit(self._server.answer(answer)):
+                self._confirmed_at = time.monotonic()
+                return True
+        except (DecisionError, RefusedError) as error:
+            self._forget(str(error))
+            return False
+        self._forget("policies or data have changed")
+        return False
+
+    def lost(self, epoch: int, lane: Lane) -> None:
+        """The answer to `witness` will not be seen."""
+        if epoch == self._epoch:
+            self._lost[lane.number] = None
+
+    async def still_holds(self, epoch: int, lane: Lane) -> bool:
+        """`holds`, after asking."""
+        if epoch != self._epoch or self._witness is None:
+            return False
+        if self._lost.get(lane.number, "") is None:
+            await self._renew(lane)
+            return epoch == self._epoch
+        try:
+            (answer,) = await self._server.exchange(lane, [self.witness(lane)])
+        except (DecisionError, LostError):
+            self.lost(epoch, lane)
+            return False
+        return self.holds(epoch, answer)
 
     def _forget(self, why: str) -> None:
         log.info("opa_changed", url=self._server.url, reason=why)
         self._epoch += 1
         self._witness = self._known = None
+        self._lost.clear()
         now = time.monotonic()
         if self._push is None:
             self._references = dict.fromkeys(self._references, self._whole)
@@ -190,7 +233,8 @@ class Reading:
         while True:
             witness = uuid.uuid4().hex
             try:
-                await self._hit(witness)
+                for number in range(self._server.lanes.count + 1):
+                    _is_hit(await self._server.evaluate(*_asked(f"{witness}-{number}")))
             except DecisionError as error:
                 raise AwayError(str(error)) from None
             policies = await self._server.policies()
@@ -208,6 +252,7 @@ class Reading:
         self._references = {decision: self._read(decision) for decision in self._references}
         self._epoch += 1
         self._witness = witness
+        self._lost.clear()
         self._learned_at = self._confirmed_at = time.monotonic()
         self._not_before, self._trouble = 0.0, None
         if self._push is not None:
@@ -267,13 +312,26 @@ class Reading:
             try:
                 if self._witness is not None:
                     if now - self._confirmed_at >= _BEAT:
-                        await self.holds(self._epoch)
+                        async with self._server.lanes.take() as lane:
+                            await self.still_holds(self._epoch, lane)
                 elif now >= self._not_before:
                     await asyncio.shield(self._learn_once())
             except MixerError:
                 pass  # told already
             except Exception as error:  # whatever it is, the next look may go well
                 log.error("opa_reading_failed", url=self._server.url, exc_info=error)
+
+
+def _asked(witness: str) -> Request:
+    return f"data/{_WITNESS}/{witness}?metrics=true", b'{"input":0}'
+
+
+def _is_hit(answer: bytes) -> bool:
+    """Whether the server still had the witness' query. Raises `RefusedError`."""
+    try:
+        return int(orjson.loads(answer)["metrics"]["counter_server_query_cache_hit"]) == 1
+    except (ValueError, KeyError, TypeError):
+        raise RefusedError(200, "to tell its metrics", None) from None
 
 
 def _refuse_nested(given: Iterable[Module]) -> None:

@@ -1,6 +1,11 @@
-"""OPA's REST API over opa-python-client's session (https://www.openpolicyagent.org/docs/rest-api)."""
+"""OPA's REST API over opa-python-client's session (https://www.openpolicyagent.org/docs/rest-api).
 
+Decisions that share a query, and what confirms them, have connections of their own (`opa_lanes`).
+"""
+
+import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -11,6 +16,7 @@ from yarl import URL
 from mixer import config
 from mixer.errors import DecisionError, MixerError, StartError
 from mixer.policy.documents import Module
+from mixer.policy.opa_lanes import Answer, Lane, Lanes, LostError, Request
 
 _JSON: Final = {"content-type": "application/json"}
 _SLOW = 30.0  # seconds for what no check waits for: policies to be listed or put
@@ -63,6 +69,8 @@ class OpaServer:
 
     def __init__(self, settings: config.Opa) -> None:
         self.url = settings.url
+        self.lanes = Lanes(settings)
+        self._timeout = settings.timeout
         token = settings.token.get_secret_value() if settings.token else None
         # No retries of the client's own: they wait 0.3 s, which is longer than Envoy does.
         options: dict[str, object] = {"timeout": settings.timeout, "retries": 0, "token": token}
@@ -78,30 +86,49 @@ class OpaServer:
         await self._client._init_session()
 
     async def close(self) -> None:
+        self.lanes.close()
         await self._client.close_connection()
 
     async def healthy(self) -> bool:
         return bool(await self._client.check_health())
 
-    async def evaluate(self, path: str, body: bytes, *, again: bool = True) -> bytes:
-        """The answer to a query. Raises `DecisionError` where there is none, and `RefusedError` for HTTP 4xx. `again`:
-        ask once more where a kept connection turns out to be closed."""
+    async def exchange(self, lane: Lane, requests: Sequence[Request]) -> list[Answer]:
+        """HTTP status and body of each, in order. Raises `DecisionError` where there are none, and `LostError` where
+        they may be asked for again."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await lane.exchange(requests)
+        except LostError:
+            raise
+        except (TimeoutError, OSError) as error:
+            raise self._silent(error) from None
+
+    async def evaluate(self, path: str, body: bytes) -> bytes:
+        """The answer to a query. Raises as `answer` does. A kept connection that turns out to be closed is replaced
+        once."""
         try:
             try:
                 status, answer = await self._client.ask("POST", path, body)
             except aiohttp.ServerDisconnectedError:
-                if not again:
-                    raise
                 status, answer = await self._client.ask("POST", path, body)
-        except TimeoutError:
-            raise DecisionError("timeout", f"OPA at {self.url} did not answer in time") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise DecisionError("unavailable", f"OPA at {self.url} is away: {type(error).__name__}") from None
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise self._silent(error) from None
+        return self.answer((status, answer))
+
+    def answer(self, answer: Answer) -> bytes:
+        """The body of an answer to a query. Raises `DecisionError` where there is none, and `RefusedError` for HTTP
+        4xx."""
+        status, body = answer
         if status == 200:
-            return answer
+            return body
         if status >= 500:
             raise DecisionError("evaluation", f"OPA failed to evaluate: HTTP {status}")
         raise RefusedError(status, "the query", None)
+
+    def _silent(self, error: Exception) -> DecisionError:
+        if isinstance(error, TimeoutError):
+            return DecisionError("timeout", f"OPA at {self.url} did not answer in time")
+        return DecisionError("unavailable", f"OPA at {self.url} is away: {type(error).__name__}")
 
     async def call(self, method: str, path: str, body: bytes | None = None) -> Any:
         """The decoded answer to a request that no check waits for, None where it has no body. Raises `AwayError`, and

@@ -1,51 +1,14 @@
 """The seam of gRPC fronts, and what a front serves."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
-T = TypeVar("T")
+from mixer.pending import Pending as Pending  # noqa: PLC0414 (it is a part of the seam)
+
 Done = Callable[[bytes | BaseException], None]
-
-
-class Pending(Generic[T]):
-    """An answer that comes later and needs no task to wait in, which costs less than an awaitable; it is one, too."""
-
-    __slots__ = ()
-
-    def then(self, done: Callable[[T | BaseException], None]) -> None:
-        """Call back once, in a later turn of the loop, with the answer or the error (`CancelledError` for one that was
-        cancelled). For one caller."""
-        raise NotImplementedError
-
-    def cancel(self) -> None:
-        """Nobody wants the answer any more."""
-        raise NotImplementedError
-
-    def __await__(self) -> Generator[Any, None, T]:
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        def done(result: T | BaseException) -> None:
-            if answer.done():
-                return
-            if not isinstance(result, BaseException):
-                answer.set_result(result)
-            elif isinstance(result, asyncio.CancelledError):
-                answer.cancel()
-            else:
-                answer.set_exception(result)
-
-        self.then(done)
-        try:
-            return (yield from answer.__await__())
-        finally:
-            if answer.cancelled():
-                self.cancel()
-
-
 Call = Callable[[Any, float | None], bytes | Awaitable[bytes]]
 Calls = Callable[[Sequence[tuple[Any, float | None]]], Sequence[bytes | Awaitable[bytes] | Exception]]
 

@@ -73,7 +73,7 @@ def queries(server: Opa, handler: str) -> float:
 @on_loop
 async def test_each_of_many_has_its_own_decision_in_its_place(server: Opa) -> None:
     numbers = [x % 12 for x in range(300)]
-    async with engine_of(server) as engine:
+    async with engine_of(server, max_batch=64) as engine:
         assert await asyncio.gather(*(decide(engine, x) for x in numbers)) == list(map(expected, numbers))
     assert 300 / 64 - 1 <= queries(server, "v1/query") <= 15
     assert queries(server, "v1/data") <= 15 + 3  # the witness, and what is asked at start

@@ -100,6 +100,36 @@ async def test_no_decision_is_made_of_less_than_the_policy_reads(server: Opa) ->
 
 
 @on_loop
+async def test_check_that_is_late_costs_no_reading_and_hides_no_change(server: Opa) -> None:
+    put(server, ONE)
+    async with checks(server, timeout="2s") as ask:
+        references = ask.engine.references
+        for path in ("/1", "/2"):
+            server.pause()
+            try:
+                assert await ask("GET", path) == "timeout"
+            finally:
+                server.resume()
+            assert await ask("GET") is True
+        assert ask.engine.references is references
+        put(server, OTHER)
+        assert await ask("GET", "/shut") is False
+
+
+@on_loop
+async def test_change_while_a_check_is_late_is_seen(server: Opa) -> None:
+    put(server, ONE)
+    async with checks(server, timeout="2s") as ask:
+        server.pause()
+        try:
+            assert await ask("GET", "/shut") == "timeout"
+        finally:
+            server.resume()
+        put(server, OTHER)
+        assert await ask("GET", "/shut") is False
+
+
+@on_loop
 async def test_restart_with_other_policies_is_seen(tmp_path: Path) -> None:
     file = tmp_path / "authz.rego"
     file.write_text(ONE)

@@ -1,0 +1,63 @@
+"""Answers that come later, without a task for each."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Pending(Generic[T]):
+    """An answer that comes later and needs no task to wait in, which costs less than an awaitable; it is one, too."""
+
+    __slots__ = ()
+
+    def then(self, done: Callable[[T | BaseException], None]) -> None:
+        """Call back once, in a later turn of the loop, with the answer or the error (`CancelledError` for one that was
+        cancelled). For one caller."""
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more."""
+        raise NotImplementedError
+
+    def __await__(self) -> Generator[Any, None, T]:
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def done(result: T | BaseException) -> None:
+            if answer.done():
+                return
+            if not isinstance(result, BaseException):
+                answer.set_result(result)
+            elif isinstance(result, asyncio.CancelledError):
+                answer.cancel()
+            else:
+                answer.set_exception(result)
+
+        self.then(done)
+        try:
+            return (yield from answer.__await__())
+        finally:
+            if answer.cancelled():
+                self.cancel()
+
+
+class InTask(Pending[T]):
+    """What is waited for in a task, as a `Pending`."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, awaitable: Awaitable[T]) -> None:
+        self._task = asyncio.ensure_future(awaitable)
+
+    def then(self, done: Callable[[T | BaseException], None]) -> None:
+        def ended(task: asyncio.Future[T]) -> None:
+            if task.cancelled():
+                done(asyncio.CancelledError())
+            else:
+                done(task.exception() or task.result())
+
+        self._task.add_done_callback(ended)
+
+    def cancel(self) -> None:
+        self._task.cancel()
