@@ -1,13 +1,10 @@
-"""Settings into a running whole: the only module that names concrete backends.
-
-Backends are imported when the settings name them, which keeps an idle process small.
-"""
+"""Settings into a running whole: the services of a role, their backends, and the fronts that serve them."""
 
 import asyncio
 import platform
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,29 +12,36 @@ from typing import TYPE_CHECKING, Any, Literal
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from mixer import config
-from mixer.errors import PolicyError, Problem, SettingsError, StartError
+from mixer.backends import (
+    COUNTERS,
+    ENGINES,
+    FRONTS,
+    SINKS,
+    bodies_of,
+    embedded,
+    limits_of,
+    log_policy_of,
+    series_of,
+    shares_of,
+)
+from mixer.errors import PolicyError, Problem, StartError
 from mixer.metrics import Metrics
 from mixer.policy.cache import DecisionCache
 from mixer.policy.engine import PolicyEngine
-from mixer.policy.references import dotted
+from mixer.policy.sources import sources_of
 from mixer.server.front import ClientStream, Front, Method, Methods, Unary
 
 if TYPE_CHECKING:
     from aiohttp.web import RouteDef
 
     from mixer.admin.limits import LimitPages
-    from mixer.authz.body import Bodies
     from mixer.authz.decided import Observer
     from mixer.authz.routing import Checks
     from mixer.decisions.log import DecisionLog
-    from mixer.decisions.policy import LogPolicy
     from mixer.policy.bundle import Bundle
     from mixer.policy.network import Network
     from mixer.policy.polling import Bundles
-    from mixer.policy.sources import Sources
     from mixer.ratelimit.counters import Counters
-    from mixer.ratelimit.desk import Entry
-    from mixer.ratelimit.limits import Limits
     from mixer.ratelimit.quota import Quotas
     from mixer.ratelimit.releases import Releases
     from mixer.ratelimit.service import QuotaService
@@ -46,114 +50,6 @@ if TYPE_CHECKING:
     from mixer.telemetry.sink import Kind, Sink
 
 Role = Literal["all", "check", "report"]
-
-
-def _embedded(
-    settings: config.Policy,
-    others: Sequence[str] = (),
-    loaded: "Sources | None" = None,
-    network: "Network | None" = None,
-) -> PolicyEngine:
-    from mixer.policy.regorus import EmbeddedEngine
-
-    return EmbeddedEngine(settings, loaded=loaded, network=network, others=others)
-
-
-def _opa(settings: config.Policy, _: Sequence[str] = ()) -> PolicyEngine:
-    from mixer.policy.opa import OpaEngine
-
-    if not settings.opa.push:
-        return OpaEngine(settings)
-    from mixer.policy.regorus import sources_of
-
-    return OpaEngine(settings, sources_of(settings))
-
-
-def _memory(_: config.RateLimits, metrics: Metrics) -> "Counters":
-    from mixer.ratelimit.memory import MemoryCounters
-
-    return MemoryCounters(metrics)
-
-
-def _redis(settings: config.RateLimits, metrics: Metrics) -> "Counters":
-    if settings.redis.mode == "cluster":
-        from mixer.ratelimit.cluster import ClusterCounters
-
-        return ClusterCounters(settings, metrics)
-    from mixer.ratelimit.redis import RedisCounters
-
-    return RedisCounters(settings, metrics)
-
-
-def _kafka(settings: Any, metrics: Metrics, kind: "Kind[Any]", name: str) -> "Sink[Any]":
-    from mixer.telemetry.kafka import KafkaSink
-
-    return KafkaSink(settings, metrics, kind, name)
-
-
-def _file(settings: Any, metrics: Metrics, _: "Kind[Any]", name: str) -> "Sink[Any]":
-    from mixer.telemetry.file import FileSink
-
-    return FileSink(settings, metrics, name)
-
-
-def _native(settings: config.Listener, methods: Methods, metrics: Metrics) -> Front:
-    from mixer.server.native import NativeFront
-
-    return NativeFront(settings, methods, metrics)
-
-
-def _grpcio(settings: config.Listener, methods: Methods, metrics: Metrics) -> Front:
-    from mixer.server.grpcio import GrpcioFront
-
-    return GrpcioFront(settings, methods, metrics)
-
-
-def bodies_of(settings: config.Policy, *, exact: bool = False) -> "Bodies | None":
-    """How bodies are parsed; None: not at all. `exact`: see `Bodies`. Raises `LoadError`."""
-    from mixer.authz.body import Bodies
-    from mixer.authz.messages import Messages
-
-    if settings.skip_request_body_parse:
-        return None
-    path = settings.proto_descriptor
-    return Bodies(None if path is None else Messages.load(path), exact=exact)
-
-
-ENGINES: dict[str, Callable[[config.Policy, Sequence[str]], PolicyEngine]] = {
-    "embedded": _embedded,
-    "opa": _opa,
-}
-COUNTERS: dict[str, Callable[[config.RateLimits, Metrics], "Counters"]] = {"memory": _memory, "redis": _redis}
-SINKS: dict[str, Callable[[Any, Metrics, "Kind[Any]", str], "Sink[Any]"]] = {"kafka": _kafka, "file": _file}
-FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
-    "native": _native,
-    "grpcio": _grpcio,
-}
-
-
-async def candidate_of(
-    policy: config.Policy, compared: Mapping[str, tuple[str, bool]], tarballs: Sequence[bytes] = ()
-) -> tuple[PolicyEngine, dict[str, PolicyEngine]]:
-    """The shadow's engine, started, and for each decision of the policy that is compared, the engine that makes the
-    candidate's. `policy`, `compared`: see `config.Policy`; `tarballs`: of `policy.bundles`. Raises `PolicyError`."""
-    from mixer.policy.polling import reader
-    from mixer.policy.program import rules_of
-    from mixer.policy.regorus import sources_of
-
-    read = reader(policy)
-    bundles = [read(each, raw) for each, raw in zip(policy.bundles, tarballs, strict=True)]
-    loaded = sources_of(policy, bundles)
-    there = [f"{rule}/" for rule in rules_of(loaded.modules)]
-    chosen = {
-        live: path
-        for live, (path, needed) in compared.items()
-        if needed or any(rule.startswith(f"{path}/") for rule in there)
-    }
-    decisions = {"decision": next(iter(chosen.values())), "decisions": chosen}
-    engine = _embedded(policy.model_copy(update=decisions), loaded=loaded)
-    await engine.start()
-    return engine, {live: engine.of(path) for live, path in chosen.items()}
 
 
 @dataclass
@@ -239,12 +135,11 @@ class Runtime:
         """Quota, without a rule that gives limits yet."""
         from mixer.admin.limits import LimitPages
         from mixer.ratelimit.desk import Desk
-        from mixer.ratelimit.memory import MemoryCounters
         from mixer.ratelimit.quota import Quotas
 
         counters, limits = await self._counters(settings), limits_of(settings)
         alone = self.role == "check" and settings.counters == "memory"
-        shares = MemoryCounters(self.metrics)
+        shares = shares_of(self.metrics)
         self.quotas = Quotas(limits, counters, settings, self.metrics, local=shares, slots=not alone)
         self.limit_pages = LimitPages(Desk(limits, counters), self.quotas.service.should_rate_limit)
         return self.quotas.service
@@ -262,7 +157,6 @@ class Runtime:
         from mixer.decisions.policy import LogPolicy
         from mixer.policy.network import Network
         from mixer.policy.polling import Bundles, reader
-        from mixer.policy.regorus import sources_of
         from mixer.policy.waiting import WaitingEngine
 
         # Nobody observes what there is no policy for: what is to be masked is not known yet.
@@ -274,7 +168,7 @@ class Runtime:
         async def activate(bundles: "Sequence[Bundle]") -> None:
             loaded = sources_of(policy, bundles)
             log_policy = LogPolicy(loaded) if self.decision_log is not None else None
-            engine = _embedded(policy, self._others(), loaded, network)
+            engine = embedded(policy, self._others(), loaded, network)
             await engine.start()
             # From here on without a pause: a request finds all of the old policy, or all of the new one.
             switch.current = self._checks(policy, engine)
@@ -367,7 +261,7 @@ class Runtime:
         from mixer.decisions.event import DECISIONS
         from mixer.decisions.log import DecisionLog
 
-        log_policy, bundles = _log_policy(policy)
+        log_policy, bundles = log_policy_of(policy)
         return DecisionLog(
             settings,
             self._sinks(settings.sinks, DECISIONS, "decisions-"),
@@ -390,13 +284,12 @@ class Runtime:
     async def _report_methods(self) -> Methods:
         from mixer.telemetry.export import ExportService
         from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
-        from mixer.telemetry.prometheus import PrometheusSink
         from mixer.telemetry.record import ACCESS
         from mixer.telemetry.redaction import Redaction
         from mixer.telemetry.service import ReportService
 
         telemetry = self.settings.telemetry
-        self.sinks = [PrometheusSink(telemetry.max_series, self.metrics)]
+        self.sinks = [series_of(telemetry, self.metrics)]
         self.sinks += self._sinks(telemetry.sinks, ACCESS)
         for sink in self.sinks:
             await sink.start()
@@ -481,175 +374,3 @@ class Runtime:
             await self.engine.close()
         if self.network is not None:
             await self.network.close()
-
-
-def _log_policy(policy: config.Policy) -> "tuple[LogPolicy | None, Mapping[str, str]]":
-    """`system.log` of the policies on disk, which the embedded engine evaluates whatever decides, and the bundles among
-    them if they decide. Those of `policy.bundles` come later."""
-    from mixer.decisions.policy import LogPolicy
-    from mixer.policy.regorus import sources_of
-
-    if policy.bundles or not policy.paths:
-        return None, {}
-    loaded = sources_of(policy)
-    return LogPolicy(loaded), loaded.bundles if policy.engine == "embedded" else {}
-
-
-async def validate(settings: config.Config) -> list[str]:
-    """Load what the settings name, without serving or connecting: a line each on what was found. Raises `LoadError`."""
-    lines: list[str] = []
-    if settings.policy is not None:
-        lines += await _validate_policy(settings, settings.policy)
-    if (rate_limits := settings.rate_limits) is not None and rate_limits.paths:
-        lines.append(f"rate limits: {limits_of(rate_limits).summary()}")
-    return lines
-
-
-async def _validate_policy(settings: config.Config, policy: config.Policy) -> list[str]:
-    lines: list[str] = []
-    limits_decision = None if settings.rate_limits is None else settings.rate_limits.decision
-    bodies_of(policy)
-    if policy.dry_run:
-        lines.append("policy.dry_run: what the policy denies passes; it is counted and logged")
-    if policy.bundles:
-        lines.append(f"policy: {policy.decision}, {_told_bundles(policy)}")
-    elif policy.engine == "embedded":
-        engine = ENGINES["embedded"](policy, () if limits_decision is None else (limits_decision,))
-        await engine.start()
-        lines += _told("policy", engine)
-        for name, decision in policy.decisions.items():
-            lines += _told(f"policy.decisions.{name}", engine.of(decision))
-        if limits_decision is not None:
-            lines += _told("rate_limits.decision", engine.of(limits_decision))
-    else:
-        lines.append(f"policy: {policy.decision}, decided by OPA at {policy.opa.url}")
-        lines += [f"policy.decisions.{name}: {path}" for name, path in policy.decisions.items()]
-        if limits_decision is not None:
-            lines.append(f"rate_limits.decision: {limits_decision}, decided there too")
-        if policy.opa.push:
-            from mixer.policy.regorus import sources_of
-
-            loaded = sources_of(policy)
-            count = len(loaded.modules)
-            lines.append(f"policy.paths: pushed to OPA, revision {loaded.revision}; modules: {count}")
-        elif policy.paths:
-            lines.append(
-                "policy.paths: the server has its own policies; with policy.opa.push: true it gets these"
-            )
-    if settings.decision_log is not None and not policy.bundles:
-        log_policy, _ = _log_policy(policy)
-        rules = [f"system.log.{rule}" for rule in log_policy.rules] if log_policy is not None else []
-        lines.append(f"decision log: {' and '.join(rules) or 'no rule of system.log'}")
-    if (candidate := policy.candidate()) is not None:
-        lines += await _told_shadow(policy, candidate)
-    return lines
-
-
-def limits_of(settings: config.RateLimits) -> "Limits":
-    """What the limits files say. Raises `LimitsError`."""
-    from mixer.ratelimit import limits
-
-    return limits.load(
-        settings.paths,
-        settings.merge_domain_config,
-        counts_over=settings.count_over_limit,
-        key_format=settings.key_format,
-        has_shares=settings.instances is not None,
-    )
-
-
-async def at_desk(
-    settings: config.Config,
-    rate_limits: config.RateLimits,
-    do: Literal["peek", "reset"],
-    domain: str,
-    entries: "Sequence[Entry]",
-) -> dict[str, Any]:
-    """Look at the counter of a descriptor, or set it back: in Redis, or where counters are in memory, by the server
-    that has them. Raises `MixerError`."""
-    if rate_limits.counters == "memory":
-        return await _at_admin(settings.listeners.admin.address, do, domain, entries)
-    from mixer.ratelimit.desk import Desk
-
-    counters = COUNTERS[rate_limits.counters](rate_limits, Metrics(CollectorRegistry()))
-    await counters.start()
-    try:
-        desk = Desk(limits_of(rate_limits), counters)
-        seen = await (desk.peek if do == "peek" else desk.reset)(domain, entries)
-    finally:
-        await counters.close()
-    return seen.plain()
-
-
-async def _at_admin(address: str, do: str, domain: str, entries: "Sequence[Entry]") -> dict[str, Any]:
-    from mixer.admin.client import ask
-
-    if address.endswith(":0"):
-        raise StartError(
-            f"the counters are in the memory of the server, which is asked on listeners.admin.address; {address} does "
-            "not say on which port"
-        )
-    descriptor = {"entries": [entry._asdict() for entry in entries]}
-    try:
-        (found,) = await ask(address, f"/limits/{do}", {"domain": domain, "descriptors": [descriptor]})
-    except StartError as error:
-        raise StartError(f"the counters are in the memory of the server; {error}") from error
-    return found  # type: ignore[no-any-return]
-
-
-async def deps(policy: config.Policy) -> list[str]:
-    """What the decisions of the policies depend on, in lines. Those of an OPA server that has its own are asked for.
-    Raises `LoadError`, and `StartError` where the server does not show them."""
-    from mixer.policy.deps import deps as told
-    from mixer.policy.regorus import sources_of
-
-    if policy.engine == "opa" and not policy.opa.push:
-        from mixer.policy.opa_server import shown
-
-        return list(told(policy, await shown(policy.opa)))
-    if not policy.paths:
-        missing = "the policies are not known here, a bundle has them; name them by their paths"
-        raise SettingsError([Problem("policy.paths", "", missing)])
-    return list(told(policy, sources_of(policy).modules))
-
-
-def _told_bundles(policy: config.Policy) -> str:
-    """What there is to say of bundles that are not fetched here. Raises `PolicyError` for keys and certificates."""
-    from mixer.policy.signatures import keys
-    from mixer.trust import trust
-
-    for bundle in policy.bundles:
-        trust(bundle.tls)
-    keys(policy.keys)
-    names = ", ".join(each.name for each in policy.bundles)
-    return f"from bundles that are not fetched here: {names}"
-
-
-async def _told_shadow(policy: config.Policy, candidate: config.Policy) -> list[str]:
-    if candidate.bundles:
-        return [f"policy.shadow: {_told_bundles(candidate)}"]
-    _, engines = await candidate_of(candidate, policy.compared())
-    # The first line of each: a candidate has no cache.
-    return [
-        _told("policy.shadow" if live == policy.decision else f"policy.shadow, beside {live}", engine)[0]
-        for live, engine in engines.items()
-    ]
-
-
-def _told(what: str, engine: PolicyEngine) -> list[str]:
-    """What was found out of a decision of the embedded engine."""
-    from mixer.policy.regorus import EmbeddedEngine
-
-    references = engine.references
-    reads = ", ".join(map(dotted, sorted(references.paths))) or "nothing of the input"
-    lines = [f"{what}: {engine.decision}, revision {engine.revision}; reads {reads}"]
-    if isinstance(engine, EmbeddedEngine) and engine.interpreted is not None:
-        lines.append(
-            f"evaluated by the interpreter, about four times slower than compiled, because of {engine.interpreted}"
-        )
-    if references.uncacheable:
-        lines.append(
-            "decision cache: off but for decisions with a cache_ttl, since the policy calls "
-            + ", ".join(references.uncacheable)
-        )
-    return lines

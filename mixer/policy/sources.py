@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixer import config
 from mixer.errors import BundleError, PolicyError, Problem
 from mixer.policy import bundle
 from mixer.policy.bundle import Bundle
 from mixer.policy.documents import DATA_NAMES, Documents, Module
 
 if TYPE_CHECKING:
-    from mixer.policy.signatures import Verifier
+    from mixer.policy.signatures import Verifier  # and cryptography with it, which takes memory
 
-__all__ = ["Module", "Sources", "load"]
+__all__ = ["Module", "Sources", "load", "sources_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,21 @@ def load(
         revisions.append(files.digest.hexdigest()[:12])
     by_name = {each.name: each.revision for each in found}
     return Sources(tuple(modules), documents.data, "+".join(revisions), by_name)
+
+
+def sources_of(settings: config.Policy, bundles: Sequence[Bundle] = ()) -> Sources:
+    """The policies and data that the settings name, with those of bundles. Raises `PolicyError`."""
+    return load(
+        settings.paths, bundles=bundles, verifier=_verifier(settings), limit=settings.bundle_size_limit
+    )
+
+
+def _verifier(settings: config.Policy) -> "Verifier | None":
+    if not settings.keys:
+        return None
+    from mixer.policy.signatures import Verifier, keys
+
+    return Verifier(keys(settings.keys))
 
 
 class _Files:
