@@ -33,13 +33,10 @@ def embedded(
     return EmbeddedEngine(settings, loaded=loaded, network=network, others=others)
 
 
-def _opa(settings: config.Policy, _: Sequence[str] = ()) -> PolicyEngine:
+def _opa(settings: config.Policy, _: Sequence[str] = (), loaded: Sources | None = None) -> PolicyEngine:
     from mixer.policy.opa import OpaEngine
 
-    if not settings.opa.push:
-        return OpaEngine(settings)
-
-    return OpaEngine(settings, sources_of(settings))
+    return OpaEngine(settings, loaded if settings.opa.push else None)
 
 
 def _memory(_: config.RateLimits, metrics: Metrics) -> "Counters":
@@ -84,16 +81,16 @@ def series_of(settings: config.Telemetry, metrics: Metrics) -> "Sink[Any]":
     return PrometheusSink(settings.max_series, metrics)
 
 
-def _native(settings: config.Listener, methods: Methods, metrics: Metrics) -> Front:
+def _native(settings: config.Listener, methods: Methods, metrics: Metrics, shared: bool) -> Front:
     from mixer.server.native import NativeFront
 
-    return NativeFront(settings, methods, metrics)
+    return NativeFront(settings, methods, metrics, shared)
 
 
-def _grpcio(settings: config.Listener, methods: Methods, metrics: Metrics) -> Front:
+def _grpcio(settings: config.Listener, methods: Methods, metrics: Metrics, shared: bool) -> Front:
     from mixer.server.grpcio import GrpcioFront
 
-    return GrpcioFront(settings, methods, metrics)
+    return GrpcioFront(settings, methods, metrics, shared)
 
 
 def interpreted(engine: PolicyEngine) -> str | None:
@@ -114,13 +111,13 @@ def bodies_of(settings: config.Policy, *, exact: bool = False) -> "Bodies | None
     return Bodies(None if path is None else Messages.load(path), exact=exact)
 
 
-ENGINES: dict[str, Callable[[config.Policy, Sequence[str]], PolicyEngine]] = {
+ENGINES: dict[str, Callable[[config.Policy, Sequence[str], Sources | None], PolicyEngine]] = {
     "embedded": embedded,
     "opa": _opa,
 }
 COUNTERS: dict[str, Callable[[config.RateLimits, Metrics], "Counters"]] = {"memory": _memory, "redis": _redis}
 SINKS: dict[str, Callable[[Any, Metrics, "Kind[Any]", str], "Sink[Any]"]] = {"kafka": _kafka, "file": _file}
-FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
+FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics, bool], Front]] = {
     "native": _native,
     "grpcio": _grpcio,
 }
@@ -149,14 +146,27 @@ async def candidate_of(
     return engine, {live: engine.of(path) for live, path in chosen.items()}
 
 
-def log_policy_of(policy: config.Policy) -> "tuple[LogPolicy | None, Mapping[str, str]]":
+def sinks_of(
+    settings: Sequence[Any], metrics: Metrics, kind: "Kind[Any]", prefix: str = ""
+) -> "list[Sink[Any]]":
+    """Each named by its type, and by its place where there are several of that."""
+    types = [sink.type for sink in settings]
+    names = [type_ if types.count(type_) == 1 else f"{type_}-{at}" for at, type_ in enumerate(types)]
+    return [
+        SINKS[sink.type](sink, metrics, kind, prefix + name)
+        for sink, name in zip(settings, names, strict=True)
+    ]
+
+
+def log_policy_of(
+    policy: config.Policy, loaded: Sources | None
+) -> "tuple[LogPolicy | None, Mapping[str, str]]":
     """`system.log` of the policies on disk, which the embedded engine evaluates whatever decides, and the bundles among
     them if they decide. Those of `policy.bundles` come later."""
     from mixer.decisions.policy import LogPolicy
 
-    if policy.bundles or not policy.paths:
+    if loaded is None:
         return None, {}
-    loaded = sources_of(policy)
     return LogPolicy(loaded), loaded.bundles if policy.engine == "embedded" else {}
 
 

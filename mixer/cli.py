@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -163,16 +162,23 @@ def _config_option(parser: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     """Serve Envoy's calls. Prints one line "ready" with the listeners' addresses once all of them answer.
-    SIGTERM drains: health goes to NOT_SERVING, calls in flight are answered, sinks are flushed."""
+    SIGTERM drains: health goes to NOT_SERVING, calls in flight are answered, sinks are flushed. SIGHUP reads settings,
+    policies, data and limits again; SIGUSR1 opens the files of sinks anew; SIGUSR2 starts all workers anew, one after
+    the other, without a call lost."""
     import uvloop
 
-    from mixer import config, log
+    from mixer import config, loaded, log
+    from mixer.supervision import needed
+
+    log.setup(config.load(options.config).logging)
+    files = loaded.load(options.config, read=options.role != "report")
+    if needed(files.settings.workers, options.role):
+        from mixer.supervision.supervisor import supervise
+
+        return uvloop.run(supervise(options.config, files, options.role))
     from mixer.worker import serve
 
-    settings = config.load(options.config)
-    log.setup(settings.logging)
-    revision = hashlib.sha256(options.config.read_bytes()).hexdigest()[:12]
-    uvloop.run(serve(settings, options.role, revision))
+    uvloop.run(serve(options.config, files, options.role))
     return 0
 
 

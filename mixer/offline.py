@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from prometheus_client import CollectorRegistry
 
 from mixer import config
-from mixer.backends import COUNTERS, ENGINES, bodies_of, candidate_of, interpreted, limits_of, log_policy_of
+from mixer.backends import COUNTERS, bodies_of, candidate_of, embedded, interpreted, limits_of, log_policy_of
 from mixer.errors import Problem, SettingsError, StartError
 from mixer.metrics import Metrics
 from mixer.policy.engine import PolicyEngine
@@ -37,7 +37,7 @@ async def _validate_policy(settings: config.Config, policy: config.Policy) -> li
     if policy.bundles:
         lines.append(f"policy: {policy.decision}, {_told_bundles(policy)}")
     elif policy.engine == "embedded":
-        engine = ENGINES["embedded"](policy, () if limits_decision is None else (limits_decision,))
+        engine = embedded(policy, () if limits_decision is None else (limits_decision,))
         await engine.start()
         lines += _told("policy", engine)
         for name, decision in policy.decisions.items():
@@ -58,7 +58,7 @@ async def _validate_policy(settings: config.Config, policy: config.Policy) -> li
                 "policy.paths: the server has its own policies; with policy.opa.push: true it gets these"
             )
     if settings.decision_log is not None and not policy.bundles:
-        log_policy, _ = log_policy_of(policy)
+        log_policy, _ = log_policy_of(policy, sources_of(policy) if policy.paths else None)
         rules = [f"system.log.{rule}" for rule in log_policy.rules] if log_policy is not None else []
         lines.append(f"decision log: {' and '.join(rules) or 'no rule of system.log'}")
     if (candidate := policy.candidate()) is not None:

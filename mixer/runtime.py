@@ -3,51 +3,30 @@
 import asyncio
 import platform
 import time
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
+import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from mixer import config
-from mixer.backends import (
-    COUNTERS,
-    ENGINES,
-    FRONTS,
-    SINKS,
-    bodies_of,
-    embedded,
-    limits_of,
-    log_policy_of,
-    series_of,
-    shares_of,
-)
-from mixer.errors import PolicyError, Problem, StartError
+from mixer import config, loaded
+from mixer.backends import COUNTERS, FRONTS, series_of, sinks_of
+from mixer.checking import Checking, Prepared
+from mixer.loaded import Loaded
 from mixer.metrics import Metrics
-from mixer.policy.cache import DecisionCache
-from mixer.policy.engine import PolicyEngine
-from mixer.policy.sources import sources_of
-from mixer.server.front import ClientStream, Front, Method, Methods, Unary
+from mixer.server.front import ClientStream, Front, Methods, Unary
+from mixer.telemetry.sink import Reopens
 
 if TYPE_CHECKING:
     from aiohttp.web import RouteDef
 
-    from mixer.admin.limits import LimitPages
-    from mixer.authz.decided import Observer
-    from mixer.authz.routing import Checks
-    from mixer.decisions.log import DecisionLog
-    from mixer.policy.bundle import Bundle
-    from mixer.policy.network import Network
-    from mixer.policy.polling import Bundles
     from mixer.ratelimit.counters import Counters
-    from mixer.ratelimit.quota import Quotas
     from mixer.ratelimit.releases import Releases
-    from mixer.ratelimit.service import QuotaService
-    from mixer.shadow.shadow import Shadow
-    from mixer.shadow.tarball import Tarball
-    from mixer.telemetry.sink import Kind, Sink
+    from mixer.telemetry.sink import Sink
+
+log = structlog.get_logger()
 
 Role = Literal["all", "check", "report"]
 
@@ -56,26 +35,22 @@ Role = Literal["all", "check", "report"]
 class Runtime:
     """The services of one role, their backends, and the fronts that serve them."""
 
-    settings: config.Config
+    loaded: Loaded
     role: Role
     registry: CollectorRegistry
     metrics: Metrics
-    engine: PolicyEngine | None = None
-    shadow: "Shadow | None" = None
-    shadow_bundles: "Bundles[Tarball] | None" = None
-    bundles: "Bundles[Bundle] | None" = None
-    network: "Network | None" = None  # of policies that come in bundles
+    checking: Checking | None = None
     counters: "Counters | None" = None
-    quotas: "Quotas | None" = None
     releases: "Releases | None" = None
     sinks: "list[Sink[Any]]" = field(default_factory=list)
-    decision_log: "DecisionLog | None" = None
     fronts: dict[str, Front] = field(default_factory=dict)
-    limit_pages: "LimitPages | None" = None
 
     @classmethod
-    def build(cls, settings: config.Config, role: Role, revision: str) -> "Runtime":
-        """Nothing is opened yet. `revision`: of the settings file."""
+    def build(
+        cls, settings: config.Config, role: Role, revision: str, files: Loaded | None = None
+    ) -> "Runtime":
+        """Nothing is opened yet. `revision`: of the settings file; `files`: what the files say that the settings name,
+        which are read otherwise. Raises `LoadError`."""
         registry = CollectorRegistry(
             support_collectors_without_names=True
         )  # a process has no names to ask by
@@ -86,63 +61,59 @@ class Runtime:
             {"version": version("mixer"), "python": platform.python_version(), "grpcio": version("grpcio")}
         )
         metrics.settings.info({"revision": revision})
-        return cls(settings, role, registry, metrics)
+        if files is None:
+            files = Loaded(settings, revision, "") if role == "report" else loaded.of(settings, revision)
+        return cls(files, role, registry, metrics)
 
-    async def start(self) -> None:
-        """Open backends, then serve. Raises `LoadError` or `StartError`; what was opened is then for `close`."""
+    @property
+    def settings(self) -> config.Config:
+        return self.loaded.settings
+
+    async def start(self, *, shared: bool = False) -> None:
+        """Open backends, then serve. `shared`: others may have the listeners' addresses, too. Raises `LoadError` or
+        `StartError`; what was opened is then for `close`."""
         listeners = self.settings.listeners
         if self.role in ("all", "check"):
-            await self._serve("check", listeners.check, await self._check_methods())
+            await self._serve("check", listeners.check, await self._check_methods(), shared)
         if self.role in ("all", "report"):
-            await self._serve("report", listeners.report, await self._report_methods())
+            await self._serve("report", listeners.report, await self._report_methods(), shared)
+        self.loaded = self.loaded.bare()
 
-    async def _serve(self, name: str, listener: config.Listener, methods: Methods) -> None:
-        front = FRONTS[listener.server](listener, methods, self.metrics)
+    async def prepare(self, files: Loaded) -> Prepared | None:
+        """What settings and files change here, made ready beside what serves. Raises `LoadError` or `StartError`; then
+        nothing has changed."""
+        return None if self.checking is None else await self.checking.prepare(files)
+
+    async def exchange(self, files: Loaded, prepared: Prepared | None) -> None:
+        """Serve by what was prepared, all of it from one moment on."""
+        if self.checking is not None and prepared is not None:
+            await self.checking.exchange(prepared)
+        self.loaded = files.bare()
+        self.metrics.settings.info({"revision": files.revision})
+
+    def reopen(self) -> None:
+        """Open the files of sinks anew: somebody has renamed them, to keep or to compress them."""
+        for sink in self._all_sinks():
+            if isinstance(sink, Reopens):
+                sink.reopen()
+        log.info("reopened")
+
+    async def discard(self, prepared: Prepared | None) -> None:
+        """It is not wanted after all."""
+        if self.checking is not None and prepared is not None:
+            await self.checking.discard(prepared)
+
+    async def _serve(self, name: str, listener: config.Listener, methods: Methods, shared: bool) -> None:
+        front = FRONTS[listener.server](listener, methods, self.metrics, shared)
         await front.start()
         self.fronts[name] = front
 
     async def _check_methods(self) -> Methods:
-        methods: list[Method] = []
-        if (rate_limits := self.settings.rate_limits) is not None:
-            quota = await self._quotas(rate_limits)
-            service = "envoy.service.ratelimit.v3.RateLimitService"
-            methods.append(Unary(service, "ShouldRateLimit", None, quota.should_rate_limit))
-        if (policy := self.settings.policy) is not None:
-            from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
-
-            if not policy.bundles:
-                self.engine = ENGINES[policy.engine](policy, self._others())
-                await self.engine.start()
-            if (log_settings := self.settings.decision_log) is not None:
-                self.decision_log = self._decision_log(log_settings, policy)
-                await self.decision_log.start()
-            await self._start_shadow(policy)
-            check: Checks
-            if self.engine is not None:
-                check = self._checks(policy, self.engine)
-            else:
-                check = await self._by_bundles(policy)
-            service = "envoy.service.auth.v3.Authorization"
-            methods.append(Unary(service, "Check", CheckRequest, check.check, check.check_all))
-        return methods
-
-    def _others(self) -> tuple[str, ...]:
-        """Rules that the engine is asked for beside those of `policy`."""
-        limits = self.settings.rate_limits
-        return () if limits is None or limits.decision is None else (limits.decision,)
-
-    async def _quotas(self, settings: config.RateLimits) -> "QuotaService":
-        """Quota, without a rule that gives limits yet."""
-        from mixer.admin.limits import LimitPages
-        from mixer.ratelimit.desk import Desk
-        from mixer.ratelimit.quota import Quotas
-
-        counters, limits = await self._counters(settings), limits_of(settings)
-        alone = self.role == "check" and settings.counters == "memory"
-        shares = shares_of(self.metrics)
-        self.quotas = Quotas(limits, counters, settings, self.metrics, local=shares, slots=not alone)
-        self.limit_pages = LimitPages(Desk(limits, counters), self.quotas.service.should_rate_limit)
-        return self.quotas.service
+        rate_limits = self.settings.rate_limits
+        counters = None if rate_limits is None else await self._counters(rate_limits)
+        alone = self.role == "check" and rate_limits is not None and rate_limits.counters == "memory"
+        self.checking = Checking(self.loaded, self.metrics, counters, slots=not alone)
+        return await self.checking.start()
 
     async def _counters(self, settings: config.RateLimits) -> "Counters":
         """Started once, for Check, Quota and Report of this process together."""
@@ -150,136 +121,6 @@ class Runtime:
             self.counters = COUNTERS[settings.counters](settings, self.metrics)
             await self.counters.start()
         return self.counters
-
-    async def _by_bundles(self, policy: config.Policy) -> "Checks":
-        """Check by the policy of the latest bundles."""
-        from mixer.authz.switch import Switch
-        from mixer.decisions.policy import LogPolicy
-        from mixer.policy.network import Network
-        from mixer.policy.polling import Bundles, reader
-        from mixer.policy.waiting import WaitingEngine
-
-        # Nobody observes what there is no policy for: what is to be masked is not known yet.
-        self.engine = WaitingEngine(policy.decision)
-        switch = Switch(self._checks(policy, self.engine, observed=False))
-        # One for all revisions: an evaluation may wait while its policy is exchanged, and replies are kept.
-        network = self.network = Network(policy.http)
-
-        async def activate(bundles: "Sequence[Bundle]") -> None:
-            loaded = sources_of(policy, bundles)
-            log_policy = LogPolicy(loaded) if self.decision_log is not None else None
-            engine = embedded(policy, self._others(), loaded, network)
-            await engine.start()
-            # From here on without a pause: a request finds all of the old policy, or all of the new one.
-            switch.current = self._checks(policy, engine)
-            self.engine = engine
-            if self.decision_log is not None:
-                self.decision_log.policy, self.decision_log.bundles = log_policy, loaded.bundles
-
-        self.bundles = Bundles(policy, self.metrics, reader(policy), activate)
-        await self.bundles.start()
-        return switch
-
-    def _checks(self, policy: config.Policy, engine: PolicyEngine, observed: bool = True) -> "Checks":
-        """Check by the engine's decision, and by the others where there are any."""
-        from mixer.authz.routing import Routing
-        from mixer.authz.service import CheckService
-
-        bodies = bodies_of(policy, exact=policy.engine == "opa")  # the embedded engine has doubles alone
-
-        caches: list[DecisionCache] = []
-        observer: Observer | None = None
-        if observed and self.shadow is not None:
-            observer = self.shadow.observe
-        elif observed and self.decision_log is not None:
-            observer = self.decision_log.observe
-
-        def told() -> None:
-            self.metrics.policy.info(
-                {"engine": engine.name, "decision": engine.decision, "revision": engine.revision}
-            )
-
-        def new_cache() -> DecisionCache | None:
-            if policy.cache is None:
-                return None
-            caches.append(cache := DecisionCache(policy.cache.max_entries, policy.cache.ttl, self.metrics))
-            return cache
-
-        limiter = None
-        if self.quotas is not None:
-            rules = [(engine.of(decision), new_cache()) for decision in self._others()]
-            limiter = self.quotas.by_rule(*rules[0]) if rules else self.quotas.limiter()
-
-        def service(engine: PolicyEngine, adopted: Callable[[], None] = lambda: None) -> CheckService:
-            return CheckService(
-                *(engine, new_cache(), self.metrics),
-                observer=observer,
-                bodies=bodies,
-                dry_run=policy.dry_run,
-                adopted=adopted,
-                limiter=limiter,
-            )
-
-        default = service(engine, told)
-        named = {name: service(engine.of(decision)) for name, decision in policy.decisions.items()}
-        self.metrics.cache_entries.set_function(lambda: sum(map(len, caches)))
-        return Routing(default, named, self.metrics) if named else default
-
-    async def _start_shadow(self, policy: config.Policy) -> None:
-        """Its candidate is compared with whatever decides, also after that has been exchanged."""
-        if policy.shadow is None or (candidate := policy.candidate()) is None:
-            return
-        from mixer.shadow.candidate import Candidate
-        from mixer.shadow.shadow import Shadow
-
-        compared, logging = policy.compared(), self.settings.logging
-        observer = self.decision_log.observe if self.decision_log is not None else None
-        first = None if candidate.bundles else Candidate(candidate, compared, logging)
-        shadow = self.shadow = Shadow(policy.shadow, first, self.metrics, observer)
-        await shadow.start()
-        if not candidate.bundles:
-            return
-        from mixer.policy.polling import Bundles
-        from mixer.shadow.tarball import Tarball
-
-        async def activate(tarballs: "Sequence[Tarball]") -> None:
-            fresh = Candidate(candidate, compared, logging, [tarball.raw for tarball in tarballs])
-            try:
-                await fresh.start()
-            except StartError as error:
-                raise PolicyError([Problem("policy.shadow.bundles", "", str(error))]) from None
-            for tarball in tarballs:
-                tarball.revision = fresh.revision
-            await shadow.exchange(fresh)
-
-        # Its process reads them: that takes time, which is not to be taken from the answers.
-        self.shadow_bundles = Bundles(candidate, self.metrics, Tarball.of, activate)
-        await self.shadow_bundles.start()
-
-    def _decision_log(self, settings: config.DecisionLog, policy: config.Policy) -> "DecisionLog":
-        from mixer.authz.input import WholeInput
-        from mixer.decisions.event import DECISIONS
-        from mixer.decisions.log import DecisionLog
-
-        log_policy, bundles = log_policy_of(policy)
-        return DecisionLog(
-            settings,
-            self._sinks(settings.sinks, DECISIONS, "decisions-"),
-            {**settings.labels, "id": str(uuid.uuid4()), "version": version("mixer")},  # as OPA has them
-            self.metrics,
-            policy=log_policy,
-            bundles=bundles,
-            build=WholeInput(bodies_of(policy)).build if settings.input == "all" else None,
-        )
-
-    def _sinks(self, settings: Sequence[Any], kind: "Kind[Any]", prefix: str = "") -> "list[Sink[Any]]":
-        """Each named by its type, and by its place where there are several of that."""
-        types = [sink.type for sink in settings]
-        names = [type_ if types.count(type_) == 1 else f"{type_}-{at}" for at, type_ in enumerate(types)]
-        return [
-            SINKS[sink.type](sink, self.metrics, kind, prefix + name)
-            for sink, name in zip(settings, names, strict=True)
-        ]
 
     async def _report_methods(self) -> Methods:
         from mixer.telemetry.export import ExportService
@@ -290,7 +131,7 @@ class Runtime:
 
         telemetry = self.settings.telemetry
         self.sinks = [series_of(telemetry, self.metrics)]
-        self.sinks += self._sinks(telemetry.sinks, ACCESS)
+        self.sinks += sinks_of(telemetry.sinks, self.metrics, ACCESS)
         for sink in self.sinks:
             await sink.start()
         redaction = Redaction(telemetry.redaction.headers, telemetry.redaction.query)
@@ -311,27 +152,27 @@ class Runtime:
 
     async def not_ready(self) -> list[str]:
         """Why this process should get no traffic now."""
-        reasons = [await self.engine.ready()] if self.engine else []
-        if self.bundles is not None and not self.bundles.activated:
-            reasons += self.bundles.problems()
+        reasons = [] if self.checking is None else await self.checking.not_ready()
         # Report needs the counters for slots alone, which come back by themselves if it must be.
-        if self._needs_counters() and self.role != "report":
-            reasons += [self.counters.ready()] if self.counters else []
-        return [reason for reason in reasons if reason is not None]
+        if self._needs_counters() and self.role != "report" and self.counters is not None:
+            reasons += [reason] if (reason := self.counters.ready()) is not None else []
+        return reasons
 
     def degraded(self) -> list[str]:
         """What does not work as it should, though calls are answered: sinks that hold their records back, a shadow
         whose candidate is away, bundles that cannot be had or used, counters that others stand in for."""
-        sinks = [*self.sinks, *(self.decision_log.sinks if self.decision_log is not None else ())]
-        reasons = [f"{sink.name}: {status}" for sink in sinks if (status := sink.status()) != "ok"]
-        if self.shadow is not None and (status := self.shadow.status()) != "ok":
-            reasons.append(f"shadow: {status}")
-        if self.shadow_bundles is not None:
-            reasons += [f"shadow: {problem}" for problem in self.shadow_bundles.problems()]
+        reasons = [
+            f"{sink.name}: {status}" for sink in self._all_sinks() if (status := sink.status()) != "ok"
+        ]
+        checking = [] if self.checking is None else self.checking.degraded()
         if self.counters is not None:
             away = self.counters.ready()
             reasons += self.counters.problems() if away is None else [away]
-        return reasons + (self.bundles.problems() if self.bundles is not None else [])
+        return reasons + checking
+
+    def _all_sinks(self) -> "Sequence[Sink[Any]]":
+        log = None if self.checking is None else self.checking.decision_log
+        return [*self.sinks, *(() if log is None else log.sinks)]
 
     def _needs_counters(self) -> bool:
         """Whether calls fail without them, as far as the settings say it."""
@@ -339,38 +180,29 @@ class Runtime:
         return rate_limits is not None and rate_limits.on_error == "error"
 
     def serving(self) -> list[str]:
-        """What is served that may change while this runs: the policy's revision, where it comes in bundles or is pushed
-        to an OPA server."""
-        pushed = self.settings.policy is not None and self.settings.policy.opa.push
-        if self.engine is None or (self.bundles is None and not pushed):
-            return []
-        return [f"policy: revision {self.engine.revision}"]
+        """What is served that may change while this runs."""
+        return [] if self.checking is None else self.checking.serving()
 
     def pages(self) -> "Sequence[RouteDef]":
         """Further pages of the admin listener."""
-        return self.limit_pages.routes() if self.limit_pages is not None else ()
+        pages = None if self.checking is None else self.checking.limit_pages
+        return () if pages is None else pages.routes()
 
     async def close(self, timeout: float) -> None:
         """Drain the fronts, then flush the sinks and give back connections; `timeout` seconds in all."""
         end = time.monotonic() + timeout
         for front in self.fronts.values():
             await front.drain(max(0.1, (end - time.monotonic()) / 2))
-        if self.shadow_bundles is not None:
-            await self.shadow_bundles.close()
-        if self.shadow is not None:
-            await self.shadow.close()
+        if self.checking is not None:
+            await self.checking.end_shadow()
         # All at the same time: one that is away would take the others' time.
         closing = [sink.close(max(0.1, end - time.monotonic())) for sink in self.sinks]
-        if self.decision_log is not None:
-            closing.append(self.decision_log.close(max(0.1, end - time.monotonic())))
+        if self.checking is not None:
+            closing.append(self.checking.close_log(end))
         await asyncio.gather(*closing)
         if self.releases is not None:
             await self.releases.close(max(0.1, end - time.monotonic()))
         if self.counters is not None:
             await self.counters.close()
-        if self.bundles is not None:
-            await self.bundles.close()
-        if self.engine is not None:
-            await self.engine.close()
-        if self.network is not None:
-            await self.network.close()
+        if self.checking is not None:
+            await self.checking.close()

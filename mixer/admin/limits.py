@@ -21,10 +21,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class LimitPages:
-    """`quota` answers RateLimitRequests as it does on gRPC."""
+    """`quota` answers RateLimitRequests as it does on gRPC. The limits of `desk` may be exchanged."""
 
     def __init__(self, desk: Desk, quota: Quota) -> None:
-        self._desk = desk
+        self.desk = desk
         self._quota = quota
 
     def routes(self) -> Sequence[web.RouteDef]:
@@ -44,17 +44,17 @@ class LimitPages:
         return web.Response(status=429 if over else 200, text=text, content_type="application/json")
 
     async def _rlconfig(self, _: web.Request) -> web.Response:
-        return web.Response(text=shown.dump(self._desk.limits))
+        return web.Response(text=shown.dump(self.desk.limits))
 
     async def _peek(self, request: web.Request) -> web.Response:
         """What applies to each descriptor of a RateLimitRequest; nothing is counted."""
-        return await _each(await _asked(request), self._desk.peek)
+        return await _each(await _asked(request), self.desk.peek)
 
     async def _reset(self, request: web.Request) -> web.Response:
         """Set the counter of each descriptor of a RateLimitRequest back."""
         if request.content_type != "application/json":  # which no other site's page can make a browser send
             raise RequestError(f"content-type: expected application/json, got {request.content_type}")
-        return await _each(await _asked(request), self._desk.reset)
+        return await _each(await _asked(request), self.desk.reset)
 
 
 def _guarded(handler: Handler) -> Handler:

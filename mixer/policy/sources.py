@@ -16,6 +16,7 @@ from mixer.errors import BundleError, PolicyError, Problem
 from mixer.policy import bundle
 from mixer.policy.bundle import Bundle
 from mixer.policy.documents import DATA_NAMES, Documents, Module
+from mixer.policy.folders import files_below
 
 if TYPE_CHECKING:
     from mixer.policy.signatures import Verifier  # and cryptography with it, which takes memory
@@ -107,8 +108,13 @@ class _Files:
 
     def add(self, root: Path) -> None:
         """A file, or all files below a folder."""
-        for file in sorted(root.rglob("*")) if root.is_dir() else [root]:
-            if file.is_dir() or file.name.endswith("_test.rego"):
+        try:
+            files = files_below(root) if root.is_dir() else [root]
+        except OSError as error:
+            self.problems.append(Problem(str(root), "", f"cannot be read: {error.strerror}"))
+            return
+        for file in files:
+            if file.name.endswith("_test.rego"):
                 continue
             is_data = file.name in DATA_NAMES or (file == root and file.suffix in (".json", ".yaml", ".yml"))
             if file.suffix != ".rego" and not is_data:

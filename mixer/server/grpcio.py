@@ -18,8 +18,11 @@ from mixer.server.tls import credentials, ends
 class GrpcioFront:
     """See `Front`."""
 
-    def __init__(self, settings: config.Listener, methods: Methods, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: config.Listener, methods: Methods, metrics: Metrics, shared: bool = False
+    ) -> None:
         self.address = settings.address
+        self._shared = shared
         self._tls = settings.tls
         self._ends = metrics.certificate_ends
         self._handlers = Handlers(methods, metrics)

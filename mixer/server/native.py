@@ -42,8 +42,11 @@ _STOPPING = StatusError(grpc.StatusCode.UNAVAILABLE, "the server is shutting dow
 class NativeFront:
     """See `Front`."""
 
-    def __init__(self, settings: config.Listener, methods: Methods, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: config.Listener, methods: Methods, metrics: Metrics, shared: bool = False
+    ) -> None:
         self.address = settings.address
+        self._shared = shared
         self._handlers = Handlers(methods, metrics)
         self._methods = methods
         self._tasks: dict[int, asyncio.Task[None]] = {}
