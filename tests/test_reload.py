@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,10 @@ allow := {{"allowed": true, "headers": {{"x-rule": "{revision}", "x-data": data.
 """
 LIMITS = "domain: d\ndescriptors: [{{key: user, rate_limit: {{unit: day, requests_per_unit: {limit}}}}}]\n"
 RELOADS = 100
-CLIENTS = 4
+CLIENTS, PAUSE = (
+    4,
+    0.002,
+)  # and seconds between a client's calls: the processes that start need the machine, too
 
 
 class Files:
@@ -132,6 +136,7 @@ def under_load(mixer: Mixer, ask: Callable[[Calls], str]) -> Iterator[Counter[st
         with calls(mixer) as client:
             while not stop.is_set():
                 seen[ask(client)] += 1
+                time.sleep(PAUSE)
         return seen
 
     with ThreadPoolExecutor(CLIENTS) as pool:

@@ -75,8 +75,10 @@ def _guarded(handler: Handler) -> Handler:
 
 def is_near(remote: str | None) -> bool:
     """Whether an address is one of the machine's own loopback."""
+    if not remote:  # a Unix socket has no other side that could be elsewhere
+        return True
     try:
-        address = ipaddress.ip_address(remote or "")
+        address = ipaddress.ip_address(remote)
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)

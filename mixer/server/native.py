@@ -27,7 +27,7 @@ from mixer.server import threads
 from mixer.server.front import ClientStream, Methods, Pending, Unary
 from mixer.server.handlers import QUIET, Begin, Handlers, Received, StatusError
 from mixer.server.health import Health
-from mixer.server.listening import MAX_MESSAGE, OPTIONS, bound, cannot_listen, refuse_socket_in_use
+from mixer.server.listening import MAX_MESSAGE, OPTIONS, bound, cannot_listen, publish, to_bind
 
 _BATCH = 64  # calls taken from the queue at once; at 100 µs each, the loop is held for 6 ms at most
 # Calls begun at once; more make a call hardly cheaper, and the first wait longer for their answer.
@@ -59,15 +59,18 @@ class NativeFront:
         unary = [method for method in self._methods if isinstance(method, Unary)]
         self._begin: list[Begin] = [self._handlers.unary(method) for method in unary]
         paths = [(f"/{method.service}/{method.name}", False) for method in unary]
-        refuse_socket_in_use(self.address)
+        address = to_bind(self.address, shared=self._shared)
         try:
             with threads.made_batch():
-                self._front = NativeGrpcFront(self.address, paths, io_threads=1, call_details=True)
+                self._front = NativeGrpcFront(
+                    address, paths, io_threads=1, call_details=True, reuse_port=self._shared
+                )
         except OSError:
             raise cannot_listen(self.address) from None
         self.address = bound(self.address, self._front.bound_port)
         await self._start_behind()
         self._front.start()
+        publish(self.address, shared=self._shared)
         threading.Thread(target=self._dispatch, name="native-dispatch", daemon=True).start()
 
     async def _start_behind(self) -> None:
