@@ -109,6 +109,7 @@ DecisionPath = Annotated[str, AfterValidator(_decision)]
 DecisionName = Annotated[str, AfterValidator(_decision_name)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
+Role = Literal["all", "check", "report"]  # of a process, or of the workers of one `mixer serve`
 OnError = Literal["error", "allow", "deny", "local"]
 
 

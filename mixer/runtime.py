@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -28,15 +28,13 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-Role = Literal["all", "check", "report"]
-
 
 @dataclass
 class Runtime:
     """The services of one role, their backends, and the fronts that serve them."""
 
     loaded: Loaded
-    role: Role
+    role: config.Role
     registry: CollectorRegistry
     metrics: Metrics
     checking: Checking | None = None
@@ -47,7 +45,7 @@ class Runtime:
 
     @classmethod
     def build(
-        cls, settings: config.Config, role: Role, revision: str, files: Loaded | None = None
+        cls, settings: config.Config, role: config.Role, revision: str, files: Loaded | None = None
     ) -> "Runtime":
         """Nothing is opened yet. `revision`: of the settings file; `files`: what the files say that the settings name,
         which are read otherwise. Raises `LoadError`."""

@@ -14,12 +14,12 @@ from mixer.admin.server import AdminServer
 from mixer.loaded import Loaded
 from mixer.metrics import ProcessMetrics
 from mixer.reloading import Reloads
-from mixer.runtime import Role, Runtime
+from mixer.runtime import Runtime
 
 log = structlog.get_logger()
 
 
-async def serve(file: Path, files: Loaded, role: Role) -> None:
+async def serve(file: Path, files: Loaded, role: config.Role) -> None:
     """Serve until SIGTERM or SIGINT, then drain. SIGHUP reads `file` and what it names again; SIGUSR1 opens the files
     of sinks anew. Raises `LoadError` or `StartError` where it cannot start."""
     stop = asyncio.Event()

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -12,12 +12,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from mixer.admin.limits import is_near
-from mixer.admin.merged import Totals, merged
 from mixer.admin.server import AdminServer
 from mixer.supervision.process import Process
-
-if TYPE_CHECKING:
-    from mixer.supervision.supervisor import Slot
+from mixer.supervision.slot import Slot
+from mixer.supervision.totals import Totals, merged
 
 _TIMEOUT = 2.0  # seconds for which a worker is asked
 _ASKED_BY = ("content-type", "accept")  # headers that a worker is told
@@ -42,7 +40,7 @@ class SupervisorAdmin(AdminServer):
         self,
         address: str,
         registry: CollectorRegistry,
-        slots: "list[Slot]",
+        slots: list[Slot],
         problems: Callable[[], list[str]],
     ) -> None:
         super().__init__(

@@ -5,7 +5,6 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
@@ -17,33 +16,19 @@ from mixer.errors import MixerError
 from mixer.loaded import Loaded
 from mixer.metrics import SupervisorMetrics
 from mixer.reloading import Reloads
-from mixer.runtime import Role
 from mixer.supervision import WorkerRole, counts
-from mixer.supervision.backoff import Backoff
 from mixer.supervision.messages import Start
 from mixer.supervision.pages import SupervisorAdmin
 from mixer.supervision.ports import Ports
 from mixer.supervision.process import GoneError, Process
+from mixer.supervision.slot import Slot
 
 log = structlog.get_logger()
 
 _AFTER_DRAIN = 5.0  # seconds that a worker may take to end, beyond its drain
 
 
-@dataclass(eq=False)
-class Slot:
-    """A worker's place: its role, its number and its address outlive the process."""
-
-    role: WorkerRole
-    number: int
-    address: str
-    process: Process | None = None  # that serves
-    trouble: str = "is being started"  # why there is none
-    backoff: Backoff = field(default_factory=Backoff)
-    changing: asyncio.Lock = field(default_factory=asyncio.Lock)  # held by whoever starts a process for it
-
-
-async def supervise(file: Path, files: Loaded, role: Role) -> int:
+async def supervise(file: Path, files: Loaded, role: config.Role) -> int:
     """Serve until SIGTERM or SIGINT, then drain; answers the exit code. Raises `LoadError` or `StartError` where it
     cannot start."""
     with tempfile.TemporaryDirectory(prefix="mixer-") as folder:  # only this user may enter it
@@ -51,7 +36,7 @@ async def supervise(file: Path, files: Loaded, role: Role) -> int:
 
 
 class Supervisor:
-    def __init__(self, file: Path, files: Loaded, role: Role, folder: Path) -> None:
+    def __init__(self, file: Path, files: Loaded, role: config.Role, folder: Path) -> None:
         self._files = files
         self._role = role
         self._folder = folder
