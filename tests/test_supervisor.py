@@ -1,6 +1,7 @@
 """Workers under a supervisor: `mixer serve` as operators, probes and Envoy see it, while workers come and go."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -200,3 +201,27 @@ def test_workers_with_addresses_of_their_own_on_unix_sockets_too(
         assert [ask(address) for address in own] == ["0", "0"]
         assert mixer.stop() == 0
         assert list(folder.iterdir()) == []
+
+
+def test_counters_in_memory_are_looked_at_through_the_supervisor(
+    tmp_path: Path, start_mixer: StartMixer
+) -> None:
+    files = Files(tmp_path, workers={"supervised": True})
+    mixer = start_mixer(files.settings)
+    with calls(mixer) as client:
+        client.quota()
+    limits = [
+        sys.executable,
+        "-m",
+        "mixer",
+        "limits",
+        "peek",
+        "--config",
+        str(tmp_path / "asked.yaml"),
+        "d",
+        "user=alice",
+    ]
+    files.sections["listeners"]["admin"]["address"] = mixer.admin
+    (tmp_path / "asked.yaml").write_text(json.dumps(files.sections))
+    done = subprocess.run(limits, capture_output=True, text=True, timeout=60, check=False)
+    assert "used       1" in done.stdout, done.stderr

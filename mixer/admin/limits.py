@@ -5,6 +5,7 @@ the same machine, wherever the listener is bound to.
 """
 
 import ipaddress
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ def _guarded(handler: Handler) -> Handler:
     """Only for callers on this machine; errors of ours as status and text."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        if not is_near(request.remote):
+        if not (_is_local(request) or is_near(request.remote)):
             return web.Response(status=403, text="only for callers on this machine: 127.0.0.1 or ::1\n")
         try:
             return await handler(request)
@@ -73,12 +74,16 @@ def _guarded(handler: Handler) -> Handler:
     return handle
 
 
+def _is_local(request: web.Request) -> bool:
+    """Whether it came over a Unix socket, as those do that a supervisor passes on."""
+    connection = None if request.transport is None else request.transport.get_extra_info("socket")
+    return connection is not None and connection.family is socket.AF_UNIX
+
+
 def is_near(remote: str | None) -> bool:
     """Whether an address is one of the machine's own loopback."""
-    if not remote:  # a Unix socket has no other side that could be elsewhere
-        return True
     try:
-        address = ipaddress.ip_address(remote)
+        address = ipaddress.ip_address(remote or "")
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
