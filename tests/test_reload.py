@@ -280,3 +280,13 @@ def test_watched_config_map_is_taken_as_a_whole(files: Files, start_mixer: Start
     wait_until(lambda: reloads(mixer, "unchanged") > 1, what="a look at it")
     assert reloads(mixer, "applied") == 5
     assert reloads(mixer, "failed") == 0
+
+
+def test_files_of_sinks_are_opened_anew(tmp_path: Path, start_mixer: StartMixer) -> None:
+    file = tmp_path / "access.jsonl"
+    files = Files(tmp_path, telemetry={"sinks": [{"type": "file", "path": str(file)}]})
+    mixer = start_mixer(files.settings, "--role", "report")
+    file.rename(tmp_path / "access.jsonl.1")
+    os.kill(mixer.pid, signal.SIGUSR1)
+    wait_until(file.exists, what="a new file")
+    assert mixer.running

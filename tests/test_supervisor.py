@@ -223,5 +223,7 @@ def test_counters_in_memory_are_looked_at_through_the_supervisor(
     ]
     files.sections["listeners"]["admin"]["address"] = mixer.admin
     (tmp_path / "asked.yaml").write_text(json.dumps(files.sections))
-    done = subprocess.run(limits, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "mixer", *peek], capture_output=True, text=True, timeout=60, check=False
+    )
     assert "used       1" in done.stdout, done.stderr
