@@ -1,8 +1,8 @@
 """`python -m benchmarks.workers`: check workers beside each other, and who of them Envoy calls.
 
-Not among the benchmarks with a peer: it takes both cores, load included. The first table is calls a second of one and of
-two check workers, every decision evaluated, by h2load over sixteen connections. The second is the share of the busiest of two workers when
-an Envoy with one worker thread calls them, as it keeps one connection an address.
+Not among the benchmarks with a peer: it takes both cores, load included. First, calls a second of one and of two check
+workers, every decision evaluated, by h2load over sixteen connections. Then the share that the busiest of two workers
+has when an Envoy with one worker thread calls them, as it keeps one connection an address.
 """
 
 import http.client
@@ -42,7 +42,17 @@ def rate(address: str, message: bytes) -> float:
         body.flush()
         done = subprocess.run(
             [
-                *(shutil.which("h2load") or "h2load", "-n", str(CALLS), "-c", "16", "-m", "8", "-d", body.name),
+                *(
+                    shutil.which("h2load") or "h2load",
+                    "-n",
+                    str(CALLS),
+                    "-c",
+                    "16",
+                    "-m",
+                    "8",
+                    "-d",
+                    body.name,
+                ),
                 *("-H", "content-type: application/grpc", "-H", "te: trailers", f"http://{address}{METHOD}"),
             ],
             capture_output=True,
@@ -142,9 +152,15 @@ def main() -> None:
             with processes.mixer(settings(folder, workers, [])) as mixer:
                 rate(mixer.check, message)
                 rates = [rate(mixer.check, message) for _ in range(RUNS)]
-            print(f"{workers} check workers: {', '.join(f'{each:,.0f}' for each in sorted(rates))} calls/s", flush=True)
+            print(
+                f"{workers} check workers: {', '.join(f'{each:,.0f}' for each in sorted(rates))} calls/s",
+                flush=True,
+            )
         own = [f"127.0.0.1:{free_port()}" for _ in range(2)]
-        print(f"Envoy, one address that both share: busiest has {share(folder, []):.0%} of the calls", flush=True)
+        print(
+            f"Envoy, one address that both share: busiest has {share(folder, []):.0%} of the calls",
+            flush=True,
+        )
         print(f"Envoy, an address each: busiest has {share(folder, own):.0%} of the calls", flush=True)
 
 

@@ -41,10 +41,24 @@ def _settled(running: Any, wanted: Any, at: str, reloadable: set[str], waiting: 
         return wanted
     inner = any(key.startswith(f"{at}.") for key in reloadable) or not at
     if not inner or not isinstance(running, Settings) or type(running) is not type(wanted):
-        waiting.append(at)
+        waiting += _changed(running, wanted, at)
         return running
     changes = {}
     for name in type(running).model_fields:
         key = f"{at}.{name}" if at else name
         changes[name] = _settled(getattr(running, name), getattr(wanted, name), key, reloadable, waiting)
     return running.model_copy(update=changes)
+
+
+def _changed(running: Any, wanted: Any, at: str) -> list[str]:
+    """The keys below which the two differ."""
+    if not isinstance(running, Settings) or type(running) is not type(wanted):
+        return [at]
+    differing = [
+        name for name in type(running).model_fields if getattr(running, name) != getattr(wanted, name)
+    ]
+    return [
+        key
+        for name in differing
+        for key in _changed(getattr(running, name), getattr(wanted, name), f"{at}.{name}")
+    ]

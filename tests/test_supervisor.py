@@ -210,20 +210,9 @@ def test_counters_in_memory_are_looked_at_through_the_supervisor(
     mixer = start_mixer(files.settings)
     with calls(mixer) as client:
         client.quota()
-    limits = [
-        sys.executable,
-        "-m",
-        "mixer",
-        "limits",
-        "peek",
-        "--config",
-        str(tmp_path / "asked.yaml"),
-        "d",
-        "user=alice",
-    ]
+    peek = ["limits", "peek", "--config", str(tmp_path / "asked.yaml"), "d", "user=alice"]
     files.sections["listeners"]["admin"]["address"] = mixer.admin
     (tmp_path / "asked.yaml").write_text(json.dumps(files.sections))
-    done = subprocess.run(
-        [sys.executable, "-m", "mixer", *peek], capture_output=True, text=True, timeout=60, check=False
-    )
+    command = [sys.executable, "-m", "mixer", *peek]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert "used       1" in done.stdout, done.stderr
