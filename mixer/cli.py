@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -163,26 +162,33 @@ def _config_option(parser: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     """Serve Envoy's calls. Prints one line "ready" with the listeners' addresses once all of them answer.
-    SIGTERM drains: health goes to NOT_SERVING, calls in flight are answered, sinks are flushed."""
+    SIGTERM drains: health goes to NOT_SERVING, calls in flight are answered, sinks are flushed. SIGHUP reads settings,
+    policies, data and limits again; SIGUSR1 opens the files of sinks anew; SIGUSR2 starts all workers anew, one after
+    the other, without a call lost."""
     import uvloop
 
-    from mixer import config, log
+    from mixer import config, loaded, log
+    from mixer.supervision import needed
+
+    log.setup(config.load(options.config).logging)
+    files = loaded.load(options.config, read=options.role != "report")
+    if needed(files.settings.workers, options.role):
+        from mixer.supervision.supervisor import supervise
+
+        return uvloop.run(supervise(options.config, files, options.role))
     from mixer.worker import serve
 
-    settings = config.load(options.config)
-    log.setup(settings.logging)
-    revision = hashlib.sha256(options.config.read_bytes()).hexdigest()[:12]
-    uvloop.run(serve(settings, options.role, revision))
+    uvloop.run(serve(options.config, files, options.role))
     return 0
 
 
 def _validate(options: argparse.Namespace) -> int:
     """Check the settings and every policy and limits file they name, without connecting to anything.
     Each mistake is named with its file, its place, what was expected and what was got; exit code 2."""
-    from mixer import config, runtime
+    from mixer import config, offline
 
     settings = config.load(options.config)
-    for line in asyncio.run(runtime.validate(settings)):
+    for line in asyncio.run(offline.validate(settings)):
         print(line)
     print(f"{options.config}: ok")
     return 0
@@ -192,7 +198,7 @@ def _deps(options: argparse.Namespace) -> int:
     """Print which parts of the input each decision reads, which is what the decision cache goes by, and what makes
     a decision uncacheable, with file and line. Nothing is evaluated. With engine: opa, a server that has policies of
     its own is asked for them; nothing else is connected to."""
-    from mixer import config, runtime
+    from mixer import config, offline
 
     if bool(options.paths) == (options.config is not None):
         raise SettingsError(
@@ -207,7 +213,7 @@ def _deps(options: argparse.Namespace) -> int:
     if options.decision is not None:
         decision = options.decision.removeprefix("data.").replace(".", "/")
         policy = policy.model_copy(update={"decision": decision, "decisions": {}})
-    for line in asyncio.run(runtime.deps(policy)):
+    for line in asyncio.run(offline.deps(policy)):
         print(line)
     return 0
 
@@ -215,11 +221,11 @@ def _deps(options: argparse.Namespace) -> int:
 def _limits_show(options: argparse.Namespace) -> int:
     """Print every rate limit that the settings' files give: its domain and descriptor, how it is counted, its name and
     flags, and the place in the file that it comes from. Nothing is connected to."""
-    from mixer import runtime
+    from mixer import backends
     from mixer.ratelimit import shown
 
     _, rate_limits = _rate_limits(options.config)
-    limits = runtime.limits_of(rate_limits)
+    limits = backends.limits_of(rate_limits)
     if options.json:
         print(_json([shown.described(domain, limit) for domain, limit in shown.in_order(limits)]))
     else:
@@ -244,12 +250,12 @@ def _limits_reset(options: argparse.Namespace) -> int:
 
 
 def _at_desk(options: argparse.Namespace, do: Literal["peek", "reset"]) -> dict[str, Any]:
-    from mixer import runtime
+    from mixer import offline
     from mixer.ratelimit.desk import Entry
 
     settings, rate_limits = _rate_limits(options.config)
     entries = [Entry(*text.partition("=")[::2]) for text in options.entries]
-    return asyncio.run(runtime.at_desk(settings, rate_limits, do, options.domain, entries))
+    return asyncio.run(offline.at_desk(settings, rate_limits, do, options.domain, entries))
 
 
 def _rate_limits(file: Path) -> "tuple[config.Config, config.RateLimits]":

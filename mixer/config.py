@@ -35,6 +35,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 # Without it, each process would admit all of the limit.
 INSTANCES = "local needs rate_limits.instances, the number of Mixer processes that share the counters"
+WORKER = "{worker}"  # in the paths of sinks: the number of the process among those of its role
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, token
 
 
@@ -162,6 +163,7 @@ DecisionPath = Annotated[str, AfterValidator(_decision)]
 DecisionName = Annotated[str, AfterValidator(_decision_name)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
+Role = Literal["all", "check", "report"]  # of a process, or of the workers of one `mixer serve`
 OnError = Literal["error", "allow", "deny", "local"]
 
 
@@ -180,9 +182,10 @@ class Tls(Settings):
 
 
 class Listener(Settings):
-    """A gRPC listener."""
+    """A gRPC listener. `addresses`: one for each worker, instead of one that they share."""
 
     address: Address
+    addresses: tuple[Address, ...] = ()
     server: Literal["asyncio", "grpcio"]
     tls: Tls | None = None
 
@@ -214,8 +217,21 @@ class Listeners(Settings):
 
 
 class Workers(Settings):
+    """Processes by role. With one of each, one process has both roles, unless it is to be `supervised`."""
+
     check: PositiveInt = 1
     report: PositiveInt = 1
+    supervised: bool = (
+        False  # a process for each, even if there is one: it is started again where it dies or hangs
+    )
+    hang_timeout: Annotated[Seconds, Field(ge=0.5)] = 10.0  # without a sign of life until a worker is killed
+
+
+class Reload(Settings):
+    """When settings, policies, data and limits are read again, beside SIGHUP."""
+
+    watch: bool = False  # when one of their files changes
+    interval: Annotated[Seconds, Field(ge=0.05)] = 1.0  # between two looks at them
 
 
 class Logging(Settings):
@@ -611,6 +627,7 @@ class Config(Settings):
     listeners: Listeners = Listeners()
     workers: Workers = Workers()
     logging: Logging = Logging()
+    reload: Reload = Reload()
     drain_timeout: Seconds = 10.0  # SIGTERM: calls in flight and sinks get this long together
     policy: Policy | None = None
     rate_limits: RateLimits | None = None
@@ -671,7 +688,7 @@ def load(path: Path, env: Mapping[str, str] = os.environ) -> Config:
         unset = {problem.path for problem in missing}
         problems += [p for p in _problems(error, file, document) if p.path not in unset]
         raise SettingsError(problems) from None
-    problems += _combinations(config, file)
+    problems += combinations(config, file)
     if problems:
         raise SettingsError(problems)
     return _anchored(config, path.resolve().parent)
@@ -840,37 +857,28 @@ def _section(model: Any, part: str | int) -> Any:
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, Settings)), None)
 
 
-def _combinations(config: Config, file: str) -> list[Problem]:
+def combinations(config: Config, file: str) -> list[Problem]:
     """Settings that are right alone and dangerous together, each with the way out."""
     problems: list[Problem] = []
 
     def refuse(path: str, message: str) -> None:
         problems.append(Problem(file, path, message))
 
-    workers = config.workers
-    for role in ("check", "report"):
-        if (count := getattr(workers, role)) > 1:
-            refuse(
-                f"workers.{role}",
-                f"expected 1, got {count}: one process serves one worker of a role; start more with "
-                f"`mixer serve --role {role}` on addresses of their own, and let Envoy balance over them",
-            )
     listeners = config.listeners
     addresses: dict[str, str] = {}
     for name in ("check", "report", "admin"):
-        address = getattr(listeners, name).address
-        if not address.endswith(":0") and address in addresses:
-            refuse(
-                f"listeners.{name}.address",
-                f"{address} is taken by listeners.{addresses[address]}; give each its own",
-            )
-        addresses.setdefault(address, name)
+        own = getattr(listeners, name)
+        for where, address in _addresses(name, own):
+            if not address.endswith(":0") and address in addresses:
+                refuse(where, f"{address} is taken by {addresses[address]}; give each its own")
+            addresses.setdefault(address, where)
     for name in ("check", "report"):
         listener: Listener = getattr(listeners, name)
         if listener.tls is not None and listener.server == "asyncio":
             refuse(
                 f"listeners.{name}.tls", "the asyncio server has no TLS; set server: grpcio for this listener"
             )
+        problems += _of_workers(listener, name, getattr(config.workers, name), file)
     if (
         config.policy is not None
         and config.policy.engine == "embedded"
@@ -891,6 +899,25 @@ def _combinations(config: Config, file: str) -> list[Problem]:
     problems += _of_rate_limits(config, file)
     problems += _of_kafka(config, file)
     return problems
+
+
+def _addresses(name: str, listener: Listener | AdminListener) -> list[tuple[str, str]]:
+    """Each with its key path."""
+    if isinstance(listener, Listener) and listener.addresses:
+        return [(f"listeners.{name}.addresses[{at}]", each) for at, each in enumerate(listener.addresses)]
+    return [(f"listeners.{name}.address", listener.address)]
+
+
+def _of_workers(listener: Listener, role: str, count: int, file: str) -> Iterator[Problem]:
+    where = f"listeners.{role}"
+    if listener.addresses and len(listener.addresses) != count:
+        expected = f"one for each worker of workers.{role}, which are {count}"
+        yield Problem(file, f"{where}.addresses", expected, str(len(listener.addresses)))
+    if listener.addresses and "address" in listener.model_fields_set:
+        yield Problem(file, f"{where}.addresses", "give either address or addresses")
+    if count > 1 and not listener.addresses and listener.address.startswith("unix:"):
+        what = f"a Unix socket has one worker behind it; give {count} in {where}.addresses, or use TCP"
+        yield Problem(file, f"{where}.address", what)
 
 
 def _of_rate_limits(config: Config, file: str) -> list[Problem]:
@@ -974,7 +1001,13 @@ def _of_kafka(config: Config, file: str) -> Iterator[Problem]:
                 files.append((f"{where}.dead_letters.path", sink.dead_letters.path))
             if sink.tls is not None and (sink.tls.cert is None) != (sink.tls.key is None):
                 yield Problem(file, f"{where}.tls", "cert and key belong together; give both or none")
+        role = "report" if where.startswith("telemetry") else "check"
+        count = getattr(config.workers, role)
         for at, path in files:
+            if count > 1 and isinstance(sink, KafkaSink) and WORKER not in str(path):
+                own = path.with_stem(f"{path.stem}-{WORKER}")
+                what = f"belongs to one process, and workers.{role} is {count}; name it by worker, {own}"
+                yield Problem(file, at, what)
             if path in taken:
                 yield Problem(file, at, f"{path} is taken by {taken[path]}; give each its own")
             taken.setdefault(path, at)
@@ -1073,6 +1106,24 @@ def _of_shadow_decisions(policy: Policy, shadow: Shadow, file: str) -> Iterator[
             yield Problem(file, where, what)
         else:
             taken[path] = f"policy.decisions.{name}"
+
+
+def of_worker(config: Config, number: int) -> Config:
+    """The settings of one worker: in the paths of sinks, its number stands for `{worker}`."""
+
+    def named(value: Any) -> Any:
+        if isinstance(value, Settings):
+            return value.model_copy(
+                update={name: named(getattr(value, name)) for name in type(value).model_fields}
+            )
+        if isinstance(value, tuple):
+            return tuple(map(named, value))
+        return Path(str(value).replace(WORKER, str(number))) if isinstance(value, Path) else value
+
+    changes: dict[str, Any] = {"telemetry": named(config.telemetry)}
+    if config.decision_log is not None:
+        changes["decision_log"] = named(config.decision_log)
+    return config.model_copy(update=changes)
 
 
 def _anchored(config: Config, folder: Path) -> Config:

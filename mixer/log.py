@@ -20,10 +20,15 @@ _SECRET_TEXT = re.compile(
 )
 
 
-def setup(settings: config.Logging) -> None:
-    """Send our events and those of the libraries through one chain. Call once, at start."""
+def setup(settings: config.Logging, **labels: object) -> None:
+    """Send our events and those of the libraries through one chain, each with these labels. Call once, at start."""
+
+    def labelled(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        return {**event, **labels}
+
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        labelled,
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),

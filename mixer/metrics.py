@@ -276,3 +276,38 @@ class Metrics:
         self.policy = Info(
             "mixer_policy", "Engine, decision and revision of the policy in use.", registry=registry
         )
+
+
+class ProcessMetrics:
+    """Of what reads settings again and keeps processes running: of the one process, or of the supervisor."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        # Reads of settings, policies, data and limits while Mixer ran, by result. failed: reload_failed in the log
+        # names file, key, what was expected and what was got; all is served as before. unchanged: nothing is new.
+        self.reloads = Counter("mixer_reloads", "Reloads, by result.", ("result",), registry=registry)
+        # 1 while the last one failed. Correct the files; `/readyz` names the first mistake.
+        self.reload_failing = Gauge(
+            "mixer_reload_failing", "Whether the last reload failed.", registry=registry
+        )
+        # Settings in the file that need a restart to take effect; `/readyz` names them.
+        self.restart_needed = Gauge(
+            "mixer_restart_needed_settings", "Changed settings that need a restart.", registry=registry
+        )
+        for result in ("applied", "unchanged", "failed"):
+            self.reloads.labels(result)
+
+
+class SupervisorMetrics(ProcessMetrics):
+    """Of the supervisor."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
+        # Workers started again, by role and reason. exit, signal: it ended by itself, worker_ended in the log says how;
+        # hang: no sign of life for workers.hang_timeout, so it was killed: is the machine overloaded, or an evaluation
+        # endless? start: it could not start again, its own log line says why. rolling: as SIGUSR2 asked for.
+        self.restarts = Counter(
+            "mixer_worker_restarts", "Workers started again, by role and reason.", ("role", "reason"),
+            registry=registry,
+        )  # fmt: skip
+        # Workers that serve now. Less than settings' workers: one is being started again.
+        self.serving = Gauge("mixer_workers_serving", "Workers that serve.", ("role",), registry=registry)

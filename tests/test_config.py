@@ -170,7 +170,7 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
         (
             "xyz: {}",
             "xyz: unknown key; known here: decision_log, drain_timeout, listeners, logging, policy, rate_limits, "
-            "telemetry, workers",
+            "reload, telemetry, workers",
         ),
         ("policy: {paths: [a], engin: opa}", 'policy.engin: unknown key; did you mean "engine"?'),
         (
@@ -446,13 +446,27 @@ def test_mistake_says_where_what_was_expected_and_what_was_got(
             "use redis, or workers.check: 1",
         ),
         (
-            "workers: {report: 2}",
-            "workers.report: expected 1, got 2: one process serves one worker of a role; start more with "
-            "`mixer serve --role report` on addresses of their own, and let Envoy balance over them",
+            'workers: {report: 2}\nlisteners: {report: {addresses: ["127.0.0.1:1"]}}',
+            "listeners.report.addresses: expected one for each worker of workers.report, which are 2, got 1",
+        ),
+        (
+            'listeners: {report: {address: "127.0.0.1:1", addresses: ["127.0.0.1:1"]}}',
+            "listeners.report.addresses: give either address or addresses",
+        ),
+        (
+            'workers: {check: 2}\nlisteners: {check: {address: "unix:/run/check.sock"}}',
+            "listeners.check.address: a Unix socket has one worker behind it; give 2 in listeners.check.addresses, "
+            "or use TCP",
+        ),
+        (
+            "workers: {report: 2}\ntelemetry: {sinks: [{type: kafka, bootstrap_servers: [a], "
+            "buffer: {type: disk, path: a.db}}]}",
+            "telemetry.sinks[0].buffer.path: belongs to one process, and workers.report is 2; name it by worker, "
+            "a-{worker}.db",
         ),
         (
             'listeners: {report: {address: "127.0.0.1:9191"}}',
-            "listeners.report.address: 127.0.0.1:9191 is taken by listeners.check; give each its own",
+            "listeners.report.address: 127.0.0.1:9191 is taken by listeners.check.address; give each its own",
         ),
         (
             "listeners: {check: {tls: {cert: a, key: b}}}",

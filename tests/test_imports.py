@@ -44,7 +44,23 @@ FOUNDATIONS = {  # what each may import of ours
     "mixer.config": {"mixer.errors"},
     "mixer.log": {"mixer.config"},
 }
-TOP = {"mixer.runtime", "mixer.worker", "mixer.cli", "mixer.__main__"}
+TOP = {
+    *(
+        "mixer.backends",
+        "mixer.loaded",
+        "mixer.checking",
+        "mixer.runtime",
+        "mixer.reloading",
+        "mixer.offline",
+    ),
+    *(
+        "mixer.supervision.supervisor",
+        "mixer.supervision.child",
+        "mixer.worker",
+        "mixer.cli",
+        "mixer.__main__",
+    ),
+}
 
 
 def module_name(file: Path) -> str:
@@ -114,16 +130,30 @@ def test_service_knows_its_seam_and_no_backend(name: str) -> None:
     assert not reached(name) & BACKENDS.keys()
 
 
-def test_only_the_runtime_names_backends() -> None:
-    by_others = {name: imports(name) & BACKENDS.keys() for name in MODULES if name != "mixer.runtime"}
+def test_only_one_module_names_backends() -> None:
+    by_others = {name: imports(name) & BACKENDS.keys() for name in MODULES if name != "mixer.backends"}
     assert {name: found for name, found in by_others.items() if found} == {}
-    assert imports("mixer.runtime") >= BACKENDS.keys()
+    assert imports("mixer.backends") >= BACKENDS.keys()
 
 
 def test_nothing_below_imports_what_is_on_top() -> None:
     allowed = {
-        "mixer.runtime": {"mixer.worker", "mixer.cli", "mixer.shadow.__main__"},
-        "mixer.worker": {"mixer.cli"},
+        "mixer.backends": {
+            *("mixer.loaded", "mixer.checking", "mixer.runtime", "mixer.offline", "mixer.cli"),
+            "mixer.shadow.__main__",
+        },
+        "mixer.loaded": {
+            *("mixer.checking", "mixer.runtime", "mixer.reloading", "mixer.worker", "mixer.cli"),
+            *("mixer.supervision.messages", "mixer.supervision.process", "mixer.supervision.supervisor"),
+            "mixer.supervision.child",
+        },
+        "mixer.reloading": {"mixer.worker", "mixer.supervision.supervisor"},
+        "mixer.supervision.supervisor": {"mixer.cli"},
+        "mixer.supervision.child": set(),
+        "mixer.checking": {"mixer.runtime"},
+        "mixer.runtime": {"mixer.worker", "mixer.supervision.child"},
+        "mixer.offline": {"mixer.cli"},
+        "mixer.worker": {"mixer.cli", "mixer.supervision.child"},
         "mixer.cli": {"mixer.__main__"},
         "mixer.__main__": set(),
     }

@@ -5,6 +5,7 @@ the same machine, wherever the listener is bound to.
 """
 
 import ipaddress
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -21,10 +22,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class LimitPages:
-    """`quota` answers RateLimitRequests as it does on gRPC."""
+    """`quota` answers RateLimitRequests as it does on gRPC. The limits of `desk` may be exchanged."""
 
     def __init__(self, desk: Desk, quota: Quota) -> None:
-        self._desk = desk
+        self.desk = desk
         self._quota = quota
 
     def routes(self) -> Sequence[web.RouteDef]:
@@ -44,24 +45,24 @@ class LimitPages:
         return web.Response(status=429 if over else 200, text=text, content_type="application/json")
 
     async def _rlconfig(self, _: web.Request) -> web.Response:
-        return web.Response(text=shown.dump(self._desk.limits))
+        return web.Response(text=shown.dump(self.desk.limits))
 
     async def _peek(self, request: web.Request) -> web.Response:
         """What applies to each descriptor of a RateLimitRequest; nothing is counted."""
-        return await _each(await _asked(request), self._desk.peek)
+        return await _each(await _asked(request), self.desk.peek)
 
     async def _reset(self, request: web.Request) -> web.Response:
         """Set the counter of each descriptor of a RateLimitRequest back."""
         if request.content_type != "application/json":  # which no other site's page can make a browser send
             raise RequestError(f"content-type: expected application/json, got {request.content_type}")
-        return await _each(await _asked(request), self._desk.reset)
+        return await _each(await _asked(request), self.desk.reset)
 
 
 def _guarded(handler: Handler) -> Handler:
     """Only for callers on this machine; errors of ours as status and text."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        if not is_near(request.remote):
+        if not (_is_local(request) or is_near(request.remote)):
             return web.Response(status=403, text="only for callers on this machine: 127.0.0.1 or ::1\n")
         try:
             return await handler(request)
@@ -71,6 +72,12 @@ def _guarded(handler: Handler) -> Handler:
             return web.Response(status=500, text=f"{error}\n")
 
     return handle
+
+
+def _is_local(request: web.Request) -> bool:
+    """Whether it came over a Unix socket, as those do that a supervisor passes on."""
+    connection = None if request.transport is None else request.transport.get_extra_info("socket")
+    return connection is not None and connection.family is socket.AF_UNIX
 
 
 def is_near(remote: str | None) -> bool:

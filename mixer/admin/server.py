@@ -45,6 +45,9 @@ class AdminServer:
         )
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
+        if self.address.startswith("unix:"):
+            await web.UnixSite(self._runner, self.address.removeprefix("unix:")).start()
+            return
         host, _, port = self.address.rpartition(":")
         try:
             await web.TCPSite(self._runner, host.strip("[]"), int(port)).start()
@@ -59,8 +62,12 @@ class AdminServer:
         """All series; of those named by `name[]`, as prometheus_client's own exposition takes it, these alone."""
         accept, names = request.headers.get("accept", ""), frozenset(request.query.getall("name[]", []))
         # In a thread: 10,000 label sets take seconds, and calls are answered meanwhile.
-        text, content_type = await asyncio.to_thread(page, self._registry, accept, names)
+        text, content_type = await asyncio.to_thread(page, await self._whole(), accept, names)
         return web.Response(body=text, headers={"content-type": content_type})
+
+    async def _whole(self) -> CollectorRegistry:
+        """What there is to show."""
+        return self._registry
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")

@@ -8,11 +8,10 @@ from mixer.authz.routing import Checks
 
 
 class Switch:
-    """Hands calls to `current`, which may be replaced at any moment between two of them. A call that is being
-    waited for ends with the service that it began with."""
+    """Hands calls to `current`, which is set before the first and may be replaced at any moment between two of them. A
+    call that is being waited for ends with the service that it began with."""
 
-    def __init__(self, current: Checks) -> None:
-        self.current = current
+    current: Checks
 
     def check(self, request: CheckRequest, timeout: float | None) -> bytes | Awaitable[bytes]:
         return self.current.check(request, timeout)

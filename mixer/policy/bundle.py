@@ -14,6 +14,7 @@ import orjson
 from mixer.errors import BundleError, PolicyError, Problem
 from mixer.policy.archive import unpack
 from mixer.policy.documents import DATA_NAMES, Documents, Module
+from mixer.policy.folders import files_below
 
 if TYPE_CHECKING:
     from mixer.policy.signatures import Verifier  # and cryptography with it, which takes memory
@@ -53,7 +54,9 @@ def read_folder(path: Path, verifier: "Verifier | None") -> Bundle:
     """The bundle in a folder. Raises `PolicyError` for each mistake in it."""
     try:
         files = {
-            file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()
+            file.relative_to(path).as_posix(): file.read_bytes()
+            for file in files_below(path)
+            if file.is_file()
         }
     except OSError as error:
         raise BundleError("archive", str(path), "", f"cannot be read: {error.strerror}") from None

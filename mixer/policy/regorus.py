@@ -3,22 +3,16 @@
 import copy
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
 
 import structlog
 
 from mixer import config
 from mixer.errors import DecisionError
-from mixer.policy import sources
-from mixer.policy.bundle import Bundle
 from mixer.policy.engine import Evaluation, References
 from mixer.policy.network import Network
 from mixer.policy.program import Program, new_engine
 from mixer.policy.slices import fill
-from mixer.policy.sources import Sources
-
-if TYPE_CHECKING:
-    from mixer.policy.signatures import Verifier  # and cryptography with it, which takes memory
+from mixer.policy.sources import Sources, sources_of
 
 log = structlog.get_logger()
 
@@ -99,18 +93,3 @@ class EmbeddedEngine:
     async def close(self) -> None:
         if self._own_network:
             await self._network.close()
-
-
-def sources_of(settings: config.Policy, bundles: Sequence[Bundle] = ()) -> Sources:
-    """The policies and data that the settings name, with those of bundles. Raises `PolicyError`."""
-    return sources.load(
-        settings.paths, bundles=bundles, verifier=_verifier(settings), limit=settings.bundle_size_limit
-    )
-
-
-def _verifier(settings: config.Policy) -> "Verifier | None":
-    if not settings.keys:
-        return None
-    from mixer.policy.signatures import Verifier, keys
-
-    return Verifier(keys(settings.keys))

@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixer import config
 from mixer.errors import BundleError, PolicyError, Problem
 from mixer.policy import bundle
 from mixer.policy.bundle import Bundle
 from mixer.policy.documents import DATA_NAMES, Documents, Module
+from mixer.policy.folders import files_below
 
 if TYPE_CHECKING:
-    from mixer.policy.signatures import Verifier
+    from mixer.policy.signatures import Verifier  # and cryptography with it, which takes memory
 
-__all__ = ["Module", "Sources", "load"]
+__all__ = ["Module", "Sources", "load", "sources_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,21 @@ def load(
     return Sources(tuple(modules), documents.data, "+".join(revisions), by_name)
 
 
+def sources_of(settings: config.Policy, bundles: Sequence[Bundle] = ()) -> Sources:
+    """The policies and data that the settings name, with those of bundles. Raises `PolicyError`."""
+    return load(
+        settings.paths, bundles=bundles, verifier=_verifier(settings), limit=settings.bundle_size_limit
+    )
+
+
+def _verifier(settings: config.Policy) -> "Verifier | None":
+    if not settings.keys:
+        return None
+    from mixer.policy.signatures import Verifier, keys
+
+    return Verifier(keys(settings.keys))
+
+
 class _Files:
     """What was read of files that are no bundle."""
 
@@ -91,8 +108,13 @@ class _Files:
 
     def add(self, root: Path) -> None:
         """A file, or all files below a folder."""
-        for file in sorted(root.rglob("*")) if root.is_dir() else [root]:
-            if file.is_dir() or file.name.endswith("_test.rego"):
+        try:
+            files = files_below(root) if root.is_dir() else [root]
+        except OSError as error:
+            self.problems.append(Problem(str(root), "", f"cannot be read: {error.strerror}"))
+            return
+        for file in files:
+            if file.name.endswith("_test.rego"):
                 continue
             is_data = file.name in DATA_NAMES or (file == root and file.suffix in (".json", ".yaml", ".yml"))
             if file.suffix != ".rego" and not is_data:

@@ -45,6 +45,7 @@ class Quotas:
     ) -> None:
         if not slots and (problems := _concurrency(limits)):
             raise LimitsError(problems)
+        self.limits = limits
         self._counters = counters
         self._local = local
         self._settings = settings

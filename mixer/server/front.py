@@ -55,7 +55,7 @@ class Front(Protocol):
     address: str  # with the bound port once started, also where port 0 was asked for
 
     async def start(self) -> None:
-        """Bind and serve. Raises `StartError` where the address cannot be had (it is never shared)."""
+        """Bind and serve. Raises `StartError` where the address cannot be had (it is shared with workers alone)."""
 
     async def drain(self, timeout: float) -> None:
         """Stop without a call lost: health says NOT_SERVING, and calls are still answered until there is a moment

@@ -11,23 +11,26 @@ from mixer.server import threads
 from mixer.server.front import Methods
 from mixer.server.handlers import Handlers
 from mixer.server.health import Health
-from mixer.server.listening import OPTIONS, bound, cannot_listen, refuse_socket_in_use
+from mixer.server.listening import OPTIONS, SHARED_OPTIONS, bound, cannot_listen, publish, to_bind
 from mixer.server.tls import credentials, ends
 
 
 class GrpcioFront:
     """See `Front`."""
 
-    def __init__(self, settings: config.Listener, methods: Methods, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: config.Listener, methods: Methods, metrics: Metrics, shared: bool = False
+    ) -> None:
         self.address = settings.address
+        self._shared = shared
         self._tls = settings.tls
         self._ends = metrics.certificate_ends
         self._handlers = Handlers(methods, metrics)
 
     async def start(self) -> None:
-        refuse_socket_in_use(self.address)
+        address = to_bind(self.address, shared=self._shared)
         with threads.made_batch():
-            self._server = aio.server(options=OPTIONS)
+            self._server = aio.server(options=SHARED_OPTIONS if self._shared else OPTIONS)
         services = self._handlers.by_service()
         for service, handlers in services.items():
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
@@ -36,16 +39,17 @@ class GrpcioFront:
         reflection.enable_server_reflection(
             (*services, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server
         )
-        self.address = self._bind()
+        self.address = self._bind(address)
         await self._health.start()
         await self._server.start()
+        publish(self.address, shared=self._shared)
 
-    def _bind(self) -> str:
+    def _bind(self, address: str) -> str:
         try:
             if self._tls is None:
-                port = self._server.add_insecure_port(self.address)
+                port = self._server.add_insecure_port(address)
             else:
-                port = self._server.add_secure_port(self.address, credentials(self._tls))
+                port = self._server.add_secure_port(address, credentials(self._tls))
                 self._ends.labels(str(self._tls.cert)).set(ends(self._tls))
         except RuntimeError:
             raise cannot_listen(self.address) from None

@@ -16,8 +16,8 @@ from pathlib import Path
 import orjson
 
 from mixer import config, log
+from mixer.backends import bodies_of, candidate_of
 from mixer.errors import LoadError
-from mixer.runtime import bodies_of, candidate_of
 from mixer.shadow.frames import asked, frame, read
 from mixer.shadow.judge import Judge
 

@@ -37,7 +37,7 @@ class FileSink:
         self._changed = threading.Condition()  # guards all below
         self._lines: deque[bytes] = deque()
         self._receipts: deque[Receipt | None] = deque()  # of each line that is not written whole
-        self._closing = self._abandoned = False
+        self._closing = self._abandoned = self._reopens = False
         self._status = OK
         self._thread: threading.Thread | None = None
 
@@ -78,6 +78,12 @@ class FileSink:
     def status(self) -> str:
         return self._status
 
+    def reopen(self) -> None:
+        """See `Reopens`. What waits goes to the new file."""
+        with self._changed:
+            self._reopens = True
+            self._changed.notify()
+
     async def close(self, timeout: float) -> None:
         end = monotonic() + timeout
         with self._changed:
@@ -100,13 +106,15 @@ class FileSink:
         """Body of the thread: until closed and all is written, or abandoned."""
         try:
             while (chunk := self._next_chunk()) is not None:
+                if self._reopens:
+                    self._open_anew()
                 self._write_chunk(chunk)
         finally:
             os.close(self._file)
 
     def _next_chunk(self) -> bytes | None:
         with self._changed:
-            while not self._lines:
+            while not self._lines and not self._reopens:
                 if self._closing:
                     return None
                 self._changed.wait()
@@ -137,6 +145,17 @@ class FileSink:
                     log.info("sink_back", sink=self.name)
             if self._abandoned:
                 return
+
+    def _open_anew(self) -> None:
+        """Between two lines. Where that fails, the old file is written on."""
+        self._reopens = False
+        try:
+            fresh = _open(self._path)
+        except OSError as error:
+            log.error("reopen_failed", sink=self.name, path=str(self._path), error=error.strerror)
+            return
+        os.close(self._file)
+        self._file = fresh
 
     def _delivered(self, lines: int, size: int) -> None:
         self._account.delivered(lines, size)

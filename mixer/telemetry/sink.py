@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 OK = "ok"
 
@@ -119,4 +119,13 @@ class Sink(Protocol[TakenT_contra]):
 
         Does not raise. A record written later is dropped and counted.
         """
+        ...
+
+
+@runtime_checkable
+class Reopens(Protocol):
+    """A sink that writes to a file which may be renamed."""
+
+    def reopen(self) -> None:
+        """Write on to a file of that name, which is made where there is none. Returns at once."""
         ...

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -48,3 +49,27 @@ def test_traffic_meets_nothing_worse_than_a_refusal(server: str) -> None:
         stop.set()
         assert set().union(*(done.result(30) for done in flows)) <= {200, 429, 503}
         assert running.stat("cluster.mixer-check.upstream_cx_destroy_remote_with_active_rq") == 0
+
+
+@SERVERS
+def test_rolling_restart_of_all_workers_is_not_noticed(server: str) -> None:
+    with fleet(server=server, workers={"supervised": True}) as running, ThreadPoolExecutor(2) as pool:
+        token, stop = running.issuer.token("root"), threading.Event()
+
+        def flow() -> Counter[int]:
+            seen = Counter[int]()
+            while not stop.wait(0.002):
+                seen[running.call("GET", "/admin", token=token).status] += 1
+            return seen
+
+        flows = [pool.submit(flow) for _ in range(2)]
+        os.kill(running.mixer.pid, signal.SIGUSR2)
+        try:
+            wait_until(
+                lambda: "rolling_restart_done" in running.mixer.log.read_text(), within=60, what="its end"
+            )
+        finally:
+            stop.set()
+        seen = sum((done.result(30) for done in flows), Counter[int]())
+        assert seen.total() > 50
+        assert seen.keys() <= {200, 429}

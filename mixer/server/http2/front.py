@@ -22,7 +22,7 @@ from mixer.server.health import Health
 from mixer.server.http2.connection import Connection
 from mixer.server.http2.requests import Route, Serve, reader
 from mixer.server.http2.streams import Stream
-from mixer.server.listening import bound, cannot_listen, refuse_socket_in_use
+from mixer.server.listening import bound, cannot_listen, publish, to_bind
 
 _BACKLOG = 1024  # connections that wait to be accepted
 _MALFORMED = StatusError(
@@ -33,8 +33,11 @@ _MALFORMED = StatusError(
 class AsyncioFront:
     """See `Front`."""
 
-    def __init__(self, settings: config.Listener, methods: Methods, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: config.Listener, methods: Methods, metrics: Metrics, shared: bool = False
+    ) -> None:
         self.address = settings.address
+        self._shared = shared
         self.is_stopping = False
         self._handlers = Handlers(methods, metrics)
         self._methods = methods
@@ -48,19 +51,24 @@ class AsyncioFront:
         self._health = Health(services)
         await self._health.start()
         self.read_request = reader(self._routes(sorted(services)))
-        refuse_socket_in_use(self.address)
+        address = to_bind(self.address, shared=self._shared)
         try:
-            self._server = await self._listen()
+            self._server = await self._listen(address)
         except OSError:
             raise cannot_listen(self.address) from None
+        publish(self.address, shared=self._shared)
 
-    async def _listen(self) -> asyncio.Server:
-        if self.address.startswith("unix:"):
-            path = self.address.removeprefix("unix:")
+    async def _listen(self, address: str) -> asyncio.Server:
+        if address.startswith("unix:"):
+            path = address.removeprefix("unix:")
             return await self.loop.create_unix_server(lambda: Connection(self), path, backlog=_BACKLOG)
-        host, _, port = self.address.rpartition(":")
+        host, _, port = address.rpartition(":")
         server = await self.loop.create_server(
-            lambda: Connection(self), host.strip("[]"), int(port), backlog=_BACKLOG
+            lambda: Connection(self),
+            host.strip("[]"),
+            int(port),
+            backlog=_BACKLOG,
+            reuse_port=self._shared,
         )
         self.address = bound(self.address, server.sockets[0].getsockname()[1])
         return server
