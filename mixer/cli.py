@@ -290,13 +290,13 @@ def _top(options: argparse.Namespace) -> int:
     is away is asked again and again. Needs the extra "top" (pip install "mixer[top]"). Ctrl-C ends it."""
     from mixer import config, top
 
-    address = options.address
+    admin = config.AdminListener()
     if options.config is not None:
-        address = config.load(options.config).listeners.admin.address
+        admin = config.load(options.config).listeners.admin
     if options.interval < _SHORTEST:
         problem = Problem("mixer top", "--interval", "100ms or more", f"{options.interval:g}s")
         raise SettingsError([problem])
-    return top.run(address or config.AdminListener().address, options.interval, options.once)
+    return top.run(options.address or admin.address, options.interval, options.once, admin.tls)
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -32,6 +32,8 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 # Without it, each process would admit all of the limit.
 INSTANCES = "local needs rate_limits.instances, the number of Mixer processes that share the counters"
+# Trust domain and path as in SPIFFE-ID, sections 2.1 and 2.2.
+_SPIFFE = re.compile(r"spiffe://[a-z0-9._-]{1,255}(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]+)*")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, token
 
 
@@ -90,6 +92,21 @@ def _bundle_url(value: str) -> str:
     return value
 
 
+def _spiffe_pattern(value: str) -> str:
+    if not _SPIFFE.fullmatch(value.removesuffix("/*")):
+        raise ValueError('a SPIFFE ID such as "spiffe://example.org/envoy", or with "/*" all below one')
+    return value
+
+
+def is_spiffe_id(value: str) -> bool:
+    return len(value) <= 2048 and _SPIFFE.fullmatch(value) is not None
+
+
+def _version(value: object) -> object:
+    """YAML reads a bare 1.3 as a number."""
+    return str(value) if isinstance(value, float) else value
+
+
 def _redis_url(value: SecretStr) -> SecretStr:
     if not re.fullmatch(r"(rediss?://|unix:/)\S+", value.get_secret_value()):
         raise ValueError('"redis://host:port/db", "rediss://…" or "unix:///path"')
@@ -106,6 +123,7 @@ Address = Annotated[str, AfterValidator(_address)]
 TcpAddress = Annotated[str, AfterValidator(_tcp_address)]
 DecisionPath = Annotated[str, AfterValidator(_decision)]
 DecisionName = Annotated[str, AfterValidator(_decision_name)]
+SpiffePattern = Annotated[str, AfterValidator(_spiffe_pattern)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 OnError = Literal["error", "allow", "deny", "local"]
@@ -117,12 +135,23 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Spiffe(Settings):
+    """Who may connect, by the SPIFFE ID in their certificate: whole, or all below one with `/*`. With `allow`, nobody
+    else may; `refuse` goes before it."""
+
+    allow: tuple[SpiffePattern, ...] = ()
+    refuse: tuple[SpiffePattern, ...] = ()
+
+
 class Tls(Settings):
-    """Certificates of a listener, PEM files. With `client_ca`, clients must show a certificate of it."""
+    """Certificates of a listener, PEM files that are read again when they change. With `client_ca`, clients must show a
+    certificate of it."""
 
     cert: Path
     key: Path
     client_ca: Path | None = None
+    spiffe: Spiffe = Spiffe()
+    min_version: Annotated[Literal["1.2", "1.3"], BeforeValidator(_version)] = "1.2"
 
 
 class Listener(Settings):
@@ -151,6 +180,7 @@ class AdminListener(Settings):
     """`/metrics`, `/healthz` and `/readyz` over HTTP; to callers on the same machine the pages on rate limits, too."""
 
     address: TcpAddress = "127.0.0.1:9901"
+    tls: Tls | None = None
 
 
 class Listeners(Settings):
@@ -748,12 +778,10 @@ def _combinations(config: Config, file: str) -> list[Problem]:
                 f"{address} is taken by listeners.{addresses[address]}; give each its own",
             )
         addresses.setdefault(address, name)
-    for name in ("check", "report"):
-        listener: Listener = getattr(listeners, name)
-        if listener.tls is not None and listener.server == "native":
-            refuse(
-                f"listeners.{name}.tls", "the native server has no TLS; set server: grpcio for this listener"
-            )
+    for name in ("check", "report", "admin"):
+        tls: Tls | None = getattr(listeners, name).tls
+        if tls is not None and tls.client_ca is None and tls.spiffe != Spiffe():
+            refuse(f"listeners.{name}.tls.spiffe", "needs client_ca, whose certificates name the clients")
     if (
         config.policy is not None
         and config.policy.engine == "embedded"

@@ -45,11 +45,29 @@ class Metrics:
             "mixer_calls_in_flight", "Calls being answered.", ("method",), registry=registry
         )
 
-        # When a listener's certificate ends, by its file. Renew it before, and restart Mixer: it is read at the start.
+        # When a listener's certificate ends, by its file. Renew it before: the file is read again when it changes.
         self.certificate_ends = Gauge(
             "mixer_certificate_not_after_timestamp_seconds",
             "When a listener's certificate ends, in Unix time.",
             ("file",),
+            registry=registry,
+        )
+
+        # Changed certificates, by their file and outcome: loaded; failed: the one of before is still in use, the log
+        # says what is wrong with the new one.
+        self.certificate_reloads = Counter(
+            "mixer_certificate_reloads",
+            "Certificates read again, by file and outcome.",
+            ("file", "outcome"),
+            registry=registry,
+        )
+        # Connections to TLS listeners by outcome. certificate: the client has none, or one that has ended or is of
+        # another authority; identity: listeners' tls.spiffe keeps it out; protocol: no TLS, or too old a version;
+        # closed: it went away, or took longer than 5 s. With logging.level debug the log has the reason of each.
+        self.tls_handshakes = Counter(
+            "mixer_tls_handshakes",
+            "TLS connections, by listener and outcome.",
+            ("listener", "outcome"),
             registry=registry,
         )
 

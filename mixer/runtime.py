@@ -201,7 +201,15 @@ class Runtime:
             await self._serve("report", listeners.report, await self._report_methods())
 
     async def _serve(self, name: str, listener: config.Listener, methods: Methods) -> None:
-        front = FRONTS[listener.server](listener, methods, self.metrics)
+        def make(settings: config.Listener) -> Front:
+            return FRONTS[settings.server](settings, methods, self.metrics)
+
+        if listener.tls is None:
+            front = make(listener)
+        else:
+            from mixer.server.secured import SecuredFront
+
+            front = SecuredFront(name, listener, listener.tls, make, self.metrics)
         await front.start()
         self.fronts[name] = front
 
@@ -568,7 +576,7 @@ async def at_desk(
     """Look at the counter of a descriptor, or set it back: in Redis, or where counters are in memory, by the server
     that has them. Raises `MixerError`."""
     if rate_limits.counters == "memory":
-        return await _at_admin(settings.listeners.admin.address, do, domain, entries)
+        return await _at_admin(settings.listeners.admin, do, domain, entries)
     from mixer.ratelimit.desk import Desk
 
     counters = COUNTERS[rate_limits.counters](rate_limits, Metrics(CollectorRegistry()))
@@ -581,9 +589,12 @@ async def at_desk(
     return seen.plain()
 
 
-async def _at_admin(address: str, do: str, domain: str, entries: "Sequence[Entry]") -> dict[str, Any]:
+async def _at_admin(
+    admin: config.AdminListener, do: str, domain: str, entries: "Sequence[Entry]"
+) -> dict[str, Any]:
     from mixer.admin.client import ask
 
+    address = admin.address
     if address.endswith(":0"):
         raise StartError(
             f"the counters are in the memory of the server, which is asked on listeners.admin.address; {address} does "
@@ -591,7 +602,8 @@ async def _at_admin(address: str, do: str, domain: str, entries: "Sequence[Entry
         )
     descriptor = {"entries": [entry._asdict() for entry in entries]}
     try:
-        (found,) = await ask(address, f"/limits/{do}", {"domain": domain, "descriptors": [descriptor]})
+        asked = {"domain": domain, "descriptors": [descriptor]}
+        (found,) = await ask(address, f"/limits/{do}", asked, admin.tls)
     except StartError as error:
         raise StartError(f"the counters are in the memory of the server; {error}") from error
     return found  # type: ignore[no-any-return]

@@ -29,6 +29,7 @@ async def serve(settings: Config, role: Role, revision: str) -> None:
         runtime.degraded,
         runtime.serving,
         pages=runtime.pages,
+        tls=(tls, runtime.metrics) if (tls := settings.listeners.admin.tls) else None,
     )
     try:
         await runtime.start()

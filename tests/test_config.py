@@ -149,6 +149,12 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
     assert load(tmp_path, f"drain_timeout: {text}").drain_timeout == seconds
 
 
+def test_least_version_of_tls_may_be_written_as_a_number(tmp_path: Path) -> None:
+    text = "listeners: {check: {tls: {cert: a, key: b, min_version: 1.3}}}"
+    assert (tls := load(tmp_path, text).listeners.check.tls) is not None
+    assert tls.min_version == "1.3"
+
+
 def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
     settings = load(
         tmp_path,
@@ -425,6 +431,15 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
             "policy: {paths: [a]}\ndecision_log: {sinks: [{type: file}], secret_headers: [a b]}",
             'decision_log.secret_headers[0]: expected an HTTP header name, got "a b"',
         ),
+        (
+            "listeners: {check: {tls: {cert: a, key: b, client_ca: c, spiffe: {allow: [spiffe://A/b]}}}}",
+            'listeners.check.tls.spiffe.allow[0]: expected a SPIFFE ID such as "spiffe://example.org/envoy", or with '
+            '"/*" all below one, got "spiffe://A/b"',
+        ),
+        (
+            "listeners: {admin: {tls: {cert: a, key: b, min_version: 1.1}}}",
+            "listeners.admin.tls.min_version: expected 1.2 or 1.3, got 1.1",
+        ),
     ],
 )
 def test_mistake_says_where_what_was_expected_and_what_was_got(
@@ -455,8 +470,8 @@ def test_mistake_says_where_what_was_expected_and_what_was_got(
             "listeners.report.address: 127.0.0.1:9191 is taken by listeners.check; give each its own",
         ),
         (
-            "listeners: {check: {tls: {cert: a, key: b}}}",
-            "listeners.check.tls: the native server has no TLS; set server: grpcio for this listener",
+            "listeners: {check: {tls: {cert: a, key: b, spiffe: {allow: [spiffe://a/b]}}}}",
+            "listeners.check.tls.spiffe: needs client_ca, whose certificates name the clients",
         ),
         (
             "policy: {paths: [a], proto_descriptor: b, skip_request_body_parse: true}",

@@ -2,18 +2,24 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from mixer import config
 from mixer.errors import StartError
+from mixer.metrics import Metrics
+
+if TYPE_CHECKING:
+    from mixer.server.secured import TlsListener
 
 
 class AdminServer:
     """`registry`: what `/metrics` shows. `not_ready`: why `/readyz` must say 503; empty when it may say 200, and
     then `degraded` is told beside it: a broker that is away is no reason to send no traffic here. `serving`: what else
-    it says then. `pages`: further ones, asked for at the start."""
+    it says then. `pages`: further ones, asked for at the start. With `tls`, over https."""
 
     def __init__(
         self,
@@ -24,6 +30,7 @@ class AdminServer:
         serving: Callable[[], list[str]] = list,
         *,
         pages: Callable[[], Iterable[web.RouteDef]] = tuple,
+        tls: tuple[config.Tls, Metrics] | None = None,
     ) -> None:
         self.address = address
         self._registry = registry
@@ -31,6 +38,8 @@ class AdminServer:
         self._degraded = degraded
         self._serving = serving
         self._pages = pages
+        self._tls = tls
+        self._listener: TlsListener | None = None
 
     async def start(self) -> None:
         """Raises `StartError` where the address cannot be had."""
@@ -45,6 +54,11 @@ class AdminServer:
         )
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
+        if self._tls is not None:
+            self._listener = self._secured(*self._tls)
+            self._listener.start()
+            self.address = self._listener.address
+            return
         host, _, port = self.address.rpartition(":")
         try:
             await web.TCPSite(self._runner, host.strip("[]"), int(port)).start()
@@ -52,7 +66,15 @@ class AdminServer:
             raise StartError(f"cannot listen on {self.address}: {error.strerror or error}") from error
         self.address = f"{host}:{self._runner.addresses[0][1]}"
 
+    def _secured(self, tls: config.Tls, metrics: Metrics) -> "TlsListener":
+        from mixer.server.secured import TlsListener
+
+        made: Any = self._runner.server  # makes a protocol for each connection
+        return TlsListener("admin", self.address, tls, made, metrics, protocol="http/1.1")
+
     async def close(self) -> None:
+        if self._listener is not None:
+            await self._listener.close()
         await self._runner.cleanup()
 
     async def _metrics(self, request: web.Request) -> web.Response:

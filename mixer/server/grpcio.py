@@ -1,4 +1,4 @@
-"""The grpcio front: `grpc.aio`. TLS, streams and reflection; a sixth of the native front's calls a second."""
+"""The grpcio front: `grpc.aio`. Streams and reflection; a sixth of the native front's calls a second."""
 
 import grpc
 from grpc import aio
@@ -12,7 +12,6 @@ from mixer.server.front import Methods
 from mixer.server.handlers import Handlers
 from mixer.server.health import Health
 from mixer.server.listening import OPTIONS, bound, cannot_listen, refuse_socket_in_use
-from mixer.server.tls import credentials, ends
 
 
 class GrpcioFront:
@@ -20,8 +19,6 @@ class GrpcioFront:
 
     def __init__(self, settings: config.Listener, methods: Methods, metrics: Metrics) -> None:
         self.address = settings.address
-        self._tls = settings.tls
-        self._ends = metrics.certificate_ends
         self._handlers = Handlers(methods, metrics)
 
     async def start(self) -> None:
@@ -42,11 +39,7 @@ class GrpcioFront:
 
     def _bind(self) -> str:
         try:
-            if self._tls is None:
-                port = self._server.add_insecure_port(self.address)
-            else:
-                port = self._server.add_secure_port(self.address, credentials(self._tls))
-                self._ends.labels(str(self._tls.cert)).set(ends(self._tls))
+            port = self._server.add_insecure_port(self.address)
         except RuntimeError:
             raise cannot_listen(self.address) from None
         return bound(self.address, port)

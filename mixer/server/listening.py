@@ -1,6 +1,8 @@
 """What both fronts share: addresses, and the options of their grpc.aio servers."""
 
+import os
 import socket
+import stat
 
 from mixer.errors import StartError
 
@@ -25,6 +27,42 @@ def refuse_socket_in_use(address: str) -> None:
         except OSError as error:
             raise StartError(f"cannot listen on {address}: {error.strerror or error}") from error
     raise StartError(f"cannot listen on {address}: it is in use")
+
+
+def listen(address: str, backlog: int) -> tuple[list[socket.socket], str]:
+    """Sockets, of which `accept` does not block, and the address with the port that was really bound: one for each
+    address that a host name stands for. Raises `StartError`."""
+    refuse_socket_in_use(address)
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:")
+        listening = socket.socket(socket.AF_UNIX)
+        try:
+            if os.path.lexists(path) and stat.S_ISSOCK(os.lstat(path).st_mode):
+                os.unlink(path)  # of a killed process
+            listening.bind(path)
+            listening.listen(backlog)
+        except OSError:
+            listening.close()
+            raise cannot_listen(address) from None
+        listening.setblocking(False)
+        return [listening], address
+    host, _, port = address.rpartition(":")
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, *_, at in dict.fromkeys(found):
+            to = (at[0], sockets[0].getsockname()[1] if sockets else at[1])
+            both = family == socket.AF_INET6 and at[0] == "::"
+            sockets.append(socket.create_server(to, family=family, backlog=backlog, dualstack_ipv6=both))
+    except OSError:
+        for each in sockets:
+            each.close()
+        raise cannot_listen(address) from None
+    for each in sockets:
+        each.setblocking(False)
+    return sockets, bound(address, sockets[0].getsockname()[1])
 
 
 def bound(address: str, port: int) -> str:

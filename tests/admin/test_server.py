@@ -3,15 +3,20 @@
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from mixer import config
+from mixer.admin import client
 from mixer.admin.server import AdminServer
 from mixer.errors import StartError
 from tests.loop import on_loop
+from tests.server.certificates import Authority, write
+from tests.telemetry.entries import new_metrics
 
 
 @dataclass
@@ -131,3 +136,26 @@ async def test_metrics_shows_only_the_samples_that_are_named() -> None:
         _, _, text = await admin.get("/metrics")
         assert "one_total 1.0\n" in text
         assert "other_total 1.0\n" in text
+
+
+@on_loop
+async def test_admin_over_tls_answers_those_who_show_a_certificate_and_its_own_clients(
+    tmp_path: Path,
+) -> None:
+    authority = Authority()
+    (tmp_path / "ca.pem").write_bytes(authority.cert)
+    files = {**write(tmp_path, authority.issue("mixer")), "client_ca": f"{tmp_path}/ca.pem"}
+    tls = config.Tls.model_validate(files)
+    server = AdminServer(
+        "127.0.0.1:0", CollectorRegistry(), Admin().not_ready, list, tls=(tls, new_metrics())
+    )
+    await server.start()
+    try:
+        assert await client.read(server.address, ("/healthz", ()), tls=tls) == [(200, "ok\n")]
+        with pytest.raises(StartError, match="no Mixer answers"):
+            await client.read(server.address, ("/healthz", ()))
+        without = config.Tls(cert=tls.cert, key=tls.key)
+        with pytest.raises(StartError, match="no Mixer answers"):
+            await client.read(server.address, ("/healthz", ()), tls=without)
+    finally:
+        await server.close()

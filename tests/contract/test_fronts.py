@@ -1,4 +1,4 @@
-"""The contract of `mixer.server.front.Front`, on both servers, over TCP and a Unix socket."""
+"""The contract of `mixer.server.front.Front`, on both servers, over TCP, a Unix socket and TLS."""
 
 import asyncio
 import functools
@@ -44,7 +44,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["tcp", "unix"])
+@pytest.fixture(params=["tcp", "unix", "tls"])
 def serve(request: pytest.FixtureRequest, kind: str) -> Serve:
     """`served` for one server and transport."""
     return functools.partial(served, kind, request.param)
