@@ -1,4 +1,4 @@
-"""The native front: pygrpc-native, whose HTTP/2 work runs in Rust beside the event loop. Plaintext only.
+"""The native front: pygrpc-native, whose HTTP/2 work runs in Rust beside the event loop. Plaintext; see `secured`.
 
 Unary methods are driven from its low-level events: a call that is answered at once costs no task and no context
 object, which halves the price of a cached check (measured beside `pygrpc_native.aio`, one core: 33 against 47 µs for
