@@ -118,7 +118,9 @@ def _off(value: object) -> object:
     return None if value is False or value == "off" else value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+DURATION = BeforeValidator(_seconds)
+OFF = BeforeValidator(_off)  # a section that may be `off`
+Seconds = Annotated[float, DURATION]
 Address = Annotated[str, AfterValidator(_address)]
 TcpAddress = Annotated[str, AfterValidator(_tcp_address)]
 DecisionPath = Annotated[str, AfterValidator(_decision)]
@@ -312,7 +314,7 @@ class Policy(Settings):
     decision: DecisionPath = "envoy/authz/allow"
     # Others, by the name that a route of Envoy asks for in its context extension `mixer_decision`.
     decisions: dict[DecisionName, DecisionPath] = Field(default_factory=dict)
-    cache: Annotated[Cache | None, BeforeValidator(_off)] = Cache()
+    cache: Annotated[Cache | None, OFF] = Cache()
     http: Http = Http()
     proto_descriptor: Path | None = None  # descriptor set by which bodies of gRPC calls are parsed
     skip_request_body_parse: bool = (
@@ -409,7 +411,7 @@ class RateLimits(Settings):
     on_error: OnError = "error"
     instances: PositiveInt | None = None  # processes that share the counters
     count_over_limit: bool = True  # where a fixed window's limit does not say it itself
-    local_cache: Annotated[LocalCache | None, BeforeValidator(_off)] = LocalCache()
+    local_cache: Annotated[LocalCache | None, OFF] = LocalCache()
     shadow_mode: bool = False
     quota_mode: bool = False
     merge_domain_config: bool = False

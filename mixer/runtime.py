@@ -463,7 +463,10 @@ class Runtime:
 
     def pages(self) -> "Sequence[RouteDef]":
         """Further pages of the admin listener."""
-        return self.limit_pages.routes() if self.limit_pages is not None else ()
+        from mixer.admin import settings
+
+        limits = self.limit_pages.routes() if self.limit_pages is not None else ()
+        return [settings.page(self.settings), *limits]
 
     async def close(self, timeout: float) -> None:
         """Drain the fronts, then flush the sinks and give back connections; `timeout` seconds in all."""

@@ -1,7 +1,9 @@
 """`/metrics`, `/healthz` and `/readyz`, and the pages of what is served."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+import contextlib
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -12,8 +14,23 @@ from mixer import config
 from mixer.errors import StartError
 from mixer.metrics import Metrics
 
+_SWITCH = 0.0005  # seconds; 10 times more often than Python does it by itself
+
 if TYPE_CHECKING:
     from mixer.server.secured import TlsListener
+
+
+@contextlib.contextmanager
+def _calls_first() -> Iterator[None]:
+    """Another thread that works gives way to the loop sooner: a check waits for it several times, each time as long as
+    Python lets a thread go on. Measured with a page of 10,000 series, asked for without a pause: p50 and p99 of a check
+    12 and 25 ms without, 2.5 and 10 ms with it."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 class AdminServer:
@@ -40,6 +57,7 @@ class AdminServer:
         self._pages = pages
         self._tls = tls
         self._listener: TlsListener | None = None
+        self._scraping = asyncio.Lock()
 
     async def start(self) -> None:
         """Raises `StartError` where the address cannot be had."""
@@ -82,8 +100,10 @@ class AdminServer:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         names = request.query.getall("name[]", [])
         registry = self._registry.restricted_registry(names) if names else self._registry
-        # In a thread: with 10,000 series the text takes 0.1 s, and calls are answered meanwhile.
-        text = await asyncio.to_thread(encode, registry)
+        # In a thread, since the text of many series takes long, and calls are answered meanwhile; one after the other.
+        async with self._scraping:
+            with _calls_first():
+                text = await asyncio.to_thread(encode, registry)
         return web.Response(body=text, headers={"content-type": content_type})
 
     async def _healthz(self, _: web.Request) -> web.Response:
