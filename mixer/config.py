@@ -86,6 +86,12 @@ def _http_or_unix_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _collector_url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s@?#]+(/[^\s?#]*)?", value):
+        raise ValueError('"http://host:4318" or "https://host/path", secrets in `headers`')
+    return value.rstrip("/").removesuffix("/v1/traces")
+
+
 def _bundle_url(value: str) -> str:
     if not re.fullmatch(r"https?://[^/\s@?#]+/[^\s#]*", value):
         raise ValueError('"https://host/path" or "http://host:port/path", secrets in `token`')
@@ -528,6 +534,19 @@ class Telemetry(Settings):
     max_series: PositiveInt = 10_000  # label sets a metric; the rest goes to one overflow series
 
 
+class Tracing(Settings):
+    """Spans of calls whose caller samples its trace (the flag in `traceparent`), by OTLP over HTTP. `sample`: a share
+    of those traces."""
+
+    endpoint: Annotated[str, AfterValidator(_collector_url)] = "http://127.0.0.1:4318"
+    headers: dict[HeaderName, SecretStr] = Field(default_factory=dict)
+    tls: ClientTls = ClientTls()
+    timeout: Annotated[Seconds, Field(gt=0)] = 10.0
+    sample: Annotated[float, Field(gt=0, le=1)] = 1.0
+    service_name: Annotated[str, Field(min_length=1)] = "mixer"
+    max_waiting: PositiveInt = 2048  # spans; more are dropped and counted
+
+
 class Config(Settings):
     """All settings. A section left out switches its call off: no `policy`, no Check; no `rate_limits`, no Quota."""
 
@@ -539,6 +558,7 @@ class Config(Settings):
     rate_limits: RateLimits | None = None
     telemetry: Telemetry = Telemetry()
     decision_log: DecisionLog | None = None
+    tracing: Tracing | None = None
 
 
 class _UniqueKeyLoader(yaml.CSafeLoader):
@@ -803,6 +823,11 @@ def _combinations(config: Config, file: str) -> list[Problem]:
     problems += _of_decision_log(config, file)
     problems += _of_rate_limits(config, file)
     problems += _of_kafka(config, file)
+    if (tracing := config.tracing) is not None:
+        if tracing.tls != ClientTls() and not tracing.endpoint.startswith("https:"):
+            refuse("tracing.tls", "has no meaning for http; use https in endpoint")
+        if (tracing.tls.cert is None) != (tracing.tls.key is None):
+            refuse("tracing.tls", "cert and key belong together; give both or none")
     return problems
 
 

@@ -279,6 +279,13 @@ class Metrics:
         self.sink_capacity = Gauge(
             "mixer_sink_buffer_capacity", "Records a sink's buffer can hold.", ("sink",), registry=registry
         )
+        # Spans that the collector of `tracing` took.
+        self.spans_exported = Counter("mixer_spans_exported", "Spans exported.", registry=registry)
+        # Spans lost, by reason. buffer_full: more are sampled than go out: a smaller tracing.sample, or look at the
+        # collector; unavailable, rejected: by the collector, the log says why; shutdown.
+        self.spans_dropped = Counter(
+            "mixer_spans_dropped", "Spans dropped, by reason.", ("reason",), registry=registry
+        )
         # Label sets that went into a metric's overflow series. Raise telemetry.max_series, or drop a label.
         self.series_overflow = Counter(
             "mixer_series_overflow",

@@ -21,6 +21,7 @@ from mixer.policy.cache import DecisionCache
 from mixer.policy.engine import PolicyEngine
 from mixer.policy.references import dotted
 from mixer.server.front import ClientStream, Front, Method, Methods, Unary
+from mixer.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
     from aiohttp.web import RouteDef
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from mixer.shadow.shadow import Shadow
     from mixer.shadow.tarball import Tarball
     from mixer.telemetry.sink import Kind, Sink
+    from mixer.tracing.export import Exporter
 
 Role = Literal["all", "check", "report"]
 
@@ -97,16 +99,16 @@ def _file(settings: Any, metrics: Metrics, _: "Kind[Any]", name: str) -> "Sink[A
     return FileSink(settings, metrics, name)
 
 
-def _native(settings: config.Listener, methods: Methods, metrics: Metrics) -> Front:
+def _native(settings: config.Listener, methods: Methods, metrics: Metrics, tracer: Tracer | None) -> Front:
     from mixer.server.native import NativeFront
 
-    return NativeFront(settings, methods, metrics)
+    return NativeFront(settings, methods, metrics, tracer)
 
 
-def _grpcio(settings: config.Listener, methods: Methods, metrics: Metrics) -> Front:
+def _grpcio(settings: config.Listener, methods: Methods, metrics: Metrics, tracer: Tracer | None) -> Front:
     from mixer.server.grpcio import GrpcioFront
 
-    return GrpcioFront(settings, methods, metrics)
+    return GrpcioFront(settings, methods, metrics, tracer)
 
 
 def bodies_of(settings: config.Policy, *, exact: bool = False) -> "Bodies | None":
@@ -126,7 +128,7 @@ ENGINES: dict[str, Callable[[config.Policy, Sequence[str]], PolicyEngine]] = {
 }
 COUNTERS: dict[str, Callable[[config.RateLimits, Metrics], "Counters"]] = {"memory": _memory, "redis": _redis}
 SINKS: dict[str, Callable[[Any, Metrics, "Kind[Any]", str], "Sink[Any]"]] = {"kafka": _kafka, "file": _file}
-FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
+FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics, Tracer | None], Front]] = {
     "native": _native,
     "grpcio": _grpcio,
 }
@@ -176,6 +178,8 @@ class Runtime:
     decision_log: "DecisionLog | None" = None
     fronts: dict[str, Front] = field(default_factory=dict)
     limit_pages: "LimitPages | None" = None
+    tracer: Tracer | None = None
+    exporter: "Exporter | None" = None
 
     @classmethod
     def build(cls, settings: config.Config, role: Role, revision: str) -> "Runtime":
@@ -195,14 +199,24 @@ class Runtime:
     async def start(self) -> None:
         """Open backends, then serve. Raises `LoadError` or `StartError`; what was opened is then for `close`."""
         listeners = self.settings.listeners
+        await self._start_tracing()
         if self.role in ("all", "check"):
             await self._serve("check", listeners.check, await self._check_methods())
         if self.role in ("all", "report"):
             await self._serve("report", listeners.report, await self._report_methods())
 
+    async def _start_tracing(self) -> None:
+        if (settings := self.settings.tracing) is None or self.role == "report":
+            return
+        from mixer.tracing.export import Exporter
+
+        self.tracer = Tracer(settings.sample, settings.max_waiting, self.metrics)
+        self.exporter = Exporter(settings, self.tracer, self.metrics)
+        await self.exporter.start()
+
     async def _serve(self, name: str, listener: config.Listener, methods: Methods) -> None:
         def make(settings: config.Listener) -> Front:
-            return FRONTS[settings.server](settings, methods, self.metrics)
+            return FRONTS[settings.server](settings, methods, self.metrics, self.tracer)
 
         if listener.tls is None:
             front = make(listener)
@@ -481,6 +495,8 @@ class Runtime:
         closing = [sink.close(max(0.1, end - time.monotonic())) for sink in self.sinks]
         if self.decision_log is not None:
             closing.append(self.decision_log.close(max(0.1, end - time.monotonic())))
+        if self.exporter is not None:
+            closing.append(self.exporter.close(max(0.1, end - time.monotonic())))
         await asyncio.gather(*closing)
         if self.releases is not None:
             await self.releases.close(max(0.1, end - time.monotonic()))

@@ -176,7 +176,7 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
         (
             "xyz: {}",
             "xyz: unknown key; known here: decision_log, drain_timeout, listeners, logging, policy, rate_limits, "
-            "telemetry, workers",
+            "telemetry, tracing, workers",
         ),
         ("policy: {paths: [a], engin: opa}", 'policy.engin: unknown key; did you mean "engine"?'),
         (

@@ -12,14 +12,17 @@ from mixer.server.front import Methods
 from mixer.server.handlers import Handlers
 from mixer.server.health import Health
 from mixer.server.listening import OPTIONS, bound, cannot_listen, refuse_socket_in_use
+from mixer.tracing.tracer import Tracer
 
 
 class GrpcioFront:
     """See `Front`."""
 
-    def __init__(self, settings: config.Listener, methods: Methods, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: config.Listener, methods: Methods, metrics: Metrics, tracer: Tracer | None = None
+    ) -> None:
         self.address = settings.address
-        self._handlers = Handlers(methods, metrics)
+        self._handlers = Handlers(methods, metrics, tracer)
 
     async def start(self) -> None:
         refuse_socket_in_use(self.address)

@@ -28,6 +28,7 @@ from mixer.server.front import ClientStream, Methods, Pending, Unary
 from mixer.server.handlers import QUIET, Begin, Handlers, Received, StatusError
 from mixer.server.health import Health
 from mixer.server.listening import MAX_MESSAGE, OPTIONS, bound, cannot_listen, refuse_socket_in_use
+from mixer.tracing.tracer import Metadata, Span, Tracer
 
 _BATCH = 64  # calls taken from the queue at once; at 100 µs each, the loop is held for 6 ms at most
 # Calls begun at once; more make a call hardly cheaper, and the first wait longer for their answer.
@@ -42,9 +43,13 @@ _STOPPING = StatusError(grpc.StatusCode.UNAVAILABLE, "the server is shutting dow
 class NativeFront:
     """See `Front`."""
 
-    def __init__(self, settings: config.Listener, methods: Methods, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: config.Listener, methods: Methods, metrics: Metrics, tracer: Tracer | None = None
+    ) -> None:
         self.address = settings.address
-        self._handlers = Handlers(methods, metrics)
+        self._tracer = tracer
+        self._spans: dict[int, Span] = {}  # of calls that are traced
+        self._handlers = Handlers(methods, metrics, tracer)
         self._methods = methods
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._pending: dict[int, Pending[bytes]] = {}
@@ -63,6 +68,8 @@ class NativeFront:
         except OSError:
             raise cannot_listen(self.address) from None
         self.address = bound(self.address, self._front.bound_port)
+        self._respond = self._front.respond if self._tracer is None else self._traced
+        self._paths = [path for path, _ in paths]
         await self._start_behind()
         self._front.start()
         threading.Thread(target=self._dispatch, name="native-dispatch", daemon=True).start()
@@ -133,6 +140,8 @@ class NativeFront:
                 elif self._stopping:
                     self._fail(call, _STOPPING)
                 else:
+                    if self._tracer is not None:
+                        self._trace(self._tracer, call, method, details[0])
                     calls.setdefault(method, []).append((call, (message, details[2])))
             for method, received in calls.items():
                 self._begin_all(method, received)
@@ -144,7 +153,7 @@ class NativeFront:
         begun = self._begin[method]([message for _, message in received])
         for (call, _), answer in zip(received, begun, strict=True):
             if isinstance(answer, bytes):
-                self._front.respond(call, answer)
+                self._respond(call, answer)
             elif isinstance(answer, StatusError):
                 self._fail(call, answer)
             elif isinstance(answer, Pending):
@@ -158,13 +167,13 @@ class NativeFront:
         if self._stopping:
             self._ended.set()
         if isinstance(result, bytes):
-            self._front.respond(call, result)
+            self._respond(call, result)
         else:  # a client that cancelled is not there to hear it
             self._fail(call, result if isinstance(result, StatusError) else _STOPPING)
 
     async def _wait(self, call: int, answer: Awaitable[bytes]) -> None:
         try:
-            self._front.respond(call, await answer)
+            self._respond(call, await answer)
         except StatusError as error:
             self._fail(call, error)
         except asyncio.CancelledError:
@@ -175,3 +184,15 @@ class NativeFront:
 
     def _fail(self, call: int, error: StatusError) -> None:
         self._front.fail(call, error.code.value[0], error.details)
+        if self._tracer is not None and (span := self._spans.pop(call, None)) is not None:
+            self._tracer.end(span, None, error.code.value[0], error.details)
+
+    def _trace(self, tracer: Tracer, call: int, method: int, metadata: Metadata) -> None:
+        if (span := tracer.begin(self._paths[method][1:], metadata)) is not None:
+            self._spans[call] = span
+
+    def _traced(self, call: int, answer: bytes) -> None:
+        """Instead of the front's own `respond`, where calls are traced."""
+        self._front.respond(call, answer)
+        if self._tracer is not None and (span := self._spans.pop(call, None)) is not None:
+            self._tracer.end(span, answer)
