@@ -7,10 +7,27 @@ import stat
 from mixer.errors import StartError
 
 MAX_MESSAGE = 4 * 1024 * 1024  # bytes, grpc's default
+# Calls of one connection at the same time; Envoy opens further connections when it needs more. Without a bound, one
+# that opens thousands and sends nothing has grpcio refuse the calls of others. There each may take 1 MiB, for headers
+# that are small on the wire and many when unpacked: so the least that RFC 9113 recommends.
+MAX_STREAMS = 100
+MAX_STREAMS_NATIVE = 512
+MAX_METADATA = 16 * 1024  # bytes of a call's headers
+KEEPALIVE = 60_000  # milliseconds without a word until a client is asked whether it is still there
+KEEPALIVE_TIMEOUT = 20_000
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # or an address in use would be shared in silence
     ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
+    ("grpc.max_metadata_size", MAX_METADATA),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", KEEPALIVE),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT),
+    ("grpc.keepalive_permit_without_calls", 1),
 )
+# Of the server behind the native front, whose own bound is for all that a client calls.
+OPTIONS_BEHIND = tuple(option for option in OPTIONS if option[0] != "grpc.max_concurrent_streams")
 
 
 def refuse_socket_in_use(address: str) -> None:

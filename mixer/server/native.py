@@ -27,7 +27,17 @@ from mixer.server import threads
 from mixer.server.front import ClientStream, Methods, Pending, Unary
 from mixer.server.handlers import QUIET, Begin, Handlers, Received, StatusError
 from mixer.server.health import Health
-from mixer.server.listening import MAX_MESSAGE, OPTIONS, bound, cannot_listen, refuse_socket_in_use
+from mixer.server.listening import (
+    KEEPALIVE,
+    KEEPALIVE_TIMEOUT,
+    MAX_MESSAGE,
+    MAX_METADATA,
+    MAX_STREAMS_NATIVE,
+    OPTIONS_BEHIND,
+    bound,
+    cannot_listen,
+    refuse_socket_in_use,
+)
 from mixer.tracing.tracer import Metadata, Span, Tracer
 
 _BATCH = 64  # calls taken from the queue at once; at 100 µs each, the loop is held for 6 ms at most
@@ -64,7 +74,17 @@ class NativeFront:
         refuse_socket_in_use(self.address)
         try:
             with threads.made_batch():
-                self._front = NativeGrpcFront(self.address, paths, io_threads=1, call_details=True)
+                self._front = NativeGrpcFront(
+                    self.address,
+                    paths,
+                    io_threads=1,
+                    call_details=True,
+                    max_concurrent_streams=MAX_STREAMS_NATIVE,
+                    max_metadata_size=MAX_METADATA,
+                    keepalive_time_ms=KEEPALIVE,
+                    keepalive_timeout_ms=KEEPALIVE_TIMEOUT,
+                    keepalive_permit_without_calls=True,
+                )
         except OSError:
             raise cannot_listen(self.address) from None
         self.address = bound(self.address, self._front.bound_port)
@@ -79,7 +99,7 @@ class NativeFront:
         self._folder = tempfile.mkdtemp(prefix="mixer-")  # only this user may enter it
         path = f"{self._folder}/behind.sock"
         with threads.made_batch():
-            self._behind = aio.server(options=OPTIONS)
+            self._behind = aio.server(options=OPTIONS_BEHIND)
         for service, handlers in self._handlers.by_service((ClientStream,)).items():
             self._behind.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
         self._health = Health(dict.fromkeys(method.service for method in self._methods))

@@ -307,6 +307,35 @@ async def test_stream_is_read_to_its_end(serve: Serve) -> None:
 
 
 @on_loop
+async def test_streams_of_many_clients_are_read_together(serve: Serve) -> None:
+    reader = Reader()
+    async with serve(stream(reader)) as running:
+        calls = []
+        for number in range(150):
+            calls.append(call := running.stream())  # on a connection of its own
+            await call.write(text(str(number)))
+        async with asyncio.timeout(PATIENCE):
+            await eventually(lambda: len(reader.seen) == 150)
+        assert running.value("mixer_calls_in_flight", method="Stream") == 150
+        for call in calls:
+            call.cancel()
+
+
+@on_loop
+async def test_native_front_takes_as_many_streams_of_a_client_as_it_says() -> None:
+    reader = Reader()
+    async with served("native", "tcp", stream(reader)) as running:
+        channel = running.channel()
+        calls = []
+        for number in range(150):
+            calls.append(call := channel.stream_unary("/test.Streams/Stream")())
+            await call.write(text(str(number)))
+        await eventually(lambda: len(reader.seen) == 150)
+        for call in calls:
+            call.cancel()
+
+
+@on_loop
 async def test_malformed_message_ends_a_stream_as_the_callers_mistake(serve: Serve) -> None:
     reader = Reader()
     async with serve(stream(reader)) as running:
