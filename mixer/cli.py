@@ -164,6 +164,7 @@ def _config_option(parser: argparse.ArgumentParser) -> None:
 def _serve(options: argparse.Namespace) -> int:
     """Serve Envoy's calls. Prints one line "ready" with the listeners' addresses once all of them answer.
     SIGTERM drains: health goes to NOT_SERVING, calls in flight are answered, sinks are flushed."""
+    import structlog
     import uvloop
 
     from mixer import config, log
@@ -171,6 +172,8 @@ def _serve(options: argparse.Namespace) -> int:
 
     settings = config.load(options.config)
     log.setup(settings.logging)
+    for key in config.written_secrets(options.config):
+        structlog.get_logger().warning("secret_in_settings", key=key, instead="${NAME} or ${file:PATH}")
     revision = hashlib.sha256(options.config.read_bytes()).hexdigest()[:12]
     uvloop.run(serve(settings, options.role, revision))
     return 0
@@ -184,6 +187,8 @@ def _validate(options: argparse.Namespace) -> int:
     settings = config.load(options.config)
     for line in asyncio.run(runtime.validate(settings)):
         print(line)
+    for key in config.written_secrets(options.config):
+        print(f"{key}: a secret stands in the file; take it from ${{NAME}} or ${{file:PATH}}")
     print(f"{options.config}: ok")
     return 0
 

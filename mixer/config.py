@@ -1,7 +1,7 @@
 """Settings: one YAML file, validated whole, frozen afterwards.
 
 `load(path)` answers a `Config`, or raises `SettingsError` that names every mistake by file, key path,
-what was expected and what was got. `${NAME}` and `${NAME:-default}` are expanded in values.
+what was expected and what was got. `${NAME}`, `${NAME:-default}` and `${file:PATH}` are expanded in values.
 """
 
 import difflib
@@ -29,7 +29,7 @@ from mixer.errors import Problem, SettingsError
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_ENV = re.compile(r"\$\{(?:file:([^}]+)|([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?)\}")
 # Without it, each process would admit all of the limit.
 INSTANCES = "local needs rate_limits.instances, the number of Mixer processes that share the counters"
 # Trust domain and path as in SPIFFE-ID, sections 2.1 and 2.2.
@@ -623,8 +623,15 @@ def _expand(
         return value
 
     def replace(match: re.Match[str]) -> str:
-        name = match[1]
-        default: str | None = match[2]
+        if match[1] is not None:
+            try:
+                return (Path(file).parent / match[1]).read_text("utf-8").rstrip("\r\n")
+            except (OSError, UnicodeDecodeError) as error:
+                why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+                missing.append(Problem(file, _key_path(at), f"{match[1]} cannot be read: {why}"))
+                return match[0]
+        name = match[2]
+        default: str | None = match[3]
         if (found := env.get(name, default)) is None:
             hint = f'set it, or give a default: "${{{name}:-…}}"'
             missing.append(Problem(file, _key_path(at), f"environment variable {name} is not set; {hint}"))
@@ -632,6 +639,30 @@ def _expand(
         return found
 
     return _ENV.sub(replace, value)
+
+
+def written_secrets(path: Path) -> list[str]:
+    """Where the settings file itself, which was loaded before, has a secret in it: neither from the environment nor
+    from a file."""
+    document = yaml.load(path.read_text("utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    return [_key_path(at) for at, value in _leaves(document, ()) if _is_secret(at, value)]
+
+
+def _leaves(value: Any, at: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(value, str):
+        yield at, value
+    elif isinstance(value, dict | list):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(each, (*at, key))
+
+
+def _is_secret(at: tuple[str | int, ...], value: str) -> bool:
+    written = _ENV.sub("", value)
+    if at[-1] in ("token", "password") or at[:-1] == ("tracing", "headers"):
+        return bool(written)
+    if at[-1] == "key":  # of bundles; a path, or a name of a field, elsewhere
+        return len(at) == 4 and at[:2] == ("policy", "keys") and "PUBLIC KEY" not in value and bool(written)
+    return re.search(r"://[^/@]*:[^@]+@", written) is not None
 
 
 def _key_path(at: tuple[str | int, ...]) -> str:

@@ -1,14 +1,19 @@
 """The admin listener over real HTTP."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from mixer import config
 from mixer.admin import client
@@ -16,6 +21,7 @@ from mixer.admin.server import AdminServer
 from mixer.errors import StartError
 from tests.loop import on_loop
 from tests.server.certificates import Authority, write
+from tests.server.served import eventually
 from tests.telemetry.entries import new_metrics
 
 
@@ -159,3 +165,37 @@ async def test_admin_over_tls_answers_those_who_show_a_certificate_and_its_own_c
             await client.read(server.address, ("/healthz", ()), tls=without)
     finally:
         await server.close()
+
+
+class Slow(Collector):
+    """Takes as long as it is told to."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.goes_on = threading.Event()
+        self.intervals: list[float] = []
+
+    def collect(self) -> Iterator[Metric]:
+        self.asked += 1
+        self.intervals.append(sys.getswitchinterval())
+        assert self.goes_on.wait(30)
+        yield GaugeMetricFamily("slow", "Slow.", 1)
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
+
+
+@on_loop
+async def test_scrape_gives_way_and_others_wait_for_it() -> None:
+    before = sys.getswitchinterval()
+    async with Admin().running() as admin:
+        admin.registry.register(slow := Slow())
+        scrapes = [asyncio.create_task(admin.get("/metrics")) for _ in range(3)]
+        await eventually(lambda: slow.asked == 1)
+        assert (await admin.get("/healthz"))[0] == 200  # the loop is free
+        assert slow.asked == 1
+        slow.goes_on.set()
+        assert [status for status, _, _ in await asyncio.gather(*scrapes)] == [200] * 3
+        assert slow.asked == 3
+        assert all(interval < before for interval in slow.intervals)
+    assert sys.getswitchinterval() == before

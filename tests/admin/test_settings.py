@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from mixer import config
 from mixer.admin import settings
 from mixer.admin.server import AdminServer
+from mixer.plain import plain
 from tests.admin.test_server import Admin
 from tests.loop import on_loop
 
@@ -49,13 +50,21 @@ def load(folder: Path, text: str) -> config.Config:
 @pytest.mark.parametrize("text", ["", DEPLOYED.read_text(), "policy: {paths: [a], cache: off}"])
 def test_what_is_shown_is_a_settings_file_with_the_same_meaning(tmp_path: Path, text: str) -> None:
     loaded = load(tmp_path, text)
-    shown = settings.effective(loaded)
+    shown = plain(loaded)
     assert load(tmp_path, yaml.safe_dump(shown)) == loaded
     assert load(tmp_path, json.dumps(shown)) == loaded
 
 
+@pytest.mark.parametrize("text", [SECRET, DEPLOYED.read_text()])
+def test_with_its_secrets_it_is_the_same_settings(tmp_path: Path, text: str) -> None:
+    loaded = load(tmp_path, text)
+    shown = plain(loaded, secrets=True)
+    assert config.Config.model_validate(shown) == loaded
+    assert load(tmp_path, json.dumps(shown)) == loaded
+
+
 def test_defaults_are_shown_and_durations_have_their_unit(tmp_path: Path) -> None:
-    shown = settings.effective(load(tmp_path, "rate_limits: {paths: [a]}"))
+    shown = plain(load(tmp_path, "rate_limits: {paths: [a]}"))
     assert shown["drain_timeout"] == "10s"
     assert shown["rate_limits"]["redis"]["timeout"] == "500ms"
     assert shown["listeners"]["check"] == {"address": "127.0.0.1:9191", "server": "native"}
@@ -64,7 +73,7 @@ def test_defaults_are_shown_and_durations_have_their_unit(tmp_path: Path) -> Non
 
 def test_no_secret_is_shown(tmp_path: Path) -> None:
     loaded = load(tmp_path, SECRET)
-    shown = settings.effective(loaded)
+    shown = plain(loaded)
     assert "s3cret" not in json.dumps(shown)
     assert shown["policy"]["opa"]["url"] == "http://REDACTED@opa:8181"
     assert shown["policy"]["opa"]["token"] == "REDACTED"
@@ -85,10 +94,10 @@ async def test_config_answers_as_yaml_or_json_and_only_to_this_machine(
         async with aiohttp.ClientSession() as session:
             async with session.get(f"http://{server.address}/config") as answer:
                 assert answer.content_type == "application/yaml"
-                assert yaml.safe_load(await answer.text()) == settings.effective(loaded)
+                assert yaml.safe_load(await answer.text()) == plain(loaded)
             headers = {"accept": "application/json"}
             async with session.get(f"http://{server.address}/config", headers=headers) as answer:
-                assert await answer.json() == settings.effective(loaded)
+                assert await answer.json() == plain(loaded)
             monkeypatch.setattr("mixer.admin.near.is_near", lambda remote: remote != "127.0.0.1")
             async with session.get(f"http://{server.address}/config") as answer:
                 assert (answer.status, await answer.text()) == (
