@@ -10,6 +10,7 @@ import errno
 import shutil
 import ssl
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ import structlog
 
 from mixer import config
 from mixer.errors import StartError
+from mixer.log import Throttle
 from mixer.metrics import Metrics
 from mixer.server.front import Front
 from mixer.server.listening import listen
@@ -58,6 +60,7 @@ class TlsListener:
         self._count = partial(self._counted, metrics.tls_handshakes, name)
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(_HANDSHAKES)
+        self._throttle = Throttle()
 
     def start(self) -> None:
         """Raises `StartError` where the address cannot be had."""
@@ -88,7 +91,10 @@ class TlsListener:
             except OSError as error:
                 self._room.release()
                 if error.errno in _NO_FILES:
-                    log.error("cannot_accept", address=self.address, reason=error.strerror)
+                    if (held := self._throttle("cannot_accept")) is not None:
+                        log.error(
+                            "cannot_accept", address=self.address, reason=error.strerror, held_back=held
+                        )
                     await asyncio.sleep(_PAUSE)
                 continue
             self._spawn(self._shake(accepted))
@@ -130,7 +136,8 @@ class _Gate(asyncio.Protocol):
         self.refused: str | None = None
 
     def connection_made(self, transport: Any) -> None:
-        self.refused = stranger(transport.get_extra_info("ssl_object").getpeercert(), self._spiffe)
+        peer = transport.get_extra_info("ssl_object").getpeercert()
+        self.refused = stranger(peer, self._spiffe, time.time())
         if self.refused is not None:
             transport.abort()
             return

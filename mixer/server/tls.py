@@ -118,19 +118,25 @@ def ends(settings: config.Tls) -> float:
     return min(certificate.not_valid_after_utc.timestamp() for certificate in chain)
 
 
-def stranger(peer: dict[str, Any] | None, spiffe: config.Spiffe) -> str | None:
+def stranger(peer: dict[str, Any] | None, spiffe: config.Spiffe, now: float) -> str | None:
     """Why the client with this certificate (as `getpeercert` gives it) may not connect; None: it may.
 
-    A certificate of SPIFFE has one URI and no more (X509-SVID, section 2).
+    A certificate of SPIFFE has one URI and no more (X509-SVID, section 2). TLS itself has verified it, but for one that
+    comes with a session of before (TLS 1.2 by its id) and has ended since.
     """
+    if peer and ssl.cert_time_to_seconds(peer["notAfter"]) < now:
+        return "its certificate has ended"
     if not spiffe.allow and not spiffe.refuse:
         return None
     uris = [value for kind, value in (peer or {}).get("subjectAltName", ()) if kind == "URI"]
     if len(uris) > 1:
         return f"its certificate has {len(uris)} URIs"
-    if not uris:
-        return "its certificate has no SPIFFE ID" if spiffe.allow else None
-    (uri,) = uris
+    return (
+        _unwanted(uris[0], spiffe) if uris else "its certificate has no SPIFFE ID" if spiffe.allow else None
+    )
+
+
+def _unwanted(uri: str, spiffe: config.Spiffe) -> str | None:
     if any(_matches(uri, pattern) for pattern in spiffe.refuse):
         return f"{uri[:256]} is refused"
     if spiffe.allow and not any(_matches(uri, pattern) for pattern in spiffe.allow):

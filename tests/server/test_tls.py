@@ -5,6 +5,7 @@ import contextlib
 import os
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,7 @@ async def test_clients_are_let_in_and_kept_out_by_their_spiffe_id(
         assert handshakes(running, "ok") == 1
 
 
+ENDS = ssl.cert_time_to_seconds("Jan  1 00:00:00 2030 GMT")
 SPIFFE_IDS: list[tuple[list[str], list[str], list[str], str | None]] = [
     # allow, refuse, the certificate's URIs, why it is kept out
     ([], [], [], None),
@@ -128,9 +130,39 @@ SPIFFE_IDS: list[tuple[list[str], list[str], list[str], str | None]] = [
 def test_spiffe_ids_are_compared_whole_or_below_a_path(
     allow: list[str], refuse: list[str], uris: list[str], why: str | None
 ) -> None:
-    peer = {"subjectAltName": (("DNS", "spiffe://a/b"), *(("URI", uri) for uri in uris))}
+    names = (("DNS", "spiffe://a/b"), *(("URI", uri) for uri in uris))
+    peer = {"subjectAltName": names, "notAfter": "Jan  1 00:00:00 2030 GMT"}
     settings = config.Spiffe(allow=tuple(allow), refuse=tuple(refuse))
-    assert stranger(peer, settings) == why
+    assert stranger(peer, settings, ENDS - 1) == why
+    assert stranger(peer, settings, ENDS + 1) == "its certificate has ended"
+
+
+@on_loop
+async def test_resumed_session_is_looked_at_again(
+    mutual_tls: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = write(Path(mutual_tls["cert"]).parent / "client", AUTHORITY.issue("envoy"))
+    async with served("native", "tcp", unary(echo), tls=mutual_tls) as running:
+        context = ssl.create_default_context(cadata=AUTHORITY.cert.decode())
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(own["cert"], own["key"])
+        host, _, port = running.front.address.rpartition(":")
+
+        def connect(session: ssl.SSLSession | None = None) -> ssl.SSLSocket:
+            plain = socket.create_connection((host, int(port)))
+            return context.wrap_socket(plain, server_hostname=host, session=session)
+
+        with await asyncio.to_thread(connect) as first:
+            session = first.session
+            assert session is not None
+            assert session.id
+            assert not session.has_ticket
+        await eventually(lambda: handshakes(running, "ok") == 1)
+        later = time.time() + 7200
+        monkeypatch.setattr("mixer.server.secured.time.time", lambda: later)
+        with contextlib.suppress(OSError):  # of the client, which may notice in its handshake
+            (await asyncio.to_thread(connect, session)).close()
+        await eventually(lambda: handshakes(running, "identity") == 1)
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")  # old ones, which is the point
