@@ -21,7 +21,7 @@ from mixer.tracing.tracer import Tracer
 
 log = structlog.get_logger()
 
-_CANCELLED: int = grpc.StatusCode.CANCELLED.value[0]
+CANCELLED: int = grpc.StatusCode.CANCELLED.value[0]
 _NO_DEADLINE = 1e6  # seconds; grpc gives a huge number where the caller set none
 QUIET = 0.1  # seconds; with no call begun for this long a front that drains closes, and ends a stream that is quiet
 _AFTER_END = 0.01  # seconds; a stream that its client cancelled may seem ended first, and cancelled only then
@@ -315,7 +315,7 @@ def _traced(tracer: Tracer, method: Unary, handle: Handler) -> Handler:
             answer = await handle(data, context)
         except BaseException:
             code: Any = context.code()
-            tracer.end(span, None, code.value[0] if code else _CANCELLED, context.details() or "")
+            tracer.end(span, None, code.value[0] if code else CANCELLED, context.details() or "")
             raise
         tracer.end(span, answer)
         return answer  # type: ignore[no-any-return]

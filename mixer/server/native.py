@@ -25,7 +25,7 @@ from mixer import config
 from mixer.metrics import Metrics
 from mixer.server import threads
 from mixer.server.front import ClientStream, Methods, Pending, Unary
-from mixer.server.handlers import QUIET, Begin, Handlers, Received, StatusError
+from mixer.server.handlers import CANCELLED, QUIET, Begin, Handlers, Received, StatusError
 from mixer.server.health import Health
 from mixer.server.listening import (
     KEEPALIVE,
@@ -166,6 +166,8 @@ class NativeFront:
             for method, received in calls.items():
                 self._begin_all(method, received)
             for call in cancelled:
+                if self._tracer is not None and (span := self._spans.pop(call, None)) is not None:
+                    self._tracer.end(span, None, CANCELLED)
                 if (waited := self._tasks.get(call) or self._pending.get(call)) is not None:
                     waited.cancel()
 

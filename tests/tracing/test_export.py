@@ -1,8 +1,9 @@
 """Spans on both fronts, and how they get to a collector."""
 
+import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 
 import pytest
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
@@ -26,7 +27,9 @@ SAMPLED = (("traceparent", f"00-{TRACE}-{PARENT}-01"), ("tracestate", "a=1"))
 CHECK = "envoy.service.auth.v3.Authorization"
 
 
-def answer(message: bytes, _: float | None) -> bytes:
+def answer(message: bytes, _: float | None) -> bytes | Awaitable[bytes]:
+    if message == b"later":
+        return asyncio.get_running_loop().create_future()
     if message:
         raise DecisionError("undefined", "no decision")
     told = {"decision_id": "an-id", "reason": "ok", "mixer": {"policy": "p/allow", "cache": "hit"}}
@@ -90,6 +93,24 @@ async def test_sampled_calls_become_spans_of_their_trace(kind: str) -> None:
         assert headers["content-type"] == "application/x-protobuf"
         resource = attributes(request.resource_spans[0].resource)
         assert resource.keys() == {"service.name", "service.version", "service.instance.id"}
+
+
+@pytest.mark.parametrize("kind", FRONTS)
+@on_loop
+async def test_call_that_its_caller_gives_up_is_told_as_cancelled(kind: str) -> None:
+    with collector() as found:
+        async with traced(kind, found.url) as (check, exporter, metrics):
+            await exporter.start()
+            call = check(b"later", metadata=SAMPLED)
+            in_flight = ("mixer_calls_in_flight", {"method": "Check"})
+            await eventually(lambda: metrics.registry.get_sample_value(*in_flight) == 1)
+            call.cancel()
+            await check(b"", metadata=SAMPLED)
+            await eventually(lambda: len(found.spans()) == 2)
+            await exporter.close(1)
+        codes = [attributes(span)["rpc.grpc.status_code"] for span in found.spans()]
+        assert sorted(codes) == [0, 1]
+        assert all(span.status.code == 0 for span in found.spans())
 
 
 async def spanned(found: Collector, url: str) -> Metrics:
