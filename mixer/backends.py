@@ -11,6 +11,7 @@ from mixer.metrics import Metrics
 from mixer.policy.engine import PolicyEngine
 from mixer.policy.sources import Sources, sources_of
 from mixer.server.front import Front, Methods
+from mixer.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
     from mixer.authz.body import Bodies
@@ -81,16 +82,20 @@ def series_of(settings: config.Config, metrics: Metrics) -> "Sink[Any]":
     return PrometheusSink(settings, metrics)
 
 
-def _asyncio(settings: config.Listener, methods: Methods, metrics: Metrics, shared: bool) -> Front:
+def _asyncio(
+    settings: config.Listener, methods: Methods, metrics: Metrics, shared: bool, tracer: Tracer | None
+) -> Front:
     from mixer.server.http2.front import AsyncioFront
 
-    return AsyncioFront(settings, methods, metrics, shared)
+    return AsyncioFront(settings, methods, metrics, shared, tracer)
 
 
-def _grpcio(settings: config.Listener, methods: Methods, metrics: Metrics, shared: bool) -> Front:
+def _grpcio(
+    settings: config.Listener, methods: Methods, metrics: Metrics, shared: bool, tracer: Tracer | None
+) -> Front:
     from mixer.server.grpcio import GrpcioFront
 
-    return GrpcioFront(settings, methods, metrics, shared)
+    return GrpcioFront(settings, methods, metrics, shared, tracer)
 
 
 def interpreted(engine: PolicyEngine) -> str | None:
@@ -117,7 +122,7 @@ ENGINES: dict[str, Callable[[config.Policy, Sequence[str], Sources | None], Poli
 }
 COUNTERS: dict[str, Callable[[config.RateLimits, Metrics], "Counters"]] = {"memory": _memory, "redis": _redis}
 SINKS: dict[str, Callable[[Any, Metrics, "Kind[Any]", str], "Sink[Any]"]] = {"kafka": _kafka, "file": _file}
-FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics, bool], Front]] = {
+FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics, bool, Tracer | None], Front]] = {
     "asyncio": _asyncio,
     "grpcio": _grpcio,
 }

@@ -165,12 +165,15 @@ def _serve(options: argparse.Namespace) -> int:
     SIGTERM drains: health goes to NOT_SERVING, calls in flight are answered, sinks are flushed. SIGHUP reads settings,
     policies, data and limits again; SIGUSR1 opens the files of sinks anew; SIGUSR2 starts all workers anew, one after
     the other, without a call lost."""
+    import structlog
     import uvloop
 
     from mixer import config, loaded, log
     from mixer.supervision import needed
 
     log.setup(config.load(options.config).logging)
+    for key in config.written_secrets(options.config):
+        structlog.get_logger().warning("secret_in_settings", key=key, instead="${NAME} or ${file:PATH}")
     files = loaded.load(options.config, read=options.role != "report")
     if needed(files.settings.workers, options.role):
         from mixer.supervision.supervisor import supervise
@@ -190,6 +193,8 @@ def _validate(options: argparse.Namespace) -> int:
     settings = config.load(options.config)
     for line in asyncio.run(offline.validate(settings)):
         print(line)
+    for key in config.written_secrets(options.config):
+        print(f"{key}: a secret stands in the file; take it from ${{NAME}} or ${{file:PATH}}")
     print(f"{options.config}: ok")
     return 0
 

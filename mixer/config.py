@@ -1,7 +1,7 @@
 """Settings: one YAML file, validated whole, frozen afterwards.
 
 `load(path)` answers a `Config`, or raises `SettingsError` that names every mistake by file, key path,
-what was expected and what was got. `${NAME}` and `${NAME:-default}` are expanded in values.
+what was expected and what was got. `${NAME}`, `${NAME:-default}` and `${file:PATH}` are expanded in values.
 """
 
 import difflib
@@ -32,10 +32,12 @@ from mixer.errors import Problem, SettingsError
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_ENV = re.compile(r"\$\{(?:file:([^}]+)|([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?)\}")
 # Without it, each process would admit all of the limit.
 INSTANCES = "local needs rate_limits.instances, the number of Mixer processes that share the counters"
 WORKER = "{worker}"  # in the paths of sinks: the number of the process among those of its role
+# Trust domain and path as in SPIFFE-ID, sections 2.1 and 2.2.
+_SPIFFE = re.compile(r"spiffe://[a-z0-9._-]{1,255}(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]+)*")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, token
 
 
@@ -88,10 +90,31 @@ def _http_or_unix_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _collector_url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s@?#]+(/[^\s?#]*)?", value):
+        raise ValueError('"http://host:4318" or "https://host/path", secrets in `headers`')
+    return value.rstrip("/").removesuffix("/v1/traces")
+
+
 def _bundle_url(value: str) -> str:
     if not re.fullmatch(r"https?://[^/\s@?#]+/[^\s#]*", value):
         raise ValueError('"https://host/path" or "http://host:port/path", secrets in `token`')
     return value
+
+
+def _spiffe_pattern(value: str) -> str:
+    if not _SPIFFE.fullmatch(value.removesuffix("/*")):
+        raise ValueError('a SPIFFE ID such as "spiffe://example.org/envoy", or with "/*" all below one')
+    return value
+
+
+def is_spiffe_id(value: str) -> bool:
+    return len(value) <= 2048 and _SPIFFE.fullmatch(value) is not None
+
+
+def _version(value: object) -> object:
+    """YAML reads a bare 1.3 as a number."""
+    return str(value) if isinstance(value, float) else value
 
 
 def _redis_url(value: SecretStr) -> SecretStr:
@@ -156,11 +179,14 @@ def _bounds(value: tuple[float, ...]) -> tuple[float, ...]:
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+DURATION = BeforeValidator(_seconds)
+OFF = BeforeValidator(_off)  # a section that may be `off`
+Seconds = Annotated[float, DURATION]
 Address = Annotated[str, AfterValidator(_address)]
 TcpAddress = Annotated[str, AfterValidator(_tcp_address)]
 DecisionPath = Annotated[str, AfterValidator(_decision)]
 DecisionName = Annotated[str, AfterValidator(_decision_name)]
+SpiffePattern = Annotated[str, AfterValidator(_spiffe_pattern)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 Role = Literal["all", "check", "report"]  # of a process, or of the workers of one `mixer serve`
@@ -173,12 +199,23 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Spiffe(Settings):
+    """Who may connect, by the SPIFFE ID in their certificate: whole, or all below one with `/*`. With `allow`, nobody
+    else may; `refuse` goes before it."""
+
+    allow: tuple[SpiffePattern, ...] = ()
+    refuse: tuple[SpiffePattern, ...] = ()
+
+
 class Tls(Settings):
-    """Certificates of a listener, PEM files. With `client_ca`, clients must show a certificate of it."""
+    """Certificates of a listener, PEM files that are read again when they change. With `client_ca`, clients must show a
+    certificate of it."""
 
     cert: Path
     key: Path
     client_ca: Path | None = None
+    spiffe: Spiffe = Spiffe()
+    min_version: Annotated[Literal["1.2", "1.3"], BeforeValidator(_version)] = "1.2"
 
 
 class Listener(Settings):
@@ -208,6 +245,7 @@ class AdminListener(Settings):
     """`/metrics`, `/healthz` and `/readyz` over HTTP; to callers on the same machine the pages on rate limits, too."""
 
     address: TcpAddress = "127.0.0.1:9901"
+    tls: Tls | None = None
 
 
 class Listeners(Settings):
@@ -353,7 +391,7 @@ class Policy(Settings):
     decision: DecisionPath = "envoy/authz/allow"
     # Others, by the name that a route of Envoy asks for in its context extension `mixer_decision`.
     decisions: dict[DecisionName, DecisionPath] = Field(default_factory=dict)
-    cache: Annotated[Cache | None, BeforeValidator(_off)] = Cache()
+    cache: Annotated[Cache | None, OFF] = Cache()
     http: Http = Http()
     proto_descriptor: Path | None = None  # descriptor set by which bodies of gRPC calls are parsed
     skip_request_body_parse: bool = (
@@ -450,7 +488,7 @@ class RateLimits(Settings):
     on_error: OnError = "error"
     instances: PositiveInt | None = None  # processes that share the counters
     count_over_limit: bool = True  # where a fixed window's limit does not say it itself
-    local_cache: Annotated[LocalCache | None, BeforeValidator(_off)] = LocalCache()
+    local_cache: Annotated[LocalCache | None, OFF] = LocalCache()
     shadow_mode: bool = False
     quota_mode: bool = False
     merge_domain_config: bool = False
@@ -621,6 +659,19 @@ class Telemetry(Settings):
     metrics: tuple[OwnMetric, ...] = ()
 
 
+class Tracing(Settings):
+    """Spans of calls whose caller samples its trace (the flag in `traceparent`), by OTLP over HTTP. `sample`: a share
+    of those traces."""
+
+    endpoint: Annotated[str, AfterValidator(_collector_url)] = "http://127.0.0.1:4318"
+    headers: dict[HeaderName, SecretStr] = Field(default_factory=dict)
+    tls: ClientTls = ClientTls()
+    timeout: Annotated[Seconds, Field(gt=0)] = 10.0
+    sample: Annotated[float, Field(gt=0, le=1)] = 1.0
+    service_name: Annotated[str, Field(min_length=1)] = "mixer"
+    max_waiting: PositiveInt = 2048  # spans; more are dropped and counted
+
+
 class Config(Settings):
     """All settings. A section left out switches its call off: no `policy`, no Check; no `rate_limits`, no Quota."""
 
@@ -633,6 +684,7 @@ class Config(Settings):
     rate_limits: RateLimits | None = None
     telemetry: Telemetry = Telemetry()
     decision_log: DecisionLog | None = None
+    tracing: Tracing | None = None
 
     _file: str = PrivateAttr("")
 
@@ -705,8 +757,15 @@ def _expand(
         return value
 
     def replace(match: re.Match[str]) -> str:
-        name = match[1]
-        default: str | None = match[2]
+        if match[1] is not None:
+            try:
+                return (Path(file).parent / match[1]).read_text("utf-8").rstrip("\r\n")
+            except (OSError, UnicodeDecodeError) as error:
+                why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+                missing.append(Problem(file, _key_path(at), f"{match[1]} cannot be read: {why}"))
+                return match[0]
+        name = match[2]
+        default: str | None = match[3]
         if (found := env.get(name, default)) is None:
             hint = f'set it, or give a default: "${{{name}:-…}}"'
             missing.append(Problem(file, _key_path(at), f"environment variable {name} is not set; {hint}"))
@@ -714,6 +773,30 @@ def _expand(
         return found
 
     return _ENV.sub(replace, value)
+
+
+def written_secrets(path: Path) -> list[str]:
+    """Where the settings file itself, which was loaded before, has a secret in it: neither from the environment nor
+    from a file."""
+    document = yaml.load(path.read_text("utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    return [_key_path(at) for at, value in _leaves(document, ()) if _is_secret(at, value)]
+
+
+def _leaves(value: Any, at: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(value, str):
+        yield at, value
+    elif isinstance(value, dict | list):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(each, (*at, key))
+
+
+def _is_secret(at: tuple[str | int, ...], value: str) -> bool:
+    written = _ENV.sub("", value)
+    if at[-1] in ("token", "password") or at[:-1] == ("tracing", "headers"):
+        return bool(written)
+    if at[-1] == "key":  # of bundles; a path, or a name of a field, elsewhere
+        return len(at) == 4 and at[:2] == ("policy", "keys") and "PUBLIC KEY" not in value and bool(written)
+    return re.search(r"://[^/@]*:[^@]+@", written) is not None
 
 
 def _key_path(at: tuple[str | int, ...]) -> str:
@@ -873,12 +956,11 @@ def combinations(config: Config, file: str) -> list[Problem]:
                 refuse(where, f"{address} is taken by {addresses[address]}; give each its own")
             addresses.setdefault(address, where)
     for name in ("check", "report"):
-        listener: Listener = getattr(listeners, name)
-        if listener.tls is not None and listener.server == "asyncio":
-            refuse(
-                f"listeners.{name}.tls", "the asyncio server has no TLS; set server: grpcio for this listener"
-            )
-        problems += _of_workers(listener, name, getattr(config.workers, name), file)
+        problems += _of_workers(getattr(listeners, name), name, getattr(config.workers, name), file)
+    for name in ("check", "report", "admin"):
+        tls: Tls | None = getattr(listeners, name).tls
+        if tls is not None and tls.client_ca is None and tls.spiffe != Spiffe():
+            refuse(f"listeners.{name}.tls.spiffe", "needs client_ca, whose certificates name the clients")
     if (
         config.policy is not None
         and config.policy.engine == "embedded"
@@ -898,6 +980,11 @@ def combinations(config: Config, file: str) -> list[Problem]:
     problems += _of_decision_log(config, file)
     problems += _of_rate_limits(config, file)
     problems += _of_kafka(config, file)
+    if (tracing := config.tracing) is not None:
+        if tracing.tls != ClientTls() and not tracing.endpoint.startswith("https:"):
+            refuse("tracing.tls", "has no meaning for http; use https in endpoint")
+        if (tracing.tls.cert is None) != (tracing.tls.key is None):
+            refuse("tracing.tls", "cert and key belong together; give both or none")
     return problems
 
 

@@ -45,11 +45,29 @@ class Metrics:
             "mixer_calls_in_flight", "Calls being answered.", ("method",), registry=registry
         )
 
-        # When a listener's certificate ends, by its file. Renew it before, and restart Mixer: it is read at the start.
+        # When a listener's certificate ends, by its file. Renew it before: the file is read again when it changes.
         self.certificate_ends = Gauge(
             "mixer_certificate_not_after_timestamp_seconds",
             "When a listener's certificate ends, in Unix time.",
             ("file",),
+            registry=registry,
+        )
+
+        # Changed certificates, by their file and outcome: loaded; failed: the one of before is still in use, the log
+        # says what is wrong with the new one.
+        self.certificate_reloads = Counter(
+            "mixer_certificate_reloads",
+            "Certificates read again, by file and outcome.",
+            ("file", "outcome"),
+            registry=registry,
+        )
+        # Connections to TLS listeners by outcome. certificate: the client has none, or one that has ended or is of
+        # another authority; identity: listeners' tls.spiffe keeps it out; protocol: no TLS, or too old a version;
+        # closed: it went away, or took longer than 5 s. With logging.level debug the log has the reason of each.
+        self.tls_handshakes = Counter(
+            "mixer_tls_handshakes",
+            "TLS connections, by listener and outcome.",
+            ("listener", "outcome"),
             registry=registry,
         )
 
@@ -260,6 +278,13 @@ class Metrics:
         )
         self.sink_capacity = Gauge(
             "mixer_sink_buffer_capacity", "Records a sink's buffer can hold.", ("sink",), registry=registry
+        )
+        # Spans that the collector of `tracing` took.
+        self.spans_exported = Counter("mixer_spans_exported", "Spans exported.", registry=registry)
+        # Spans lost, by reason. buffer_full: more are sampled than go out: a smaller tracing.sample, or look at the
+        # collector; unavailable, rejected: by the collector, the log says why; shutdown.
+        self.spans_dropped = Counter(
+            "mixer_spans_dropped", "Spans dropped, by reason.", ("reason",), registry=registry
         )
         # Samples that went into a metric's overflow series; metrics with the same labels go together, and the first of
         # them is named. Raise telemetry.max_series, drop or template a label (telemetry.overrides), or set series_ttl.

@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from mixer.loaded import Loaded
 from mixer.metrics import Metrics
 from mixer.server.front import ClientStream, Front, Methods, Unary
 from mixer.telemetry.sink import Reopens
+from mixer.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
     from aiohttp.web import RouteDef
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from mixer.ratelimit.counters import Counters
     from mixer.ratelimit.releases import Releases
     from mixer.telemetry.sink import Sink
+    from mixer.tracing.export import Exporter
 
 log = structlog.get_logger()
 
@@ -42,6 +45,8 @@ class Runtime:
     releases: "Releases | None" = None
     sinks: "list[Sink[Any]]" = field(default_factory=list)
     fronts: dict[str, Front] = field(default_factory=dict)
+    tracer: Tracer | None = None
+    exporter: "Exporter | None" = None
 
     @classmethod
     def build(
@@ -71,6 +76,7 @@ class Runtime:
         """Open backends, then serve. `shared`: others may have the listeners' addresses, too. Raises `LoadError` or
         `StartError`; what was opened is then for `close`."""
         listeners = self.settings.listeners
+        await self._start_tracing()
         if self.role in ("all", "check"):
             await self._serve("check", listeners.check, await self._check_methods(), shared)
         if self.role in ("all", "report"):
@@ -101,8 +107,27 @@ class Runtime:
         if self.checking is not None and prepared is not None:
             await self.checking.discard(prepared)
 
+    async def _start_tracing(self) -> None:
+        if (settings := self.settings.tracing) is None or self.role == "report":
+            return
+        from mixer.tracing.export import Exporter
+
+        self.tracer = Tracer(settings.sample, settings.max_waiting, self.metrics)
+        self.exporter = Exporter(settings, self.tracer, self.metrics)
+        await self.exporter.start()
+
     async def _serve(self, name: str, listener: config.Listener, methods: Methods, shared: bool) -> None:
-        front = FRONTS[listener.server](listener, methods, self.metrics, shared)
+        def make(settings: config.Listener, *, shared: bool = shared) -> Front:
+            return FRONTS[settings.server](settings, methods, self.metrics, shared, self.tracer)
+
+        if listener.tls is None:
+            front = make(listener)
+        else:
+            from mixer.server.secured import SecuredFront
+
+            front = SecuredFront(
+                name, listener, listener.tls, partial(make, shared=False), self.metrics, shared=shared
+            )
         await front.start()
         self.fronts[name] = front
 
@@ -183,8 +208,10 @@ class Runtime:
 
     def pages(self) -> "Sequence[RouteDef]":
         """Further pages of the admin listener."""
-        pages = None if self.checking is None else self.checking.limit_pages
-        return () if pages is None else pages.routes()
+        from mixer.admin import settings
+
+        limits = None if self.checking is None else self.checking.limit_pages
+        return [settings.page(lambda: self.settings), *(() if limits is None else limits.routes())]
 
     async def close(self, timeout: float) -> None:
         """Drain the fronts, then flush the sinks and give back connections; `timeout` seconds in all."""
@@ -197,6 +224,8 @@ class Runtime:
         closing = [sink.close(max(0.1, end - time.monotonic())) for sink in self.sinks]
         if self.checking is not None:
             closing.append(self.checking.close_log(end))
+        if self.exporter is not None:
+            closing.append(self.exporter.close(max(0.1, end - time.monotonic())))
         await asyncio.gather(*closing)
         if self.releases is not None:
             await self.releases.close(max(0.1, end - time.monotonic()))

@@ -44,6 +44,7 @@ async def serve(file: Path, files: Loaded, role: config.Role) -> None:
         lambda: [*runtime.degraded(), *reloads.problems()],
         runtime.serving,
         pages=runtime.pages,
+        tls=(tls, runtime.metrics) if (tls := settings.listeners.admin.tls) else None,
     )
     try:
         await runtime.start()

@@ -20,6 +20,7 @@ PROTOS = (
     "mixer/telemetry/v1/access_record.proto",
     "mixer/telemetry/intake.proto",
     "mixer/telemetry/otlp.proto",
+    "mixer/tracing/otlp.proto",
 )
 
 TEMPLATE = '''\

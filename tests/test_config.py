@@ -7,6 +7,8 @@ import pytest
 from mixer import config
 from mixer.errors import SettingsError
 
+DEPLOYED = Path(__file__).parents[1] / "deploy" / "mixer.yaml"
+
 
 def load(tmp_path: Path, text: str, **env: str) -> config.Config:
     file = tmp_path / "mixer.yaml"
@@ -149,6 +151,12 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
     assert load(tmp_path, f"drain_timeout: {text}").drain_timeout == seconds
 
 
+def test_least_version_of_tls_may_be_written_as_a_number(tmp_path: Path) -> None:
+    text = "listeners: {check: {tls: {cert: a, key: b, min_version: 1.3}}}"
+    assert (tls := load(tmp_path, text).listeners.check.tls) is not None
+    assert tls.min_version == "1.3"
+
+
 def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
     settings = load(
         tmp_path,
@@ -160,9 +168,49 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
     assert settings.workers.check == 1
 
 
+def test_files_are_expanded_in_values_without_the_end_of_their_last_line(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3same\n")
+    settings = load(tmp_path, 'policy: {engine: opa, opa: {token: "${file:token}"}}')
+    assert settings.policy is not None
+    assert settings.policy.opa.token is not None
+    assert settings.policy.opa.token.get_secret_value() == "s3same"
+
+
+WRITTEN = """
+policy:
+  engine: opa
+  opa: {token: s3same, push: true}
+  paths: [a]
+  keys: [{id: a, algorithm: HS256, key: s3same}, {id: b, key: "-----BEGIN PUBLIC KEY-----"}, {id: c, key: "${K}"}]
+  shadow: {bundles: [{name: a, url: "http://x/y", token: "${T}"}, {name: b, url: "http://x/y", token: s3same}]}
+rate_limits: {paths: [a], redis: {url: "redis://u:${P}@h/0", sentinel: {master: m, urls: ["redis://:s3same@s:1"]}}}
+telemetry:
+  sinks:
+    - {type: kafka, bootstrap_servers: [a], key: enduser.id, tls: {cert: a, key: b}, sasl: {password: "${file:p}"}}
+tracing: {headers: {api-key: s3same}}
+"""
+
+
+def test_secrets_that_stand_in_the_file_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "mixer.yaml"
+    file.write_text(WRITTEN)
+    assert config.written_secrets(file) == [
+        "policy.opa.token",
+        "policy.keys[0].key",
+        "policy.shadow.bundles[1].token",
+        "rate_limits.redis.sentinel.urls[0]",
+        "tracing.headers.api-key",
+    ]
+    assert config.written_secrets(DEPLOYED) == []
+
+
 @pytest.mark.parametrize(
     ("text", "mistake"),
     [
+        (
+            'policy: {engine: opa, opa: {token: "${file:none}"}}',
+            "policy.opa.token: none cannot be read: No such file or directory",
+        ),
         ("- a", "expected a mapping of sections (listeners, policy, …), got a list"),
         ("a: [", "line 2, column 1: did not find expected node content"),
         ("workers: {check: 1, check: 2}", 'line 1, column 21: key "check" is given twice'),
@@ -170,7 +218,7 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
         (
             "xyz: {}",
             "xyz: unknown key; known here: decision_log, drain_timeout, listeners, logging, policy, rate_limits, "
-            "reload, telemetry, workers",
+            "reload, telemetry, tracing, workers",
         ),
         ("policy: {paths: [a], engin: opa}", 'policy.engin: unknown key; did you mean "engine"?'),
         (
@@ -425,6 +473,15 @@ def test_environment_is_expanded_in_values(tmp_path: Path) -> None:
             "policy: {paths: [a]}\ndecision_log: {sinks: [{type: file}], secret_headers: [a b]}",
             'decision_log.secret_headers[0]: expected an HTTP header name, got "a b"',
         ),
+        (
+            "listeners: {check: {tls: {cert: a, key: b, client_ca: c, spiffe: {allow: [spiffe://A/b]}}}}",
+            'listeners.check.tls.spiffe.allow[0]: expected a SPIFFE ID such as "spiffe://example.org/envoy", or with '
+            '"/*" all below one, got "spiffe://A/b"',
+        ),
+        (
+            "listeners: {admin: {tls: {cert: a, key: b, min_version: 1.1}}}",
+            "listeners.admin.tls.min_version: expected 1.2 or 1.3, got 1.1",
+        ),
     ],
 )
 def test_mistake_says_where_what_was_expected_and_what_was_got(
@@ -469,8 +526,8 @@ def test_mistake_says_where_what_was_expected_and_what_was_got(
             "listeners.report.address: 127.0.0.1:9191 is taken by listeners.check.address; give each its own",
         ),
         (
-            "listeners: {check: {tls: {cert: a, key: b}}}",
-            "listeners.check.tls: the asyncio server has no TLS; set server: grpcio for this listener",
+            "listeners: {check: {tls: {cert: a, key: b, spiffe: {allow: [spiffe://a/b]}}}}",
+            "listeners.check.tls.spiffe: needs client_ca, whose certificates name the clients",
         ),
         (
             "policy: {paths: [a], proto_descriptor: b, skip_request_body_parse: true}",

@@ -4,8 +4,6 @@
 the same machine, wherever the listener is bound to.
 """
 
-import ipaddress
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -13,12 +11,12 @@ from aiohttp import web
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
 from google.protobuf import json_format
 
-from mixer.errors import CounterError, RequestError
+from mixer.admin.near import guarded
+from mixer.errors import RequestError
 from mixer.ratelimit import shown
 from mixer.ratelimit.desk import Desk, Entry, Seen
 
 Quota = Callable[[bytes, float | None], bytes | Awaitable[bytes]]
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class LimitPages:
@@ -30,10 +28,10 @@ class LimitPages:
 
     def routes(self) -> Sequence[web.RouteDef]:
         return [
-            web.post("/json", _guarded(self._json)),
-            web.get("/rlconfig", _guarded(self._rlconfig)),
-            web.post("/limits/peek", _guarded(self._peek)),
-            web.post("/limits/reset", _guarded(self._reset)),
+            web.post("/json", guarded(self._json)),
+            web.get("/rlconfig", guarded(self._rlconfig)),
+            web.post("/limits/peek", guarded(self._peek)),
+            web.post("/limits/reset", guarded(self._reset)),
         ]
 
     async def _json(self, request: web.Request) -> web.Response:
@@ -56,38 +54,6 @@ class LimitPages:
         if request.content_type != "application/json":  # which no other site's page can make a browser send
             raise RequestError(f"content-type: expected application/json, got {request.content_type}")
         return await _each(await _asked(request), self.desk.reset)
-
-
-def _guarded(handler: Handler) -> Handler:
-    """Only for callers on this machine; errors of ours as status and text."""
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        if not (_is_local(request) or is_near(request.remote)):
-            return web.Response(status=403, text="only for callers on this machine: 127.0.0.1 or ::1\n")
-        try:
-            return await handler(request)
-        except RequestError as error:
-            return web.Response(status=400, text=f"{error}\n")
-        except CounterError as error:
-            return web.Response(status=500, text=f"{error}\n")
-
-    return handle
-
-
-def _is_local(request: web.Request) -> bool:
-    """Whether it came over a Unix socket, as those do that a supervisor passes on."""
-    connection = None if request.transport is None else request.transport.get_extra_info("socket")
-    return connection is not None and connection.family is socket.AF_UNIX
-
-
-def is_near(remote: str | None) -> bool:
-    """Whether an address is one of the machine's own loopback."""
-    try:
-        address = ipaddress.ip_address(remote or "")
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
 
 
 async def _asked(request: web.Request) -> RateLimitRequest:

@@ -1,4 +1,4 @@
-"""The grpcio front: `grpc.aio`. TLS, streams and reflection; a sixth of the asyncio front's calls a second."""
+"""The grpcio front: `grpc.aio`. Streams and reflection; a sixth of the asyncio front's calls a second."""
 
 import grpc
 from grpc import aio
@@ -12,20 +12,23 @@ from mixer.server.front import Methods
 from mixer.server.handlers import Handlers
 from mixer.server.health import Health
 from mixer.server.listening import OPTIONS, SHARED_OPTIONS, bound, cannot_listen, publish, to_bind
-from mixer.server.tls import credentials, ends
+from mixer.tracing.tracer import Tracer
 
 
 class GrpcioFront:
     """See `Front`."""
 
     def __init__(
-        self, settings: config.Listener, methods: Methods, metrics: Metrics, shared: bool = False
+        self,
+        settings: config.Listener,
+        methods: Methods,
+        metrics: Metrics,
+        shared: bool = False,
+        tracer: Tracer | None = None,
     ) -> None:
         self.address = settings.address
         self._shared = shared
-        self._tls = settings.tls
-        self._ends = metrics.certificate_ends
-        self._handlers = Handlers(methods, metrics)
+        self._handlers = Handlers(methods, metrics, tracer)
 
     async def start(self) -> None:
         address = to_bind(self.address, shared=self._shared)
@@ -46,11 +49,7 @@ class GrpcioFront:
 
     def _bind(self, address: str) -> str:
         try:
-            if self._tls is None:
-                port = self._server.add_insecure_port(address)
-            else:
-                port = self._server.add_secure_port(address, credentials(self._tls))
-                self._ends.labels(str(self._tls.cert)).set(ends(self._tls))
+            port = self._server.add_insecure_port(address)
         except RuntimeError:
             raise cannot_listen(self.address) from None
         return bound(self.address, port)

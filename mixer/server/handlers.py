@@ -17,9 +17,11 @@ from mixer.errors import MixerError, RequestError
 from mixer.metrics import Metrics
 from mixer.server.front import Call, Calls, ClientStream, Done, Methods, Pending, Unary
 from mixer.server.status import code_of
+from mixer.tracing.tracer import Tracer
 
 log = structlog.get_logger()
 
+CANCELLED: int = grpc.StatusCode.CANCELLED.value[0]
 _NO_DEADLINE = 1e6  # seconds; grpc gives a huge number where the caller set none
 QUIET = 0.1  # seconds; with no call begun for this long a front that drains closes, and ends a stream that is quiet
 _AFTER_END = 0.01  # seconds; a stream that its client cancelled may seem ended first, and cancelled only then
@@ -71,8 +73,9 @@ Begin = Callable[[Sequence[Received]], list[Begun]]
 class Handlers:
     """Handlers of one front, and what is in flight on it."""
 
-    def __init__(self, methods: Methods, metrics: Metrics) -> None:
+    def __init__(self, methods: Methods, metrics: Metrics, tracer: Tracer | None = None) -> None:
         self._methods = methods
+        self._tracer = tracer  # of unary calls
         self._metrics = metrics
         # Handlers that wait for a message, and what they wait for; and those whose wait `drain` has ended.
         self._reads: dict[asyncio.Task[Any], Coroutine[Any, Any, Any]] = {}
@@ -132,7 +135,7 @@ class Handlers:
             except StatusError as error:
                 await context.abort(error.code, error.details)
 
-        return handle
+        return handle if self._tracer is None else _traced(self._tracer, method, handle)
 
     def stream(self, method: ClientStream) -> Handler:
         """What a front calls for a client-streaming method, with a context of grpc.aio or its like."""
@@ -301,6 +304,26 @@ class _Answering:
         if isinstance(result, bytes):
             return result
         raise result from None
+
+
+def _traced(tracer: Tracer, method: Unary, handle: Handler) -> Handler:
+    name = f"{method.service}/{method.name}"
+
+    async def traced(data: bytes, context: Context) -> bytes:
+        span = tracer.begin(name, context.invocation_metadata() or ())
+        if span is None:
+            return await handle(data, context)  # type: ignore[no-any-return]
+        answer = None
+        try:
+            answer = await handle(data, context)
+        except BaseException:
+            code: Any = context.code()
+            tracer.end(span, None, code.value[0] if code else CANCELLED, context.details() or "")
+            raise
+        tracer.end(span, answer)
+        return answer  # type: ignore[no-any-return]
+
+    return traced
 
 
 def _one_by_one(call: Call) -> Calls:

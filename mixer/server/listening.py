@@ -2,13 +2,29 @@
 
 import os
 import socket
+import stat
 
 from mixer.errors import StartError
 
 MAX_MESSAGE = 4 * 1024 * 1024  # bytes, grpc's default
+# Calls of one connection at the same time; Envoy opens further connections when it needs more. Without a bound, one
+# that opens thousands and sends nothing has grpcio refuse the calls of others. There each may take 1 MiB, for headers
+# that are small on the wire and many when unpacked: so the least that RFC 9113 recommends.
+MAX_STREAMS = 100
+MAX_STREAMS_NATIVE = 512
+MAX_METADATA = 16 * 1024  # bytes of a call's headers
+KEEPALIVE = 60_000  # milliseconds without a word until a client is asked whether it is still there
+KEEPALIVE_TIMEOUT = 20_000
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # or an address in use would be shared in silence
     ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
+    ("grpc.max_metadata_size", MAX_METADATA),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", KEEPALIVE),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT),
+    ("grpc.keepalive_permit_without_calls", 1),
 )
 SHARED_OPTIONS = (("grpc.so_reuseport", 1), *OPTIONS[1:])
 
@@ -27,6 +43,47 @@ def refuse_socket_in_use(address: str) -> None:
         except OSError as error:
             raise StartError(f"cannot listen on {address}: {error.strerror or error}") from error
     raise StartError(f"cannot listen on {address}: it is in use")
+
+
+def listen(address: str, backlog: int, *, shared: bool = False) -> tuple[list[socket.socket], str]:
+    """Sockets, of which `accept` does not block, and the address with the port that was really bound: one for each
+    address that a host name stands for. `shared`: others may have it, too. Raises `StartError`."""
+    to = to_bind(address, shared=shared)
+    if to.startswith("unix:"):
+        path = to.removeprefix("unix:")
+        listening = socket.socket(socket.AF_UNIX)
+        try:
+            if os.path.lexists(path) and stat.S_ISSOCK(os.lstat(path).st_mode):
+                os.unlink(path)  # of a killed process
+            listening.bind(path)
+            listening.listen(backlog)
+        except OSError:
+            listening.close()
+            raise cannot_listen(address) from None
+        listening.setblocking(False)
+        publish(address, shared=shared)
+        return [listening], address
+    host, _, port = address.rpartition(":")
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, *_, at in dict.fromkeys(found):
+            end = (at[0], sockets[0].getsockname()[1] if sockets else at[1])
+            both = family == socket.AF_INET6 and at[0] == "::"
+            sockets.append(
+                socket.create_server(
+                    end, family=family, backlog=backlog, dualstack_ipv6=both, reuse_port=shared
+                )
+            )
+    except OSError:
+        for each in sockets:
+            each.close()
+        raise cannot_listen(address) from None
+    for each in sockets:
+        each.setblocking(False)
+    return sockets, bound(address, sockets[0].getsockname()[1])
 
 
 def bound(address: str, port: int) -> str:

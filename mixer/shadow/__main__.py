@@ -8,9 +8,9 @@ import asyncio
 import contextlib
 import ctypes
 import os
-import pickle
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
@@ -40,8 +40,10 @@ def main() -> None:
     settings = read(requests)
     if settings is None:
         return
-    policy, compared, logging, tarballs = pickle.loads(settings)  # noqa: S301 (of the parent, which started this)
-    log.setup(logging)
+    told = orjson.loads(settings)
+    tarballs = [tarball for _ in range(told["tarballs"]) if (tarball := read(requests)) is not None]
+    policy, compared = config.Policy.model_validate(told["policy"]), told["compared"]
+    log.setup(config.Logging.model_validate(told["logging"]))
     with asyncio.Runner() as runner:
         try:
             revision, judges = runner.run(_judges(policy, compared, tarballs, runner))
@@ -61,7 +63,7 @@ def main() -> None:
 async def _judges(
     policy: config.Policy,
     compared: dict[str, tuple[str, bool]],
-    tarballs: tuple[bytes, ...],
+    tarballs: Sequence[bytes],
     runner: asyncio.Runner,
 ) -> tuple[str, dict[str, Judge]]:
     engine, candidates = await candidate_of(policy, compared, tarballs)

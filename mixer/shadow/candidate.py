@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import orjson
 
 from mixer import config
 from mixer.errors import MixerError, PolicyError, Problem, StartError
+from mixer.plain import plain
 from mixer.shadow.frames import frame, split
 
 _AT_ONCE = 256 * 1024  # bytes that are read together
@@ -50,7 +50,13 @@ class Candidate:
     ) -> None:
         self.decisions: dict[str, str] = {}
         self.revision = ""
-        self._settings = pickle.dumps((policy, dict(compared), logging, tuple(tarballs)))
+        settings = {
+            "policy": plain(policy, secrets=True),
+            "compared": dict(compared),
+            "logging": plain(logging),
+            "tarballs": len(tarballs),
+        }
+        self._settings = [orjson.dumps(settings), *tarballs]
         self._process: asyncio.subprocess.Process | None = None
         self._received = bytearray()
 
@@ -65,7 +71,7 @@ class Candidate:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         try:
-            self._write([self._settings])
+            self._write(self._settings)
             async with asyncio.timeout(START_TIMEOUT):
                 [told] = await self._read()
         except (GoneError, TimeoutError):

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from mixer.admin.limits import is_near
+from mixer.admin.near import is_near
 from mixer.admin.server import AdminServer
 from mixer.supervision.process import Process
 from mixer.supervision.slot import Slot
@@ -19,7 +19,16 @@ from mixer.supervision.totals import Totals, merged
 
 _TIMEOUT = 2.0  # seconds for which a worker is asked
 _ASKED_BY = ("content-type", "accept")  # headers that a worker is told
-_PAGES = (("POST", "/json"), ("GET", "/rlconfig"), ("POST", "/limits/peek"), ("POST", "/limits/reset"))
+_PAGES = (
+    *(("GET", "/config"), ("POST", "/json"), ("GET", "/rlconfig")),
+    *(("POST", "/limits/peek"), ("POST", "/limits/reset")),
+)
+    ("GET", "/config"),
+    ("POST", "/json"),
+    ("GET", "/rlconfig"),
+    ("POST", "/limits/peek"),
+    ("POST", "/limits/reset"),
+)
 
 
 class _Families:

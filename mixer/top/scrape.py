@@ -8,6 +8,7 @@ from time import monotonic
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from mixer import config
 from mixer.admin import client
 from mixer.errors import StartError
 
@@ -56,11 +57,11 @@ class Scrape:
     samples: Mapping[str, Mapping[Labels, float]]
 
 
-async def scrape(address: str, timeout: float) -> Scrape:
+async def scrape(address: str, timeout: float, tls: config.Tls | None = None) -> Scrape:
     """Raises `StartError` where no Mixer answers."""
     query = [("name[]", name) for name in NAMES]
     (status, text), (_, state) = await client.read(
-        address, ("/metrics", query), ("/readyz", ()), timeout=timeout
+        address, ("/metrics", query), ("/readyz", ()), timeout=timeout, tls=tls
     )
     if status != 200:
         raise StartError(f"no Mixer answers on {address}: /metrics answers {status}")

@@ -11,7 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from mixer import config
-from mixer.admin.limits import LimitPages, is_near
+from mixer.admin.limits import LimitPages
+from mixer.admin.near import is_near
 from mixer.admin.server import AdminServer
 from mixer.errors import CounterError
 from mixer.metrics import Metrics
@@ -189,7 +190,7 @@ def test_only_callers_on_the_same_machine_are_near(remote: str | None, near: boo
 
 @on_loop
 async def test_callers_from_elsewhere_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mixer.admin.limits.is_near", lambda remote: remote != "127.0.0.1")
+    monkeypatch.setattr("mixer.admin.near.is_near", lambda remote: remote != "127.0.0.1")
     async with Page().running() as page:
         for path in ("/json", "/limits/peek", "/limits/reset"):
             assert (await page.post(path, ALICE))[0] == 403

@@ -1,17 +1,28 @@
 """The admin listener over real HTTP."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
+from mixer import config
+from mixer.admin import client
 from mixer.admin.server import AdminServer
 from mixer.errors import StartError
 from tests.loop import on_loop
+from tests.server.certificates import Authority, write
+from tests.server.served import eventually
+from tests.telemetry.entries import new_metrics
 
 
 @dataclass
@@ -131,3 +142,60 @@ async def test_metrics_shows_only_the_samples_that_are_named() -> None:
         _, _, text = await admin.get("/metrics")
         assert "one_total 1.0\n" in text
         assert "other_total 1.0\n" in text
+
+
+@on_loop
+async def test_admin_over_tls_answers_those_who_show_a_certificate_and_its_own_clients(
+    tmp_path: Path,
+) -> None:
+    authority = Authority()
+    (tmp_path / "ca.pem").write_bytes(authority.cert)
+    files = {**write(tmp_path, authority.issue("mixer")), "client_ca": f"{tmp_path}/ca.pem"}
+    tls = config.Tls.model_validate(files)
+    server = AdminServer(
+        "127.0.0.1:0", CollectorRegistry(), Admin().not_ready, list, tls=(tls, new_metrics())
+    )
+    await server.start()
+    try:
+        assert await client.read(server.address, ("/healthz", ()), tls=tls) == [(200, "ok\n")]
+        with pytest.raises(StartError, match="no Mixer answers"):
+            await client.read(server.address, ("/healthz", ()))
+        without = config.Tls(cert=tls.cert, key=tls.key)
+        with pytest.raises(StartError, match="no Mixer answers"):
+            await client.read(server.address, ("/healthz", ()), tls=without)
+    finally:
+        await server.close()
+
+
+class Slow(Collector):
+    """Takes as long as it is told to."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.goes_on = threading.Event()
+        self.intervals: list[float] = []
+
+    def collect(self) -> Iterator[Metric]:
+        self.asked += 1
+        self.intervals.append(sys.getswitchinterval())
+        assert self.goes_on.wait(30)
+        yield GaugeMetricFamily("slow", "Slow.", 1)
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
+
+
+@on_loop
+async def test_scrape_gives_way_and_others_wait_for_it() -> None:
+    before = sys.getswitchinterval()
+    async with Admin().running() as admin:
+        admin.registry.register(slow := Slow())
+        scrapes = [asyncio.create_task(admin.get("/metrics")) for _ in range(3)]
+        await eventually(lambda: slow.asked == 1)
+        assert (await admin.get("/healthz"))[0] == 200  # the loop is free
+        assert slow.asked == 1
+        slow.goes_on.set()
+        assert [status for status, _, _ in await asyncio.gather(*scrapes)] == [200] * 3
+        assert slow.asked == 3
+        assert all(interval < before for interval in slow.intervals)
+    assert sys.getswitchinterval() == before

@@ -1,4 +1,4 @@
-"""The contract of `mixer.server.front.Front`, on both servers, over TCP and a Unix socket."""
+"""The contract of `mixer.server.front.Front`, on both servers, over TCP, a Unix socket and TLS."""
 
 import asyncio
 import functools
@@ -44,7 +44,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["tcp", "unix"])
+@pytest.fixture(params=["tcp", "unix", "tls"])
 def serve(request: pytest.FixtureRequest, kind: str) -> Serve:
     """`served` for one server and transport."""
     return functools.partial(served, kind, request.param)
@@ -304,6 +304,35 @@ async def test_stream_is_read_to_its_end(serve: Serve) -> None:
         assert await call == b""
         assert reader.seen == [str(number) for number in range(100)]
         await eventually(lambda: running.calls("Stream", "OK") == 1)
+
+
+@on_loop
+async def test_streams_of_many_clients_are_read_together(serve: Serve) -> None:
+    reader = Reader()
+    async with serve(stream(reader)) as running:
+        calls = []
+        for number in range(150):
+            calls.append(call := running.stream())  # on a connection of its own
+            await call.write(text(str(number)))
+        async with asyncio.timeout(PATIENCE):
+            await eventually(lambda: len(reader.seen) == 150)
+        assert running.value("mixer_calls_in_flight", method="Stream") == 150
+        for call in calls:
+            call.cancel()
+
+
+@on_loop
+async def test_asyncio_front_takes_as_many_streams_of_a_client_as_it_says() -> None:
+    reader = Reader()
+    async with served("asyncio", "tcp", stream(reader)) as running:
+        channel = running.channel()
+        calls = []
+        for number in range(150):
+            calls.append(call := channel.stream_unary("/test.Streams/Stream")())
+            await call.write(text(str(number)))
+        await eventually(lambda: len(reader.seen) == 150)
+        for call in calls:
+            call.cancel()
 
 
 @on_loop

@@ -61,6 +61,7 @@ class Authority:
 
 def write(folder: Path, pair: Pair) -> dict[str, str]:
     """The `tls` settings of a listener with this pair."""
+    folder.mkdir(exist_ok=True)
     (folder / "cert.pem").write_bytes(pair.cert)
     (folder / "key.pem").write_bytes(pair.key)
     return {"cert": str(folder / "cert.pem"), "key": str(folder / "key.pem")}

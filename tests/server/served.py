@@ -17,7 +17,9 @@ from mixer.metrics import Metrics
 from mixer.server.front import ClientStream, Front, Method, Methods, Unary
 from mixer.server.grpcio import GrpcioFront
 from mixer.server.http2.front import AsyncioFront
+from mixer.server.secured import SecuredFront
 from tests.components.server import scratch
+from tests.server.certificates import Authority, credentials, write
 
 SERVICE = "test.Service"
 FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
@@ -55,11 +57,13 @@ class Served:
 
     front: Front
     registry: CollectorRegistry
+    credentials: grpc.ChannelCredentials | None = None
     channels: list[aio.Channel] = field(default_factory=list)
     drained: bool = False
 
     def channel(self, credentials: grpc.ChannelCredentials | None = None) -> aio.Channel:
         """A connection of its own."""
+        credentials = credentials or self.credentials
         options = [("grpc.use_local_subchannel_pool", 1)]
         address = self.front.address
         opened = (
@@ -95,14 +99,31 @@ Serve = Callable[..., AbstractAsyncContextManager[Served]]
 
 @contextlib.asynccontextmanager
 async def served(
-    kind: str, transport: str, *methods: Method, tls: Mapping[str, str] | None = None
+    kind: str, transport: str, *methods: Method, tls: Mapping[str, Any] | None = None
 ) -> AsyncIterator[Served]:
-    """A front of this kind ("asyncio", "grpcio") over this transport ("tcp", "unix")."""
+    """A front of this kind ("asyncio", "grpcio") over this transport ("tcp", "unix"; "tls": with certificates that its
+    clients have, too)."""
     with scratch("front") as folder:
-        address = "127.0.0.1:0" if transport == "tcp" else f"unix:{folder}/front.sock"
+        address = f"unix:{folder}/front.sock" if transport == "unix" else "127.0.0.1:0"
+        trusted = None
+        if transport == "tls":
+            authority = Authority()
+            (folder / "ca.pem").write_bytes(authority.cert)
+            tls = {**write(folder, authority.issue("mixer")), "client_ca": f"{folder}/ca.pem"}
+            trusted = credentials(authority, authority.issue("client"))
         settings = config.Listener.model_validate({"address": address, "server": kind, "tls": tls})
         registry = CollectorRegistry()
-        running = Served(FRONTS[kind](settings, methods, Metrics(registry)), registry)
+        metrics = Metrics(registry)
+
+        def make(settings: config.Listener) -> Front:
+            return FRONTS[kind](settings, methods, metrics)
+
+        front = (
+            make(settings)
+            if settings.tls is None
+            else SecuredFront("check", settings, settings.tls, make, metrics)
+        )
+        running = Served(front, registry, trusted)
         await running.front.start()
         try:
             yield running

@@ -14,11 +14,13 @@ from mixer.server.http2.frames import WINDOW, ConnectionFault
 from mixer.server.http2.requests import MALFORMED, Request, Route
 from mixer.server.http2.streams import Body, Stream
 from mixer.server.http2.writer import Writer
+from mixer.tracing.tracer import Span, Tracer
 
 MAX_STREAMS = 1024  # calls of a connection that are open at once
 RECEIVE_WINDOW = 16 * 1024 * 1024  # bytes that a peer may send before what came is used
 MAX_PARTIAL = 16 * 1024 * 1024  # bytes of unary messages that are not complete
 
+_CANCELLED: int = grpc.StatusCode.CANCELLED.value[0]
 _MAX_EARLY = 1024  # streams ended before the peer had sent all, that are remembered
 
 _STOPPING = StatusError(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
@@ -33,6 +35,7 @@ class Owner(Protocol):
 
     loop: asyncio.AbstractEventLoop
     is_stopping: bool  # calls are refused
+    tracer: Tracer | None
 
     def ended(self) -> None:
         """A call that was waited for has an end."""
@@ -55,6 +58,8 @@ class Calls:
         self._complete: dict[Route, tuple[list[int], list[Received]]] = {}
         self._ends: dict[int, float] = {}  # of calls that are waited for
         self._early: OrderedDict[int, None] = OrderedDict()
+        self._tracer = owner.tracer
+        self._spans: dict[int, Span] = {}  # of calls that are traced
         self._partial = 0
         self._held = 0  # bytes of streams that nobody has read yet
 
@@ -83,6 +88,10 @@ class Calls:
         """A unary call is complete."""
         route = cast(Route, request.route)
         self.open[number] = None
+        if self._tracer is not None and request.trace:
+            span = self._tracer.begin(route.name, request.trace)
+            if span is not None:
+                self._spans[number] = span
         if (calls := self._complete.get(route)) is None:
             self._complete[route] = calls = ([], [])
         calls[0].append(number)
@@ -161,7 +170,7 @@ class Calls:
         """Begin them; answers how many."""
         count = self.complete
         complete, self._complete, self.complete = self._complete, {}, 0
-        still, respond = self.open.pop, self._writer.respond
+        still, respond = self.open.pop, self._writer.respond if self._tracer is None else self._respond
         for route, (numbers, received) in complete.items():
             if self._owner.is_stopping:
                 for number in numbers:
@@ -219,7 +228,7 @@ class Calls:
         if self.open.pop(number, None) is None:
             return  # nobody is there to hear it
         if isinstance(result, bytes):
-            self._writer.respond(number, result)
+            self._respond(number, result)
         else:
             self._fail(number, result if isinstance(result, StatusError) else _STOPPING)
         self._writer.flush_soon()
@@ -274,7 +283,19 @@ class Calls:
 
     # Ends
 
+    def _respond(self, number: int, answer: bytes) -> None:
+        self._writer.respond(number, answer)
+        if self._spans:
+            self._trace(number, answer)
+
+    def _trace(self, number: int, answer: bytes | None, code: int = 0, details: str = "") -> None:
+        """The end of a call."""
+        if self._tracer is not None and (span := self._spans.pop(number, None)) is not None:
+            self._tracer.end(span, answer, code, details)
+
     def _fail(self, number: int, error: StatusError) -> None:
+        if self._spans:
+            self._trace(number, None, error.code.value[0], error.details)
         self._refuse(number, requests.failed(error.code, error.details))
 
     def _refuse(self, number: int, block: bytes) -> None:
@@ -311,6 +332,8 @@ class Calls:
     def give_up(self, number: int) -> None:
         """The peer does not want the answer any more."""
         target = self.open.pop(number, None)
+        if self._spans:
+            self._trace(number, None, _CANCELLED)
         self._early.pop(number, None)
         self._writer.drop(number)
         if isinstance(target, Body):

@@ -23,6 +23,7 @@ from mixer.server.http2.connection import Connection
 from mixer.server.http2.requests import Route, Serve, reader
 from mixer.server.http2.streams import Stream
 from mixer.server.listening import bound, cannot_listen, publish, to_bind
+from mixer.tracing.tracer import Tracer
 
 _BACKLOG = 1024  # connections that wait to be accepted
 _MALFORMED = StatusError(
@@ -34,9 +35,15 @@ class AsyncioFront:
     """See `Front`."""
 
     def __init__(
-        self, settings: config.Listener, methods: Methods, metrics: Metrics, shared: bool = False
+        self,
+        settings: config.Listener,
+        methods: Methods,
+        metrics: Metrics,
+        shared: bool = False,
+        tracer: Tracer | None = None,
     ) -> None:
         self.address = settings.address
+        self.tracer = tracer
         self._shared = shared
         self.is_stopping = False
         self._handlers = Handlers(methods, metrics)
@@ -78,7 +85,7 @@ class AsyncioFront:
         for method in self._methods:
             path = f"/{method.service}/{method.name}".encode()
             if isinstance(method, Unary):
-                routes[path] = Route(begin=self._handlers.unary(method))
+                routes[path] = Route(begin=self._handlers.unary(method), name=path[1:].decode())
             else:
                 routes[path] = Route(serve=self._client_stream(method))
         health = HEALTH.services_by_name["Health"].full_name

@@ -21,6 +21,7 @@ _OF_CONNECTIONS = frozenset(
 )
 _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
 _NEEDED = frozenset((b":method", b":scheme", b":path"))
+_TRACE = (b"traceparent", b"tracestate")
 _WINDOW_BITS = {b"gzip": 31, b"deflate": 15}  # as zlib wants them
 _ENCODINGS = b"identity,deflate,gzip"
 
@@ -40,6 +41,7 @@ class Route:
 
     begin: Begin | None = None
     serve: Serve | None = None
+    name: str = ""  # of a unary method: "envoy.service.auth.v3.Authorization/Check"
 
 
 class Request(NamedTuple):
@@ -50,6 +52,7 @@ class Request(NamedTuple):
     encoding: bytes = b""  # of compressed messages
     refusal: bytes = b""
     body: bytes = b""
+    trace: tuple[tuple[str, str], ...] = ()  # headers of W3C Trace Context
 
 
 MALFORMED = Request(None)
@@ -86,7 +89,10 @@ def _of(route: Route, headers: Mapping[bytes, bytes]) -> Request:
     if encoding != b"identity" and encoding not in _WINDOW_BITS:
         refusal = failed(grpc.StatusCode.UNIMPLEMENTED, "grpc-encoding is none of those that are accepted")
         return Request(None, refusal=refusal + literal(b"grpc-accept-encoding", _ENCODINGS))
-    return Request(route, timeout, encoding)
+    trace = tuple(
+        (name.decode(), headers[name].decode("utf-8", "replace")) for name in _TRACE if name in headers
+    )
+    return Request(route, timeout, encoding, trace=trace)
 
 
 def _is_well_formed(fields: list[Field]) -> bool:

@@ -1,0 +1,1 @@
+"""Spans of the calls that a trace of Envoy's goes through."""
