@@ -23,12 +23,6 @@ _PAGES = (
     *(("GET", "/config"), ("POST", "/json"), ("GET", "/rlconfig")),
     *(("POST", "/limits/peek"), ("POST", "/limits/reset")),
 )
-    ("GET", "/config"),
-    ("POST", "/json"),
-    ("GET", "/rlconfig"),
-    ("POST", "/limits/peek"),
-    ("POST", "/limits/reset"),
-)
 
 
 class _Families:
