@@ -37,7 +37,9 @@ def embedded(
 def _opa(settings: config.Policy, _: Sequence[str] = (), loaded: Sources | None = None) -> PolicyEngine:
     from mixer.policy.opa import OpaEngine
 
-    return OpaEngine(settings, loaded if settings.opa.push else None)
+    if not settings.opa.push:
+        return OpaEngine(settings)
+    return OpaEngine(settings, loaded or sources_of(settings))
 
 
 def _memory(_: config.RateLimits, metrics: Metrics) -> "Counters":

@@ -11,11 +11,11 @@ from prometheus_client import CollectorRegistry
 
 from mixer import config
 from mixer.authz.service import CheckService
+from mixer.backends import ENGINES
 from mixer.errors import DecisionError
 from mixer.metrics import Metrics
 from mixer.policy.cache import DecisionCache
 from mixer.policy.engine import PolicyEngine
-from mixer.runtime import ENGINES
 from tests.components.processes import Opa
 
 
