@@ -44,7 +44,7 @@ async def traced(kind: str, url: str) -> AsyncIterator[tuple[aio.UnaryUnaryMulti
     tracer = Tracer(1.0, 100, metrics)
     exporter = Exporter(settings, tracer, metrics)
     listener = config.Listener.model_validate({"address": "127.0.0.1:0", "server": kind})
-    front = FRONTS[kind](listener, [Unary(CHECK, "Check", None, answer)], metrics, tracer)  # type: ignore[call-arg]
+    front = FRONTS[kind](listener, [Unary(CHECK, "Check", None, answer)], metrics, tracer=tracer)  # type: ignore[call-arg]
     await front.start()
     async with aio.insecure_channel(front.address) as channel:
         yield channel.unary_unary(f"/{CHECK}/Check"), exporter, metrics
