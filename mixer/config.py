@@ -147,6 +147,13 @@ class ReportListener(Listener):
     server: Literal["native", "grpcio"] = "grpcio"
 
 
+class OtlpHttpListener(Settings):
+    """OTLP over HTTP (`POST /v1/logs`), for exporters that do not speak gRPC."""
+
+    address: Address = "127.0.0.1:4318"
+    tls: Tls | None = None
+
+
 class AdminListener(Settings):
     """`/metrics`, `/healthz` and `/readyz` over HTTP; to callers on the same machine the pages on rate limits, too."""
 
@@ -156,6 +163,7 @@ class AdminListener(Settings):
 class Listeners(Settings):
     check: CheckListener = CheckListener()
     report: ReportListener = ReportListener()
+    otlp_http: OtlpHttpListener | None = None
     admin: AdminListener = AdminListener()
 
 
@@ -492,6 +500,7 @@ class Redaction(Settings):
 class Telemetry(Settings):
     sinks: tuple[Sink, ...] = ()
     redaction: Redaction = Redaction()
+    dynamic_metadata: tuple[str, ...] = ()  # filters of Envoy whose metadata a record has, by their names
     export_timeout: Annotated[Seconds, Field(gt=0)] = 10.0  # until an OTLP Export's records must be durable
     max_series: PositiveInt = 10_000  # label sets a metric; the rest goes to one overflow series
 
@@ -740,7 +749,9 @@ def _combinations(config: Config, file: str) -> list[Problem]:
             )
     listeners = config.listeners
     addresses: dict[str, str] = {}
-    for name in ("check", "report", "admin"):
+    for name in ("check", "report", "otlp_http", "admin"):
+        if getattr(listeners, name) is None:
+            continue
         address = getattr(listeners, name).address
         if not address.endswith(":0") and address in addresses:
             refuse(

@@ -407,10 +407,23 @@ class Runtime:
             from mixer.ratelimit.releases import Releases
 
             self.releases = Releases(await self._counters(limits), self.metrics)
-        report = ReportService(self.sinks, self.metrics, redaction=redaction, release=self.releases)
-        export = ExportService(self.sinks, self.metrics, redaction, telemetry.export_timeout)
+        report = ReportService(
+            self.sinks,
+            self.metrics,
+            redaction=redaction,
+            metadata=telemetry.dynamic_metadata,
+            release=self.releases,
+        )
+        export = ExportService(self.sinks, self.metrics, redaction, telemetry.export_timeout, self.releases)
         streams = "envoy.service.accesslog.v3.AccessLogService"
         logs = "opentelemetry.proto.collector.logs.v1.LogsService"
+        if (listener := self.settings.listeners.otlp_http) is not None:
+            from mixer.server.otlp_http import OtlpHttpFront
+
+            method = Unary(logs, "ExportHttp", None, export.export)
+            front = OtlpHttpFront(listener, method, self.metrics)
+            await front.start()
+            self.fronts["otlp_http"] = front
         return [
             ClientStream(streams, "StreamAccessLogs", StreamAccessLogsMessage, report.stream),
             Unary(logs, "Export", None, export.export),

@@ -4,7 +4,7 @@ An address, a certificate or a policy's name is the same for thousands of entrie
 encoded fields of a record, to be put among its bytes as they are, or values.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from secrets import token_hex
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -21,6 +21,7 @@ from mixer.telemetry.flags import LETTERS, METHODS, PROTOCOLS, TLS_VERSIONS
 from mixer.telemetry.peers import namespace_of, peer_workload, sided
 from mixer.telemetry.record import Fields, Shape, encoded
 from mixer.telemetry.redaction import Redaction
+from mixer.telemetry.structured import state_text
 from mixer.telemetry.wire import header, length, prefixed, tag
 
 MAX_PARTS = 8192  # of one kind; then it begins anew
@@ -138,8 +139,10 @@ class Joined(NamedTuple):
 class Decoder:
     """All parts of entries, shared by all streams."""
 
-    def __init__(self, redaction: Redaction | None = None) -> None:
+    def __init__(self, redaction: Redaction | None = None, metadata: Collection[str] = ()) -> None:
+        """`metadata`: names of filters whose dynamic metadata a record has."""
         self.redaction = redaction or Redaction()
+        self.metadata = frozenset(metadata)
         self.shape = Shapes()
         self.client = Parts(_endpoint("client_address", "client_port"), b"")
         self.peer = Parts(_endpoint("network_peer_address", "network_peer_port"), b"")
@@ -148,6 +151,7 @@ class Decoder:
         self.upstream_local = Parts(_joined("envoy_upstream_local_address"), b"")
         self.tls: Parts[Tls] = Parts(_tls, Tls(b"", {}))
         self.flags: Parts[tuple[str, str]] = Parts(_flags, ("", ""))
+        self.state: Parts[str] = Parts(state_text, "")
         self.header: Parts[Header | None] = Parts(self._header, None, MAX_HEADER)
         self.source: Parts[Mapping[str, str]] = Parts(_peer("source"), {})
         self.destination: Parts[Mapping[str, str]] = Parts(_peer("destination"), {})
@@ -301,6 +305,11 @@ def _tls(data: bytes) -> Tls:
         "tls_client_ja3": tls.ja3_fingerprint,
         "tls_client_subject": peer.subject,
         "tls_server_subject": local.subject,
+        "tls_client_issuer": peer.issuer,
+        "tls_server_issuer": local.issuer,
+        "envoy_tls_session_id": tls.tls_session_id,
+        "envoy_downstream_peer_san": _names(peer),
+        "envoy_downstream_local_san": _names(local),
     }
     source, destination = _first_uri(peer), _first_uri(local)
     peers = {
@@ -310,6 +319,11 @@ def _tls(data: bytes) -> Tls:
         "istio_connection_security_policy": "mutual_tls" if source and destination else "",
     }
     return Tls(encoded(fields), {name: value for name, value in peers.items() if value})
+
+
+def _names(certificate: Any) -> str:
+    """Its URIs and DNS names, as Envoy's %DOWNSTREAM_PEER_URI_SAN% has them."""
+    return ",".join(name.uri or name.dns for name in certificate.subject_alt_name)
 
 
 def _first_uri(certificate: Any) -> str:

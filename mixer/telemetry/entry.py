@@ -19,6 +19,7 @@ from mixer.telemetry import intake_pb2 as intake
 from mixer.telemetry.decode import UNTOLD, Decoder
 from mixer.telemetry.peers import PEER_FIELDS, Identity
 from mixer.telemetry.record import TCP, AccessRecord, Fields, Origin, Shape
+from mixer.telemetry.structured import metadata_texts
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
 from mixer.telemetry.wire import prefixed, tag
 
@@ -35,6 +36,8 @@ _read_request = attrgetter(
     "request_headers_bytes",
     "request_body_bytes",
     "request_headers",
+    "downstream_header_bytes_received",
+    "upstream_header_bytes_sent",
 )
 _read_response = attrgetter(
     "response_code",
@@ -43,6 +46,8 @@ _read_response = attrgetter(
     "response_code_details",
     "response_headers",
     "response_trailers",
+    "upstream_header_bytes_received",
+    "downstream_header_bytes_sent",
 )
 _KEPT_BACK = (
     "downstream_remote_address",
@@ -65,6 +70,13 @@ _read_common = attrgetter(
 )
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}.*")  # W3C Trace Context
+# Of the request as it came and went on, of the response likewise.
+_HEADER_BYTES = (
+    "envoy_downstream_header_bytes_received",
+    "envoy_upstream_header_bytes_sent",
+    "envoy_upstream_header_bytes_received",
+    "envoy_downstream_header_bytes_sent",
+)
 _GRPC_STATS = "envoy.filters.http.grpc_stats"
 _EVENT_ID = tag("event_id")
 _REQUEST_HEADER, _RESPONSE_HEADER, _RESPONSE_TRAILER = map(
@@ -88,12 +100,14 @@ class EntryReader:
         # fmt: off
         (
             method, scheme, authority, path, original, agent, referer, forwarded, request_id,
-            headers_size, body_size, sent,
+            headers_size, body_size, sent, headers_in, headers_on,
         ) = _read_request(entry.request)
+        (
+            code, answer_headers_size, answer_size, details, received, trailers, headers_back, headers_out,
+        ) = _read_response(entry.response)
         # fmt: on
-        code, answer_headers_size, answer_size, details, received, trailers = _read_response(entry.response)
         decoder = self._decoder
-        if not path and not authority:
+        if not (method or path or authority):
             method = UNTOLD
         shape = decoder.shape[entry.protocol_version, method, scheme, authority, agent, code, details]
         fields: Fields = {}
@@ -122,6 +136,9 @@ class EntryReader:
             fields["http_response_header_size"] = answer_headers_size
         if answer_size:
             fields["http_response_body_size"] = answer_size
+        if headers_in or headers_on or headers_back or headers_out:
+            sizes = (headers_in, headers_on, headers_back, headers_out)
+            fields.update(pair for pair in zip(_HEADER_BYTES, sizes, strict=True) if pair[1])
         if received:
             self._take_headers(received, _RESPONSE_HEADER, fields, pieces)
         if trailers:
@@ -177,6 +194,8 @@ class EntryReader:
         if metadata:
             joined, holders = decoder.joined(metadata)
             pieces += joined
+            if decoder.metadata and (texts := metadata_texts(metadata, decoder.metadata)):
+                fields["envoy_metadata"] = texts
             clear("metadata")
         peers: tuple[object, ...] = ()
         if states or tls:
@@ -246,15 +265,23 @@ class EntryReader:
         fields: Fields,
         pieces: list[bytes],
     ) -> None:
-        """Who the two ends are, and how many gRPC messages they exchanged, from filter state and certificates."""
+        """Who the two ends are, and how many gRPC messages they exchanged, from filter state and certificates; other
+        filter state as text."""
+        others: dict[str, str] = {}
         for state in states[:]:
             name = state.key
-            if name == "downstream_peer" and not origin.outbound:
-                fields.update(self._decoder.source[state.value])
-            elif name == "upstream_peer" and origin.far_destination:
-                fields.update(self._decoder.destination[state.value])
+            if name == "downstream_peer":
+                if not origin.outbound:
+                    fields.update(self._decoder.source[state.value])
+            elif name == "upstream_peer":
+                if origin.far_destination:
+                    fields.update(self._decoder.destination[state.value])
             elif name == _GRPC_STATS:
                 _count_messages(state.value, fields)
+            elif text := self._decoder.state[state.value]:
+                others[name] = text
+        if others:
+            fields["envoy_filter_state"] = others
         if tls:
             proven = self._decoder.tls[tls]
             pieces.append(proven.fields)
