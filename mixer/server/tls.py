@@ -15,24 +15,35 @@ def credentials(settings: config.Tls) -> grpc.ServerCredentials:
         client_ca = settings.client_ca.read_bytes() if settings.client_ca else None
     except OSError as error:
         raise StartError(f"cannot read {error.filename}: {error.strerror}") from error
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context(settings)
+    return grpc.ssl_server_credentials(
+        [pair], root_certificates=client_ca, require_client_auth=client_ca is not None
+    )
+
+
+def context(settings: config.Tls) -> ssl.SSLContext:
+    """The same for a server that is not gRPC's. Raises `StartError` likewise."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(settings.cert, settings.key, password="")
-    except ssl.SSLError as error:
+        made.load_cert_chain(settings.cert, settings.key, password="")
+    except OSError as error:
+        if not isinstance(error, ssl.SSLError):
+            raise StartError(f"cannot read {settings.cert} or {settings.key}: {error.strerror}") from error
         raise StartError(
             f"{settings.cert} and {settings.key}: expected a PEM certificate and its private key without a password, "
             f"got {_reason(error)}"
         ) from None
     if settings.client_ca is not None:
         try:
-            context.load_verify_locations(settings.client_ca)
-        except ssl.SSLError as error:
+            made.load_verify_locations(settings.client_ca)
+        except OSError as error:
+            if not isinstance(error, ssl.SSLError):
+                raise StartError(f"cannot read {settings.client_ca}: {error.strerror}") from error
             raise StartError(
                 f"{settings.client_ca}: expected PEM certificates of authorities, got {_reason(error)}"
             ) from None
-    return grpc.ssl_server_credentials(
-        [pair], root_certificates=client_ca, require_client_auth=client_ca is not None
-    )
+        made.verify_mode = ssl.CERT_REQUIRED
+    return made
 
 
 def ends(settings: config.Tls) -> float:

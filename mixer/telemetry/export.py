@@ -23,6 +23,7 @@ from mixer.telemetry.logrecord import LogReader, event_id
 from mixer.telemetry.record import TCP, AccessRecord
 from mixer.telemetry.redaction import Redaction
 from mixer.telemetry.sink import Receipt, Sink
+from mixer.telemetry.slots import Release, over
 
 log = structlog.get_logger()
 
@@ -46,12 +47,19 @@ class ExportService:
 
     A call that is made again, as its bytes tell, waits for what is on its way and gives no sink again what it has
     taken: a retry is not counted twice. `timeout`: seconds that a call waits; a shorter deadline of its own wins.
+    `release` is told whose requests are over that have slots of concurrency limits, whatever becomes of the records.
     """
 
     def __init__(
-        self, sinks: Sequence[Sink[AccessRecord]], metrics: Metrics, redaction: Redaction, timeout: float
+        self,
+        sinks: Sequence[Sink[AccessRecord]],
+        metrics: Metrics,
+        redaction: Redaction,
+        timeout: float,
+        release: Release | None = None,
     ) -> None:
         self._sinks = tuple(sinks)
+        self._release = release
         self._reader = LogReader(redaction)
         self._timeout = timeout
         self._throttle = Throttle()
@@ -69,6 +77,8 @@ class ExportService:
         deadline = asyncio.get_running_loop().time() + wait
         logs = _logs(data)
         records, problems = await self._records(logs)
+        if self._release is not None and (holders := over(records)):
+            self._release(holders)
         taken, rejected = len(records), len(logs) - len(records)
         delivery = self._delivery(data)
         for sink in self._sinks:
