@@ -439,11 +439,25 @@ class KafkaSink(Settings):
     dead_letters: DeadLetters | None = None  # left out: what no broker takes is dropped and counted
 
 
+class Rotation(Settings):
+    """When a file of records is set aside as .1, what was that as .2, and how many of those are kept."""
+
+    max_bytes: Annotated[int, Field(ge=1024 * 1024)] | None = 100 * 1024 * 1024
+    max_age: Annotated[Seconds, Field(ge=1)] | None = None  # 24h: another file each day, by UTC
+    keep: PositiveInt = 5
+
+
 class FileSink(Settings):
-    """JSON lines; `-` is standard output."""
+    """JSON lines; `-` is standard output.
+
+    `fsync`: when lines are brought to the disk: never (the system sees to it), each second (interval), or before they
+    count as delivered (batch), so that an acknowledged report survives a loss of power.
+    """
 
     type: Literal["file"]
     path: Path = Path("-")
+    rotation: Annotated[Rotation | None, BeforeValidator(_off)] = None
+    fsync: Literal["never", "interval", "batch"] = "never"
     buffer: Buffer = Buffer()
 
 
@@ -501,6 +515,8 @@ class Telemetry(Settings):
     sinks: tuple[Sink, ...] = ()
     redaction: Redaction = Redaction()
     dynamic_metadata: tuple[str, ...] = ()  # filters of Envoy whose metadata a record has, by their names
+    # After which a stream of access logs is ended, so that Envoy opens another, at another Mixer where there are some.
+    max_stream_age: Annotated[Annotated[Seconds, Field(gt=0)] | None, BeforeValidator(_off)] = None
     export_timeout: Annotated[Seconds, Field(gt=0)] = 10.0  # until an OTLP Export's records must be durable
     max_series: PositiveInt = 10_000  # label sets a metric; the rest goes to one overflow series
 

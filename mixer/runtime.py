@@ -425,7 +425,9 @@ class Runtime:
             await front.start()
             self.fronts["otlp_http"] = front
         return [
-            ClientStream(streams, "StreamAccessLogs", StreamAccessLogsMessage, report.stream),
+            ClientStream(
+                streams, "StreamAccessLogs", StreamAccessLogsMessage, report.stream, telemetry.max_stream_age
+            ),
             Unary(logs, "Export", None, export.export),
         ]
 
@@ -469,6 +471,13 @@ class Runtime:
     def pages(self) -> "Sequence[RouteDef]":
         """Further pages of the admin listener."""
         return self.limit_pages.routes() if self.limit_pages is not None else ()
+
+    def reopen(self) -> None:
+        """Files of records were moved away: open them anew."""
+        log_sinks = self.decision_log.sinks if self.decision_log is not None else ()
+        for sink in (*self.sinks, *log_sinks):
+            if (reopen := getattr(sink, "reopen", None)) is not None:  # what writes to a file
+                reopen()
 
     async def close(self, timeout: float) -> None:
         """Drain the fronts, then flush the sinks and give back connections; `timeout` seconds in all."""
