@@ -461,7 +461,15 @@ class FileSink(Settings):
     buffer: Buffer = Buffer()
 
 
-Sink = Annotated[KafkaSink | FileSink, Field(discriminator="type")]
+class PythonSink(Settings):
+    """A sink of the operator's own (docs/sinks.md): `factory` is called with its name, `settings` and the metrics."""
+
+    type: Literal["python"]
+    factory: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+Sink = Annotated[KafkaSink | FileSink | PythonSink, Field(discriminator="type")]
 
 
 class DecisionKafkaSink(KafkaSink):
@@ -472,7 +480,7 @@ class DecisionKafkaSink(KafkaSink):
     key: str | None = None  # a path into the event, such as input.attributes.request.http.host
 
 
-DecisionSink = Annotated[DecisionKafkaSink | FileSink, Field(discriminator="type")]
+DecisionSink = Annotated[DecisionKafkaSink | FileSink | PythonSink, Field(discriminator="type")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -514,6 +522,7 @@ class Redaction(Settings):
 class Telemetry(Settings):
     sinks: tuple[Sink, ...] = ()
     redaction: Redaction = Redaction()
+    mask: DecisionPath | None = None  # a rule of policy.paths that says what is masked in a record
     dynamic_metadata: tuple[str, ...] = ()  # filters of Envoy whose metadata a record has, by their names
     # After which a stream of access logs is ended, so that Envoy opens another, at another Mixer where there are some.
     max_stream_age: Annotated[Annotated[Seconds, Field(gt=0)] | None, BeforeValidator(_off)] = None
@@ -669,7 +678,7 @@ def _problems(error: ValidationError, file: str, document: Any) -> list[Problem]
             expected = " or ".join(tag.strip(" '") for tag in context["expected_tags"].split(","))
             got = context["tag"]
         elif kind == "union_tag_not_found":
-            at, expected, got = (*at, "type"), "kafka or file", None
+            at, expected, got = (*at, "type"), "kafka or file or python", None
         elif kind == "string_pattern_mismatch":
             expected = f"text that matches {context['pattern']}"
         elif kind in ("greater_than", "greater_than_equal"):
@@ -737,8 +746,8 @@ def _unknown_key(key: str, section: tuple[str | int, ...], siblings: dict[str, A
 def _section(model: Any, part: str | int) -> Any:
     if isinstance(part, int):
         return model
-    if part in ("kafka", "file"):
-        return KafkaSink if part == "kafka" else FileSink
+    if part in (sinks := {"kafka": KafkaSink, "file": FileSink, "python": PythonSink}):
+        return sinks[part]
     field = model.model_fields.get(part)
     if field is None:
         return None
@@ -798,6 +807,9 @@ def _combinations(config: Config, file: str) -> list[Problem]:
         problems += _of_bundles(config.policy, file)
         problems += _of_shadow(config.policy, file)
     problems += _of_decision_log(config, file)
+    if config.telemetry.mask is not None and (config.policy is None or not config.policy.paths):
+        what = "needs policy.paths: the rule is one of theirs, and the embedded engine evaluates it"
+        problems.append(Problem(file, "telemetry.mask", what))
     problems += _of_rate_limits(config, file)
     problems += _of_kafka(config, file)
     return problems

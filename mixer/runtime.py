@@ -9,13 +9,14 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from mixer import config
-from mixer.errors import PolicyError, Problem, SettingsError, StartError
+from mixer.errors import PolicyError, Problem, SettingsError, SinkError, StartError
 from mixer.metrics import Metrics
 from mixer.policy.cache import DecisionCache
 from mixer.policy.engine import PolicyEngine
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from mixer.ratelimit.service import QuotaService
     from mixer.shadow.shadow import Shadow
     from mixer.shadow.tarball import Tarball
+    from mixer.telemetry.masking import RecordMask
     from mixer.telemetry.sink import Kind, Sink
 
 Role = Literal["all", "check", "report"]
@@ -97,6 +99,18 @@ def _file(settings: Any, metrics: Metrics, _: "Kind[Any]", name: str) -> "Sink[A
     return FileSink(settings, metrics, name)
 
 
+def _python(settings: Any, metrics: Metrics, kind: "Kind[Any]", name: str) -> "Sink[Any]":
+    """A class of the operator's own."""
+    module, _, attribute = settings.factory.partition(":")
+    try:
+        factory = getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise SinkError(f"{name}: factory: cannot import {module}: {error}") from error
+    except AttributeError:
+        raise SinkError(f"{name}: factory: {module} has no {attribute}") from None
+    return cast("Sink[Any]", factory(name, settings.settings, metrics))
+
+
 def _native(settings: config.Listener, methods: Methods, metrics: Metrics) -> Front:
     from mixer.server.native import NativeFront
 
@@ -125,7 +139,11 @@ ENGINES: dict[str, Callable[[config.Policy, Sequence[str]], PolicyEngine]] = {
     "opa": _opa,
 }
 COUNTERS: dict[str, Callable[[config.RateLimits, Metrics], "Counters"]] = {"memory": _memory, "redis": _redis}
-SINKS: dict[str, Callable[[Any, Metrics, "Kind[Any]", str], "Sink[Any]"]] = {"kafka": _kafka, "file": _file}
+SINKS: dict[str, Callable[[Any, Metrics, "Kind[Any]", str], "Sink[Any]"]] = {
+    "kafka": _kafka,
+    "file": _file,
+    "python": _python,
+}
 FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
     "native": _native,
     "grpcio": _grpcio,
@@ -396,6 +414,7 @@ class Runtime:
         from mixer.telemetry.service import ReportService
 
         telemetry = self.settings.telemetry
+        mask = _record_mask(self.settings, self.metrics)
         self.sinks = [PrometheusSink(telemetry.max_series, self.metrics)]
         self.sinks += self._sinks(telemetry.sinks, ACCESS)
         for sink in self.sinks:
@@ -413,8 +432,16 @@ class Runtime:
             redaction=redaction,
             metadata=telemetry.dynamic_metadata,
             release=self.releases,
+            mask=mask,
         )
-        export = ExportService(self.sinks, self.metrics, redaction, telemetry.export_timeout, self.releases)
+        export = ExportService(
+            self.sinks,
+            self.metrics,
+            redaction,
+            telemetry.export_timeout,
+            release=self.releases,
+            mask=mask,
+        )
         streams = "envoy.service.accesslog.v3.AccessLogService"
         logs = "opentelemetry.proto.collector.logs.v1.LogsService"
         if (listener := self.settings.listeners.otlp_http) is not None:
@@ -505,6 +532,16 @@ class Runtime:
             await self.network.close()
 
 
+def _record_mask(settings: config.Config, metrics: Metrics) -> "RecordMask | None":
+    """Raises `PolicyError` where the policies have no such rule."""
+    if settings.telemetry.mask is None or settings.policy is None:
+        return None
+    from mixer.policy.regorus import sources_of
+    from mixer.telemetry.masking import RecordMask
+
+    return RecordMask(sources_of(settings.policy), settings.telemetry.mask, metrics)
+
+
 def _log_policy(policy: config.Policy) -> "tuple[LogPolicy | None, Mapping[str, str]]":
     """`system.log` of the policies on disk, which the embedded engine evaluates whatever decides, and the bundles among
     them if they decide. Those of `policy.bundles` come later."""
@@ -522,6 +559,9 @@ async def validate(settings: config.Config) -> list[str]:
     lines: list[str] = []
     if settings.policy is not None:
         lines += await _validate_policy(settings, settings.policy)
+    if settings.telemetry.mask is not None:
+        _record_mask(settings, Metrics(CollectorRegistry()))
+        lines.append(f"telemetry.mask: {settings.telemetry.mask}")
     if (rate_limits := settings.rate_limits) is not None and rate_limits.paths:
         lines.append(f"rate limits: {limits_of(rate_limits).summary()}")
     return lines

@@ -123,6 +123,10 @@ class AccessRecord(NamedTuple):
         return value
 
 
+MaskRecord = Callable[[AccessRecord], AccessRecord | None]
+"""Answers a record as it may be stored; None: not at all."""
+
+
 def encoded(fields: Fields) -> bytes:
     """Fields as a part of a serialised record."""
     return schema.AccessRecord(**fields).SerializeToString()

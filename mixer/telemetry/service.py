@@ -12,7 +12,7 @@ from mixer.metrics import Metrics
 from mixer.telemetry.decode import Decoder
 from mixer.telemetry.entry import EntryReader
 from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
-from mixer.telemetry.record import AccessRecord
+from mixer.telemetry.record import AccessRecord, MaskRecord
 from mixer.telemetry.redaction import Redaction
 from mixer.telemetry.sink import Sink
 from mixer.telemetry.slots import Release, over
@@ -26,7 +26,7 @@ class ReportService:
     """Turns access-log entries into records and gives them to every sink.
 
     `metadata`: names of filters whose dynamic metadata a record has. `release` is told whose requests are over that
-    have slots of concurrency limits.
+    have slots of concurrency limits. `mask` is what sinks are given records through.
     """
 
     def __init__(
@@ -37,9 +37,11 @@ class ReportService:
         redaction: Redaction | None = None,
         metadata: Collection[str] = (),
         release: Release | None = None,
+        mask: MaskRecord | None = None,
     ) -> None:
         self._sinks = tuple(sinks)
         self._release = release
+        self._mask = mask
         self._decoder = Decoder(redaction, metadata)
         self._streams = metrics.streams
         self._ended = metrics.streams_ended
@@ -88,14 +90,16 @@ class ReportService:
             if start:
                 await asyncio.sleep(0)
             records = [record(entry) for entry in entries[start : start + MAX_BATCH]]
+            if self._release is not None and (holders := over(records)):
+                self._release(holders)
+            if self._mask is not None:
+                records = [masked for each in records if (masked := self._mask(each)) is not None]
             try:
                 for sink in self._sinks:
                     await sink.room()
             finally:  # also what waits when the stream is cut off: it has been received
                 for sink in self._sinks:
                     sink.write(records)
-                if self._release is not None and (holders := over(records)):
-                    self._release(holders)
         return count
 
 
