@@ -4,13 +4,15 @@ Backends are imported when the settings name them, which keeps an idle process s
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
 
 from mixer import config
+from mixer.errors import SinkError
 from mixer.metrics import Metrics
 from mixer.policy.engine import PolicyEngine
 from mixer.policy.sources import Sources, sources_of
-from mixer.server.front import Front, Methods
+from mixer.server.front import Front, Methods, Unary
 from mixer.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from mixer.ratelimit.counters import Counters
     from mixer.ratelimit.limits import Limits
     from mixer.ratelimit.on_error import AtOnce
+    from mixer.telemetry.masking import RecordMask
     from mixer.telemetry.sink import Kind, Sink
 
 
@@ -77,6 +80,27 @@ def _file(settings: Any, metrics: Metrics, _: "Kind[Any]", name: str) -> "Sink[A
     return FileSink(settings, metrics, name)
 
 
+def _python(settings: Any, metrics: Metrics, _: "Kind[Any]", name: str) -> "Sink[Any]":
+    """A class of the operator's own."""
+    module, _dot, attribute = settings.factory.partition(":")
+    try:
+        factory = getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise SinkError(f"{name}: factory: cannot import {module}: {error}") from error
+    except AttributeError:
+        raise SinkError(f"{name}: factory: {module} has no {attribute}") from None
+    return cast("Sink[Any]", factory(name, settings.settings, metrics))
+
+
+def record_mask_of(
+    policy: config.Policy, rule: str, loaded: Sources | None, metrics: Metrics
+) -> "RecordMask":
+    """Raises `PolicyError` where the policies have no such rule."""
+    from mixer.telemetry.masking import RecordMask
+
+    return RecordMask(sources_of(policy) if loaded is None else loaded, rule, metrics)
+
+
 def series_of(settings: config.Config, metrics: Metrics) -> "Sink[Any]":
     """The sink that every Report has: Istio's standard metrics."""
     from mixer.telemetry.prometheus import PrometheusSink
@@ -98,6 +122,12 @@ def _grpcio(
     from mixer.server.grpcio import GrpcioFront
 
     return GrpcioFront(settings, methods, metrics, shared, tracer)
+
+
+def otlp_http(settings: config.OtlpHttpListener, method: Unary, metrics: Metrics, shared: bool) -> Front:
+    from mixer.server.otlp_http import OtlpHttpFront
+
+    return OtlpHttpFront(settings, method, metrics, shared)
 
 
 def interpreted(engine: PolicyEngine) -> str | None:
@@ -123,7 +153,11 @@ ENGINES: dict[str, Callable[[config.Policy, Sequence[str], Sources | None], Poli
     "opa": _opa,
 }
 COUNTERS: dict[str, Callable[[config.RateLimits, Metrics], "Counters"]] = {"memory": _memory, "redis": _redis}
-SINKS: dict[str, Callable[[Any, Metrics, "Kind[Any]", str], "Sink[Any]"]] = {"kafka": _kafka, "file": _file}
+SINKS: dict[str, Callable[[Any, Metrics, "Kind[Any]", str], "Sink[Any]"]] = {
+    "kafka": _kafka,
+    "file": _file,
+    "python": _python,
+}
 FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics, bool, Tracer | None], Front]] = {
     "asyncio": _asyncio,
     "grpcio": _grpcio,

@@ -241,6 +241,13 @@ class ReportListener(Listener):
     server: Literal["asyncio", "grpcio"] = "grpcio"
 
 
+class OtlpHttpListener(Settings):
+    """OTLP over HTTP (`POST /v1/logs`), for exporters that do not speak gRPC."""
+
+    address: Address = "127.0.0.1:4318"
+    tls: Tls | None = None
+
+
 class AdminListener(Settings):
     """`/metrics`, `/healthz` and `/readyz` over HTTP; to callers on the same machine the pages on rate limits, too."""
 
@@ -251,6 +258,7 @@ class AdminListener(Settings):
 class Listeners(Settings):
     check: CheckListener = CheckListener()
     report: ReportListener = ReportListener()
+    otlp_http: OtlpHttpListener | None = None
     admin: AdminListener = AdminListener()
 
 
@@ -540,15 +548,37 @@ class KafkaSink(Settings):
     dead_letters: DeadLetters | None = None  # left out: what no broker takes is dropped and counted
 
 
+class Rotation(Settings):
+    """When a file of records is set aside as .1, what was that as .2, and how many of those are kept."""
+
+    max_bytes: Annotated[int, Field(ge=1024 * 1024)] | None = 100 * 1024 * 1024
+    max_age: Annotated[Seconds, Field(ge=1)] | None = None  # 24h: another file each day, by UTC
+    keep: PositiveInt = 5
+
+
 class FileSink(Settings):
-    """JSON lines; `-` is standard output."""
+    """JSON lines; `-` is standard output.
+
+    `fsync`: when lines are brought to the disk: never (the system sees to it), each second (interval), or before they
+    count as delivered (batch), so that an acknowledged report survives a loss of power.
+    """
 
     type: Literal["file"]
     path: Path = Path("-")
+    rotation: Annotated[Rotation | None, BeforeValidator(_off)] = None
+    fsync: Literal["never", "interval", "batch"] = "never"
     buffer: Buffer = Buffer()
 
 
-Sink = Annotated[KafkaSink | FileSink, Field(discriminator="type")]
+class PythonSink(Settings):
+    """A sink of the operator's own (docs/sinks.md): `factory` is called with its name, `settings` and the metrics."""
+
+    type: Literal["python"]
+    factory: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+Sink = Annotated[KafkaSink | FileSink | PythonSink, Field(discriminator="type")]
 
 
 class DecisionKafkaSink(KafkaSink):
@@ -559,7 +589,7 @@ class DecisionKafkaSink(KafkaSink):
     key: str | None = None  # a path into the event, such as input.attributes.request.http.host
 
 
-DecisionSink = Annotated[DecisionKafkaSink | FileSink, Field(discriminator="type")]
+DecisionSink = Annotated[DecisionKafkaSink | FileSink | PythonSink, Field(discriminator="type")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -651,6 +681,10 @@ class OwnMetric(Settings):
 class Telemetry(Settings):
     sinks: tuple[Sink, ...] = ()
     redaction: Redaction = Redaction()
+    mask: DecisionPath | None = None  # a rule of policy.paths that says what is masked in a record
+    dynamic_metadata: tuple[str, ...] = ()  # filters of Envoy whose metadata a record has, by their names
+    # After which a stream of access logs is ended, so that Envoy opens another, at another Mixer where there are some.
+    max_stream_age: Annotated[Annotated[Seconds, Field(gt=0)] | None, BeforeValidator(_off)] = None
     export_timeout: Annotated[Seconds, Field(gt=0)] = 10.0  # until an OTLP Export's records must be durable
     max_series: PositiveInt = 10_000  # label sets a metric; the rest goes to one overflow series
     # How long a label set that nothing is counted in is shown; off: as long as the process lives.
@@ -861,7 +895,7 @@ def _problems(error: ValidationError, file: str, document: Any) -> list[Problem]
             expected = " or ".join(tag.strip(" '") for tag in context["expected_tags"].split(","))
             got = context["tag"]
         elif kind == "union_tag_not_found":
-            at, expected, got = (*at, "type"), "kafka or file", None
+            at, expected, got = (*at, "type"), "kafka or file or python", None
         elif kind == "string_pattern_mismatch":
             expected = f"text that matches {context['pattern']}"
         elif kind in ("greater_than", "greater_than_equal"):
@@ -929,8 +963,8 @@ def _unknown_key(key: str, section: tuple[str | int, ...], siblings: dict[str, A
 def _section(model: Any, part: str | int) -> Any:
     if isinstance(part, int):
         return model
-    if part in ("kafka", "file"):
-        return KafkaSink if part == "kafka" else FileSink
+    if part in (sinks := {"kafka": KafkaSink, "file": FileSink, "python": PythonSink}):
+        return sinks[part]
     field = model.model_fields.get(part)
     if field is None:
         return None
@@ -947,20 +981,7 @@ def combinations(config: Config, file: str) -> list[Problem]:
     def refuse(path: str, message: str) -> None:
         problems.append(Problem(file, path, message))
 
-    listeners = config.listeners
-    addresses: dict[str, str] = {}
-    for name in ("check", "report", "admin"):
-        own = getattr(listeners, name)
-        for where, address in _addresses(name, own):
-            if not address.endswith(":0") and address in addresses:
-                refuse(where, f"{address} is taken by {addresses[address]}; give each its own")
-            addresses.setdefault(address, where)
-    for name in ("check", "report"):
-        problems += _of_workers(getattr(listeners, name), name, getattr(config.workers, name), file)
-    for name in ("check", "report", "admin"):
-        tls: Tls | None = getattr(listeners, name).tls
-        if tls is not None and tls.client_ca is None and tls.spiffe != Spiffe():
-            refuse(f"listeners.{name}.tls.spiffe", "needs client_ca, whose certificates name the clients")
+    problems += _of_listeners(config, file)
     if (
         config.policy is not None
         and config.policy.engine == "embedded"
@@ -978,6 +999,9 @@ def combinations(config: Config, file: str) -> list[Problem]:
         problems += _of_bundles(config.policy, file)
         problems += _of_shadow(config.policy, file)
     problems += _of_decision_log(config, file)
+    if config.telemetry.mask is not None and (config.policy is None or not config.policy.paths):
+        what = "needs policy.paths: the rule is one of theirs, and the embedded engine evaluates it"
+        problems.append(Problem(file, "telemetry.mask", what))
     problems += _of_rate_limits(config, file)
     problems += _of_kafka(config, file)
     if (tracing := config.tracing) is not None:
@@ -988,7 +1012,34 @@ def combinations(config: Config, file: str) -> list[Problem]:
     return problems
 
 
-def _addresses(name: str, listener: Listener | AdminListener) -> list[tuple[str, str]]:
+def _of_listeners(config: Config, file: str) -> list[Problem]:
+    problems: list[Problem] = []
+
+    def refuse(path: str, message: str) -> None:
+        problems.append(Problem(file, path, message))
+
+    listeners = config.listeners
+    addresses: dict[str, str] = {}
+    for name in ("check", "report", "otlp_http", "admin"):
+        if (own := getattr(listeners, name)) is None:
+            continue
+        for where, address in _addresses(name, own):
+            if not address.endswith(":0") and address in addresses:
+                refuse(where, f"{address} is taken by {addresses[address]}; give each its own")
+            addresses.setdefault(address, where)
+    for name in ("check", "report"):
+        problems += _of_workers(getattr(listeners, name), name, getattr(config.workers, name), file)
+    otlp_http = listeners.otlp_http
+    if otlp_http is not None and otlp_http.address.startswith("unix:") and config.workers.report > 1:
+        refuse("listeners.otlp_http.address", "a Unix socket has one worker behind it; use TCP")
+    for name in ("check", "report", "otlp_http", "admin"):
+        tls: Tls | None = getattr(getattr(listeners, name), "tls", None)
+        if tls is not None and tls.client_ca is None and tls.spiffe != Spiffe():
+            refuse(f"listeners.{name}.tls.spiffe", "needs client_ca, whose certificates name the clients")
+    return problems
+
+
+def _addresses(name: str, listener: Listener | OtlpHttpListener | AdminListener) -> list[tuple[str, str]]:
     """Each with its key path."""
     if isinstance(listener, Listener) and listener.addresses:
         return [(f"listeners.{name}.addresses[{at}]", each) for at, each in enumerate(listener.addresses)]

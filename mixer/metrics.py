@@ -228,6 +228,16 @@ class Metrics:
         self.streams_ended = Counter(
             "mixer_report_streams_ended", "Access-log streams ended, by how.", ("how",), registry=registry
         )
+        # Records that no sink was given because telemetry.mask failed; the log says how. What they had to hide is not
+        # stored in the clear: correct the rule.
+        self.mask_failed = Counter(
+            "mixer_report_mask_failed", "Records not stored because their mask failed.", registry=registry
+        )
+        # Streams ended for their age, by gRPC method: one for each in every telemetry.max_stream_age. Faster: it is too
+        # short. Envoy opens another with the next entries, at any Mixer behind the same address.
+        self.streams_aged = Counter(
+            "mixer_streams_aged", "Streams ended for their age, by method.", ("method",), registry=registry
+        )
         # Log records of OTLP Exports, by answer. rejected: malformed or too large, the log says what; look at
         # Envoy's attributes. unacknowledged: a sink was away or full; without a retry policy Envoy drops them.
         self.exported = Counter(

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from prometheus_client import CollectorRegistry
 
 from mixer import config
-from mixer.backends import COUNTERS, bodies_of, candidate_of, embedded, interpreted, limits_of, log_policy_of
+from mixer.backends import (
+    COUNTERS,
+    bodies_of,
+    candidate_of,
+    embedded,
+    interpreted,
+    limits_of,
+    log_policy_of,
+    record_mask_of,
+)
 from mixer.errors import Problem, SettingsError, StartError
 from mixer.metrics import Metrics
 from mixer.policy.engine import PolicyEngine
@@ -26,6 +35,9 @@ async def validate(settings: config.Config) -> list[str]:
     views(settings, lambda _: lambda: None)
     if settings.policy is not None:
         lines += await _validate_policy(settings, settings.policy)
+    if (rule := settings.telemetry.mask) is not None and settings.policy is not None:
+        record_mask_of(settings.policy, rule, None, Metrics(CollectorRegistry()))
+        lines.append(f"telemetry.mask: {rule}")
     if (rate_limits := settings.rate_limits) is not None and rate_limits.paths:
         lines.append(f"rate limits: {limits_of(rate_limits).summary()}")
     return lines

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from mixer import config, loaded
-from mixer.backends import COUNTERS, FRONTS, series_of, sinks_of
+from mixer.backends import COUNTERS, FRONTS, otlp_http, record_mask_of, series_of, sinks_of
 from mixer.checking import Checking, Prepared
 from mixer.loaded import Loaded
 from mixer.metrics import Metrics
@@ -26,10 +26,18 @@ if TYPE_CHECKING:
 
     from mixer.ratelimit.counters import Counters
     from mixer.ratelimit.releases import Releases
+    from mixer.telemetry.masking import MaskSwitch, RecordMask
     from mixer.telemetry.sink import Sink
     from mixer.tracing.export import Exporter
 
 log = structlog.get_logger()
+
+
+class Ready(NamedTuple):
+    """What `exchange` puts in the place of what serves; None: nothing."""
+
+    checking: Prepared | None
+    mask: "RecordMask | None"
 
 
 @dataclass
@@ -47,6 +55,7 @@ class Runtime:
     fronts: dict[str, Front] = field(default_factory=dict)
     tracer: Tracer | None = None
     exporter: "Exporter | None" = None
+    mask: "MaskSwitch | None" = None
 
     @classmethod
     def build(
@@ -80,18 +89,21 @@ class Runtime:
         if self.role in ("all", "check"):
             await self._serve("check", listeners.check, await self._check_methods(), shared)
         if self.role in ("all", "report"):
-            await self._serve("report", listeners.report, await self._report_methods(), shared)
+            await self._serve("report", listeners.report, await self._report_methods(shared), shared)
         self.loaded = self.loaded.bare()
 
-    async def prepare(self, files: Loaded) -> Prepared | None:
+    async def prepare(self, files: Loaded) -> Ready:
         """What settings and files change here, made ready beside what serves. Raises `LoadError` or `StartError`; then
         nothing has changed."""
-        return None if self.checking is None else await self.checking.prepare(files)
+        mask = None if self.mask is None else self._new_mask(files)
+        return Ready(None if self.checking is None else await self.checking.prepare(files), mask)
 
-    async def exchange(self, files: Loaded, prepared: Prepared | None) -> None:
+    async def exchange(self, files: Loaded, ready: Ready) -> None:
         """Serve by what was prepared, all of it from one moment on."""
-        if self.checking is not None and prepared is not None:
-            await self.checking.exchange(prepared)
+        if self.mask is not None and ready.mask is not None:
+            self.mask.mask = ready.mask
+        if self.checking is not None and ready.checking is not None:
+            await self.checking.exchange(ready.checking)
         self.loaded = files.bare()
         self.metrics.settings.info({"revision": files.revision})
 
@@ -102,10 +114,10 @@ class Runtime:
                 sink.reopen()
         log.info("reopened")
 
-    async def discard(self, prepared: Prepared | None) -> None:
+    async def discard(self, ready: Ready) -> None:
         """It is not wanted after all."""
-        if self.checking is not None and prepared is not None:
-            await self.checking.discard(prepared)
+        if self.checking is not None and ready.checking is not None:
+            await self.checking.discard(ready.checking)
 
     async def _start_tracing(self) -> None:
         if (settings := self.settings.tracing) is None or self.role == "report":
@@ -145,7 +157,13 @@ class Runtime:
             await self.counters.start()
         return self.counters
 
-    async def _report_methods(self) -> Methods:
+    def _new_mask(self, files: Loaded) -> "RecordMask | None":
+        """What hides parts of records, if anything does. Raises `PolicyError` where the policies have no such rule."""
+        if (rule := files.settings.telemetry.mask) is None or files.settings.policy is None:
+            return None
+        return record_mask_of(files.settings.policy, rule, files.sources, self.metrics)
+
+    async def _report_methods(self, shared: bool) -> Methods:
         from mixer.telemetry.export import ExportService
         from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
         from mixer.telemetry.record import ACCESS
@@ -153,6 +171,10 @@ class Runtime:
         from mixer.telemetry.service import ReportService
 
         telemetry = self.settings.telemetry
+        if (mask := self._new_mask(self.loaded)) is not None:
+            from mixer.telemetry.masking import MaskSwitch
+
+            self.mask = MaskSwitch(mask)
         self.sinks = [series_of(self.settings, self.metrics)]
         self.sinks += sinks_of(telemetry.sinks, self.metrics, ACCESS)
         for sink in self.sinks:
@@ -164,12 +186,32 @@ class Runtime:
             from mixer.ratelimit.releases import Releases
 
             self.releases = Releases(await self._counters(limits), self.metrics)
-        report = ReportService(self.sinks, self.metrics, redaction=redaction, release=self.releases)
-        export = ExportService(self.sinks, self.metrics, redaction, telemetry.export_timeout)
+        report = ReportService(
+            self.sinks,
+            self.metrics,
+            redaction=redaction,
+            metadata=telemetry.dynamic_metadata,
+            release=self.releases,
+            mask=self.mask,
+        )
+        export = ExportService(
+            self.sinks,
+            self.metrics,
+            redaction,
+            telemetry.export_timeout,
+            release=self.releases,
+            mask=self.mask,
+        )
         streams = "envoy.service.accesslog.v3.AccessLogService"
         logs = "opentelemetry.proto.collector.logs.v1.LogsService"
+        if (listener := self.settings.listeners.otlp_http) is not None:
+            front = otlp_http(listener, Unary(logs, "ExportHttp", None, export.export), self.metrics, shared)
+            await front.start()
+            self.fronts["otlp_http"] = front
         return [
-            ClientStream(streams, "StreamAccessLogs", StreamAccessLogsMessage, report.stream),
+            ClientStream(
+                streams, "StreamAccessLogs", StreamAccessLogsMessage, report.stream, telemetry.max_stream_age
+            ),
             Unary(logs, "Export", None, export.export),
         ]
 

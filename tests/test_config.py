@@ -417,9 +417,25 @@ def test_secrets_that_stand_in_the_file_are_named(tmp_path: Path) -> None:
         ),
         (
             "telemetry: {sinks: [{type: kafak}]}",
-            'telemetry.sinks[0].type: expected kafka or file, got "kafak"',
+            'telemetry.sinks[0].type: expected kafka or file or python, got "kafak"',
         ),
-        ("telemetry: {sinks: [{path: x}]}", "telemetry.sinks[0].type: expected kafka or file, got nothing"),
+        (
+            "telemetry: {mask: a/b}",
+            "telemetry.mask: needs policy.paths: the rule is one of theirs, and the embedded "
+            "engine evaluates it",
+        ),
+        (
+            "telemetry: {max_stream_age: 5}",
+            'telemetry.max_stream_age: expected a duration such as "500ms", "10s", "5m" or "1h", got 5',
+        ),
+        (
+            'listeners: {otlp_http: {address: "127.0.0.1:9901"}}',
+            "listeners.admin.address: 127.0.0.1:9901 is taken by listeners.otlp_http.address; give each its own",
+        ),
+        (
+            "telemetry: {sinks: [{path: x}]}",
+            "telemetry.sinks[0].type: expected kafka or file or python, got nothing",
+        ),
         (
             "telemetry: {sinks: [{type: file}, {type: kafka}]}",
             "telemetry.sinks[1].bootstrap_servers: expected a value (this key is required), got nothing",

@@ -28,6 +28,7 @@ BACKENDS = {
     "mixer.telemetry.file": "mixer.telemetry",
     "mixer.server.http2.front": "mixer.server",
     "mixer.server.grpcio": "mixer.server",
+    "mixer.server.otlp_http": "mixer.server",
 }
 SERVICES = {
     "mixer.authz.service",

@@ -55,16 +55,17 @@ def escaped(parts: Sequence[str]) -> str:
     return "".join(f"/{quote(part, safe=_UNESCAPED)}" for part in parts)
 
 
-def masks(value: Any) -> list[Mask]:
-    """The masks in the value of `system.log.mask`. Raises `MaskError` for one that OPA refuses."""
+def masks(value: Any, roots: Sequence[str] = ROOTS) -> list[Mask]:
+    """The masks in a mask rule's value, whose paths begin with one of `roots`. Raises `MaskError` for one that OPA
+    refuses."""
     if not isinstance(value, list):
         raise MaskError("expected a set or an array of masks")
-    return [_mask(item) for item in value]
+    return [_mask(item, roots) for item in value]
 
 
-def _mask(item: Any) -> Mask:
+def _mask(item: Any, roots: Sequence[str]) -> Mask:
     if isinstance(item, str):
-        return Mask(_parts(item))
+        return Mask(_parts(item, roots))
     if not isinstance(item, dict):
         raise MaskError('a mask is a path, or an object with "op" and "path"')
     if (op := item.get("op")) not in ("remove", "upsert"):
@@ -72,17 +73,18 @@ def _mask(item: Any) -> Mask:
     path = item.get("path")
     if not isinstance(path, str):
         raise MaskError('"path" of a mask is a string')
-    return Mask(_parts(path), op == "upsert", item.get("value"))
+    return Mask(_parts(path, roots), op == "upsert", item.get("value"))
 
 
-def _parts(path: str) -> tuple[str, ...]:
+def _parts(path: str, roots: Sequence[str]) -> tuple[str, ...]:
     if not path.startswith("/"):
         raise MaskError("the path of a mask begins with /")
     if _BAD_ESCAPE.search(path):
         raise MaskError("the path of a mask has an invalid percent-escape")
     parts = tuple(path[1:].split("/"))
-    if parts[0] not in ROOTS:
-        raise MaskError(f"the path of a mask begins with /{', /'.join(ROOTS)}")
+    if parts[0] not in roots:
+        few = roots if len(roots) < 10 else (*roots[:3], "…")
+        raise MaskError(f"the path of a mask begins with /{', /'.join(few)}")
     return parts
 
 

@@ -29,16 +29,16 @@ class LogPolicy:
     def __init__(self, loaded: Sources, clock: Callable[[], float] = time.time) -> None:
         self.rules: tuple[str, ...] = ()
         self._programs: dict[str, Program] = {}
-        if (needed := _needed(loaded)) is None:
+        if (own := needed(loaded, "system.log")) is None:
             return
-        there = rules_of(needed.modules)
+        there = rules_of(own.modules)
         rules = {name: f"{PACKAGE}/{name}" for name in ("drop", "mask")}
         self.rules = tuple(
             name for name, rule in rules.items() if any(f"{other}/".startswith(f"{rule}/") for other in there)
         )
         if self.rules:
             paths = [rules[name] for name in self.rules]
-            program = Program(needed, paths[0], others=paths[1:], clock=clock)
+            program = Program(own, paths[0], others=paths[1:], clock=clock)
             self._programs = {name: program.of(rules[name]) for name in self.rules}
 
     def drops(self, event: str) -> bool:
@@ -59,10 +59,10 @@ class LogPolicy:
         return value
 
 
-def _needed(loaded: Sources) -> Sources | None:
-    """What the rules of `system.log` can reach: their own modules, and all policies and data where one of them says
-    `data`; None where there are no such rules. Data may be large, and each program keeps its own."""
-    own = tuple(module for module in loaded.modules if _is_own(module))
+def needed(loaded: Sources, package: str) -> Sources | None:
+    """What the rules of a package ("system.log") can reach: their own modules, and all policies and data where one of
+    them says `data`; None where there are no such rules. Data may be large, and each program keeps its own."""
+    own = tuple(module for module in loaded.modules if _is_of(module, package))
     if not own:
         return None
     if any(_DATA.search(module.source) for module in own):
@@ -70,10 +70,10 @@ def _needed(loaded: Sources) -> Sources | None:
     return Sources(own, {}, loaded.revision)
 
 
-def _is_own(module: Module) -> bool:
-    if "system" not in module.source:
+def _is_of(module: Module, package: str) -> bool:
+    if package.partition(".")[0] not in module.source:
         return False
     try:
-        return str(regorus.Engine().add_policy(module.file, known(module.source))) == "data.system.log"
+        return str(regorus.Engine().add_policy(module.file, known(module.source))) == f"data.{package}"
     except RuntimeError:
         return True  # the program says what is wrong with it

@@ -33,12 +33,17 @@ class Unary:
 
 @dataclass(frozen=True, slots=True)
 class ClientStream:
-    """A method that reads a stream; its answer, sent when `call` returns, is always the empty message."""
+    """A method that reads a stream; its answer, sent when `call` returns, is always the empty message.
+
+    A stream that is older than `max_age` seconds (a tenth more or less, so that streams of one age do not end at once)
+    ends in the next pause: what its caller sends after that goes by a new stream.
+    """
 
     service: str
     name: str
     request: type[Message]
     call: Callable[[AsyncIterator[Any]], Awaitable[None]]
+    max_age: float | None = None
 
 
 Method = Unary | ClientStream

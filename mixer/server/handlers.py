@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import math
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from functools import partial
@@ -24,6 +26,11 @@ log = structlog.get_logger()
 CANCELLED: int = grpc.StatusCode.CANCELLED.value[0]
 _NO_DEADLINE = 1e6  # seconds; grpc gives a huge number where the caller set none
 QUIET = 0.1  # seconds; with no call begun for this long a front that drains closes, and ends a stream that is quiet
+# A stream that is to end for its age ends in a pause: what its caller sends before it hears of the end is lost. GAP:
+# seconds without a message that are one (behind an Envoy with 1,000 requests/s and a busy machine, 61 ends lost none of
+# 15,000 records; 10 ms lost 25, 2 ms 100). LATE: how much longer, in ages, a stream is waited for that makes none.
+GAP, LATE = 0.025, 1.0
+_JITTER = 0.1
 _AFTER_END = 0.01  # seconds; a stream that its client cancelled may seem ended first, and cancelled only then
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"  # generic only to the type checker
@@ -77,6 +84,7 @@ class Handlers:
         self._methods = methods
         self._tracer = tracer  # of unary calls
         self._metrics = metrics
+        self._random = random.Random()  # noqa: S311 (spreads ends)
         # Handlers that wait for a message, and what they wait for; and those whose wait `drain` has ended.
         self._reads: dict[asyncio.Task[Any], Coroutine[Any, Any, Any]] = {}
         self._quiet: set[asyncio.Task[Any]] = set()
@@ -163,12 +171,19 @@ class Handlers:
         return handle
 
     async def _messages(self, method: ClientStream, context: Context) -> AsyncIterator[Message]:
-        """The stream's messages; ends with it, or when the front drains and nothing more comes."""
+        """The stream's messages; ends with it, when it is too old, or when the front drains and nothing more comes."""
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         parse, read = method.request.FromString, context.read
+        age = (method.max_age or math.inf) * self._random.uniform(1 - _JITTER, 1 + _JITTER)
+        since, any_yet = time.monotonic(), False
         while True:
             if self._draining:
-                data = await self._last_message(read())
+                data = await self._last_message(read(), QUIET)
+            elif any_yet and (old := time.monotonic() - since) > age:
+                data = await self._last_message(read(), GAP) if old < age * (1 + LATE) else None
+                if data is None:
+                    self._metrics.streams_aged.labels(method.name).inc()
+                    return
             else:
                 # Not in a task of its own, which costs more than the reading.
                 self._reads[task] = waiting = read()
@@ -187,12 +202,13 @@ class Handlers:
                 await asyncio.sleep(_AFTER_END)
                 return
             yield _parse(parse, data)
+            any_yet = True
 
-    async def _last_message(self, read: Coroutine[Any, Any, Any]) -> Any:
-        """What is read within `QUIET`, else None."""
+    async def _last_message(self, read: Coroutine[Any, Any, Any], within: float) -> Any:
+        """What is read within so many seconds, else None."""
         reading = asyncio.ensure_future(read)
         try:
-            await asyncio.wait({reading}, timeout=QUIET)
+            await asyncio.wait({reading}, timeout=within)
             return reading.result() if reading.done() else None
         finally:
             reading.cancel()

@@ -113,9 +113,10 @@ class Worker:
 
     async def _hand_over(self) -> None:
         timeout = {"check": self._runtime.settings.drain_timeout / 2, "report": _STREAMS_END}
-        for name, front in self._runtime.fronts.items():
-            if getattr(self._runtime.settings.listeners, name).tls is None:
-                await hand_over(front.address, timeout[name])
+        for name, limit in timeout.items():  # OTLP over HTTP/1.1 has no such frame
+            front = self._runtime.fronts.get(name)
+            if front is not None and getattr(self._runtime.settings.listeners, name).tls is None:
+                await hand_over(front.address, limit)
 
 
 def failure(error: MixerError) -> dict[str, Any]:

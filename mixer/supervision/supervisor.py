@@ -44,6 +44,7 @@ class Supervisor:
         self._registry = CollectorRegistry(support_collectors_without_names=True)
         self._metrics = SupervisorMetrics(self._registry)
         self._slots: list[Slot] = []
+        self._otlp_http = ""  # the address that the workers of Report share for it
         self._started = 0  # processes
         self._stopping = False
         self._exchanging = asyncio.Lock()
@@ -93,10 +94,15 @@ class Supervisor:
         for slot in self._slots:
             if slot.address not in (of_role := found.setdefault(slot.role, [])):
                 of_role.append(slot.address)
+        if self._otlp_http:
+            found["otlp_http"] = [self._otlp_http]
         return {role: ",".join(each) for role, each in found.items()} | {"admin": self._admin.address}
 
     def _take_slots(self) -> None:
-        for role, count in counts(self._settings.workers, self._role).items():
+        roles = counts(self._settings.workers, self._role)
+        if "report" in roles and (otlp_http := self._settings.listeners.otlp_http) is not None:
+            self._otlp_http = self._ports.take(otlp_http.address)
+        for role, count in roles.items():
             listener: config.Listener = getattr(self._settings.listeners, role)
             own = [self._ports.take(each) for each in listener.addresses or (listener.address,)]
             self._slots += [Slot(role, number, own[number % len(own)]) for number in range(count)]
@@ -118,7 +124,10 @@ class Supervisor:
         files, settings = self._files, self._settings
         listeners = settings.listeners
         listener = getattr(listeners, slot.role).model_copy(update={"address": slot.address, "addresses": ()})
-        own = settings.model_copy(update={"listeners": listeners.model_copy(update={slot.role: listener})})
+        update: dict[str, object] = {slot.role: listener}
+        if slot.role == "report" and listeners.otlp_http is not None:
+            update["otlp_http"] = listeners.otlp_http.model_copy(update={"address": self._otlp_http})
+        own = settings.model_copy(update={"listeners": listeners.model_copy(update=update)})
         files = files.of(own) if slot.role == "check" else files.bare().of(own)
         beat = min(1.0, settings.workers.hang_timeout / 4)
         admin = str(self._folder / f"{slot.role}-{slot.number}-{self._started}.sock")

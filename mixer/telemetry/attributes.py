@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import orjson
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 
@@ -19,6 +20,8 @@ from mixer.telemetry.record import MAPS, PLAIN, SCHEMA_FIELDS, Fields
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
 
 MAX_ATTRIBUTES = 1000  # of one record, or of its resource
+# What tells of slots of concurrency limits, and is in no record: whether the decision's id holds some, and who else.
+HOLDS, HOLDERS = "mixer.holds", "mixer.holders"
 
 Value = str | bool | int | float | None
 """None: absent."""
@@ -225,6 +228,21 @@ def authority(text: str) -> Fields:
     return {"server_address": text.strip("[]")}
 
 
+def _holds(text: str) -> tuple[Attribute, ...]:
+    return (Attribute(HOLDS, True),) if _bool(HOLDS, text) else ()
+
+
+def _holders(text: str) -> tuple[Attribute, ...]:
+    """A list in JSON, as Envoy writes one of dynamic metadata."""
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(holder, str) for holder in found):
+        raise MalformedError(f'attribute "{HOLDERS}": expected a list of text, as JSON')
+    return (Attribute(HOLDERS, tuple(filter(None, found))),)
+
+
 _SPECIAL: Mapping[str, Callable[[str], tuple[Attribute, ...]]] = {
     "http.request.method": _method,
     "url.path": _path,
@@ -234,4 +252,6 @@ _SPECIAL: Mapping[str, Callable[[str], tuple[Attribute, ...]]] = {
     "tls.protocol.version": _tls_version,
     "istio.source_principal": _principal("source"),
     "istio.destination_principal": _principal("destination"),
+    HOLDS: _holds,
+    HOLDERS: _holders,
 }

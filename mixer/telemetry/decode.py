@@ -4,7 +4,7 @@ An address, a certificate or a policy's name is the same for thousands of entrie
 encoded fields of a record, to be put among its bytes as they are, or values.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from secrets import token_hex
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -21,6 +21,7 @@ from mixer.telemetry.flags import LETTERS, METHODS, PROTOCOLS, TLS_VERSIONS
 from mixer.telemetry.peers import namespace_of, peer_workload, sided
 from mixer.telemetry.record import Fields, Shape, encoded
 from mixer.telemetry.redaction import Redaction
+from mixer.telemetry.structured import metadata_texts, state_text
 from mixer.telemetry.wire import header, length, prefixed, tag
 
 MAX_PARTS = 8192  # of one kind; then it begins anew
@@ -32,6 +33,8 @@ TELLING_HEADERS = frozenset({b"content-type", b"grpc-status", b"traceparent"})
 
 _EXT_AUTHZ = ("envoy.filters.http.ext_authz", "envoy.filters.network.ext_authz")
 _RATELIMIT = "envoy.filters.http.ratelimit"
+# Filter state that a record tells in fields of its own.
+TOLD_STATES = frozenset({b"downstream_peer", b"upstream_peer", b"envoy.filters.http.grpc_stats"})
 # The entry of a decision's id in metadata, up to the 36 characters of a UUID.
 _ID_ENTRY = b"\x0a\x0bdecision_id\x12\x26\x1a\x24"
 _ID_SIZE = 36
@@ -139,8 +142,10 @@ class Joined(NamedTuple):
 class Decoder:
     """All parts of entries, shared by all streams."""
 
-    def __init__(self, redaction: Redaction | None = None) -> None:
+    def __init__(self, redaction: Redaction | None = None, metadata: Collection[str] = ()) -> None:
+        """`metadata`: names of filters whose dynamic metadata a record has."""
         self.redaction = redaction or Redaction()
+        self.metadata = frozenset(metadata)
         self.shape = Shapes()
         self.client = Parts(_endpoint("client_address", "client_port"), b"")
         self.peer = Parts(_endpoint("network_peer_address", "network_peer_port"), b"")
@@ -149,6 +154,7 @@ class Decoder:
         self.upstream_local = Parts(_joined("envoy_upstream_local_address"), b"")
         self.tls: Parts[Tls] = Parts(_tls, Tls(b"", {}))
         self.flags: Parts[tuple[str, str]] = Parts(_flags, ("", ""))
+        self.state = Parts(_state_text, b"")
         self.header: Parts[Header | None] = Parts(self._header, None, MAX_HEADER)
         # Of a header what it tells, and its entry in the maps of a record.
         self.telling: Parts[Header | None] = Parts(self._telling, None, MAX_HEADER)
@@ -210,6 +216,11 @@ class Decoder:
             return rest.fields, rest.holders
         holders = (*rest.holders, decision_id.decode()) if rest.holds else rest.holders
         return rest.fields + _ID_FIELD + decision_id, holders
+
+    def named_metadata(self, metadata: bytes) -> bytes:
+        """What the filters that are named left in an entry's metadata, encoded."""
+        texts = metadata_texts(metadata, self.metadata) if metadata else None
+        return encoded({"envoy_metadata": texts}) if texts else b""
 
     def _learn(self, around: bytes) -> Joined | None:
         """What metadata gives without the first id in it; None where that is not the decision's."""
@@ -321,6 +332,11 @@ def _tls(data: bytes) -> Tls:
         "tls_client_ja3": tls.ja3_fingerprint,
         "tls_client_subject": peer.subject,
         "tls_server_subject": local.subject,
+        "tls_client_issuer": peer.issuer,
+        "tls_server_issuer": local.issuer,
+        "envoy_tls_session_id": tls.tls_session_id,
+        "envoy_downstream_peer_san": _names(peer),
+        "envoy_downstream_local_san": _names(local),
     }
     source, destination = _first_uri(peer), _first_uri(local)
     peers = {
@@ -332,6 +348,11 @@ def _tls(data: bytes) -> Tls:
     return Tls(encoded(fields), {name: value for name, value in peers.items() if value})
 
 
+def _names(certificate: Any) -> str:
+    """Its URIs and DNS names, as Envoy's %DOWNSTREAM_PEER_URI_SAN% has them."""
+    return ",".join(name.uri or name.dns for name in certificate.subject_alt_name)
+
+
 def _first_uri(certificate: Any) -> str:
     return next((name.uri for name in certificate.subject_alt_name if name.uri), "")
 
@@ -340,6 +361,14 @@ def _state(data: bytes) -> tuple[bytes, bytes]:
     """The name of filter state, and what it is: an entry of a map to google.protobuf.Any."""
     state = intake.FilterState.FromString(data)
     return state.key.encode(), state.value
+
+
+def _state_text(data: bytes) -> bytes:
+    """Filter state as text, encoded; b"" for what a record tells in another way."""
+    name, value = _state(data)
+    if name in TOLD_STATES or not (text := state_text(value)):
+        return b""
+    return encoded({"envoy_filter_state": {name.decode(): text}})
 
 
 def _peer(side: str) -> Callable[[bytes], Mapping[str, str]]:

@@ -20,9 +20,16 @@ _REQUEST = Part(
     (
         "path", "original_path", "referer", "forwarded_for", "request_id",
         "request_headers_bytes", "request_body_bytes",
+        "downstream_header_bytes_received", "upstream_header_bytes_sent",
     ),
 )  # fmt: skip
-_RESPONSE = Part(_HTTP, "response", ("response_headers_bytes", "response_body_bytes"))
+_RESPONSE = Part(
+    _HTTP, "response",
+    (
+        "response_headers_bytes", "response_body_bytes",
+        "upstream_header_bytes_received", "downstream_header_bytes_sent",
+    ),
+)  # fmt: skip
 _ENDS = Part(
     _HTTP, "common_properties",
     ("downstream_remote_address", "downstream_direct_remote_address", "downstream_local_address"),
@@ -38,7 +45,9 @@ _SIZES = tuple(
         Numbers,
         (
             "http_request_header_size", "http_request_body_size",
+            "envoy_downstream_header_bytes_received", "envoy_upstream_header_bytes_sent",
             "http_response_header_size", "http_response_body_size",
+            "envoy_upstream_header_bytes_received", "envoy_downstream_header_bytes_sent",
         ),
     )
 )  # fmt: skip
@@ -52,7 +61,7 @@ class Batch:
     """Of TCP entries. See `record.Source`.
 
     `headers`: of each entry those of its response, of its trailers and of its request. `proven`: what its TLS tells;
-    `flagged`: the first of its response flags. Both are empty where no entry has any.
+    `flagged`: the first of its response flags. Both are empty where no entry has any. `states`: its filter state.
     """
 
     _protocol = encoded({"network_protocol_name": "tcp"})
@@ -69,6 +78,7 @@ class Batch:
         headers: Sequence[Sequence[tuple[bytes, ...]]],
         proven: Sequence[Tls | None],
         flagged: Sequence[str],
+        states: Sequence[Sequence[bytes]],
     ) -> None:
         self._table = table
         self._decoder = decoder
@@ -79,6 +89,7 @@ class Batch:
         self._headers = headers
         self._proven = proven
         self._flagged = flagged
+        self._states = states
 
     def encoded(self, place: int) -> bytes:
         return self._encoded[place]
@@ -104,8 +115,12 @@ class Batch:
 
     @cached_property
     def _joined(self) -> Sequence[tuple[bytes, tuple[str, ...]]]:
+        return list(map(self._decoder.joined, self._metadata))
+
+    @cached_property
+    def _metadata(self) -> Sequence[bytes]:
         (metadata,) = _METADATA.columns(self._table)
-        return list(map(self._decoder.joined, metadata))
+        return metadata
 
     @cached_property
     def _encoded(self) -> list[bytes]:
@@ -128,6 +143,12 @@ class Batch:
                 for one, other in zip(direct, remote, strict=True)
             ]
         yield [piece for piece, _ in self._joined]
+        if decoder.metadata:
+            yield map(decoder.named_metadata, self._metadata)
+        if any(self._states):
+            yield [
+                b"".join(map(decoder.state.__getitem__, states)) if states else b"" for states in self._states
+            ]
         if self._proven:
             yield [b"" if tls is None else tls.fields for tls in self._proven]
         if self._flagged:  # where there is no answer that says why, or a bad one, Envoy's word counts

@@ -99,10 +99,10 @@ class EntryReader:
         methods, schemes, hosts, agents, sent = _REQUEST.columns(table)
         codes, details, received, trailers = _RESPONSE.columns(table)
         (versions,) = _ENTRY.columns(table)
-        if b"" in hosts:  # neither host nor path: Envoy could not read the request
+        if b"" in hosts:  # neither method, host nor path: Envoy could not read the request
             (paths,) = _PATH.columns(table)
             methods = [
-                method if host or path else UNTOLD
+                method if method or host or path else UNTOLD
                 for method, host, path in zip(methods, hosts, paths, strict=True)
             ]
         keys = zip(versions, methods, schemes, hosts, agents, codes, details, strict=True)
@@ -169,6 +169,7 @@ class EntryReader:
         batch = kind(
             table, decoder, self._stream, self._count + 1,
             origins=origins, shapes=shapes, headers=headers, proven=proven, flagged=flagged,
+            states=states,
         )  # fmt: skip
         self._count += count
         rows = zip(

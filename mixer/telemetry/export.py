@@ -20,9 +20,10 @@ from mixer.metrics import Metrics
 from mixer.telemetry import otlp_pb2 as otlp
 from mixer.telemetry.attributes import MalformedError
 from mixer.telemetry.logrecord import LogReader, event_id
-from mixer.telemetry.record import TCP, AccessRecord
+from mixer.telemetry.record import TCP, AccessRecord, MaskRecord
 from mixer.telemetry.redaction import Redaction
 from mixer.telemetry.sink import Receipt, Sink
+from mixer.telemetry.slots import Release, over
 
 log = structlog.get_logger()
 
@@ -46,12 +47,23 @@ class ExportService:
 
     A call that is made again, as its bytes tell, waits for what is on its way and gives no sink again what it has
     taken: a retry is not counted twice. `timeout`: seconds that a call waits; a shorter deadline of its own wins.
+    `release` is told whose requests are over that have slots of concurrency limits, whatever becomes of the records.
+    `mask` is what sinks are given records through.
     """
 
     def __init__(
-        self, sinks: Sequence[Sink[AccessRecord]], metrics: Metrics, redaction: Redaction, timeout: float
+        self,
+        sinks: Sequence[Sink[AccessRecord]],
+        metrics: Metrics,
+        redaction: Redaction,
+        timeout: float,
+        *,
+        release: Release | None = None,
+        mask: MaskRecord | None = None,
     ) -> None:
         self._sinks = tuple(sinks)
+        self._release = release
+        self._mask = mask
         self._reader = LogReader(redaction)
         self._timeout = timeout
         self._throttle = Throttle()
@@ -69,6 +81,10 @@ class ExportService:
         deadline = asyncio.get_running_loop().time() + wait
         logs = _logs(data)
         records, problems = await self._records(logs)
+        if self._release is not None and (holders := over(records)):
+            self._release(holders)
+        if self._mask is not None:
+            records = await self._masked(self._mask, records, problems)
         taken, rejected = len(records), len(logs) - len(records)
         delivery = self._delivery(data)
         for sink in self._sinks:
@@ -120,6 +136,19 @@ class ExportService:
         self._http_entries.inc(http)
         self._tcp_entries.inc(tcp)
         return records, list(problems)
+
+    async def _masked(
+        self, mask: MaskRecord, records: Sequence[AccessRecord], problems: list[str]
+    ) -> list[AccessRecord]:
+        kept: list[AccessRecord] = []
+        for number, record in enumerate(records):
+            if number and not number % MAX_BATCH:
+                await asyncio.sleep(0)
+            if (masked := mask(record)) is not None:
+                kept.append(masked)
+        if len(kept) < len(records):
+            problems.append("the mask failed")
+        return kept
 
     def _delivery(self, data: bytes) -> _Delivery:
         name = blake2b(data, digest_size=16).digest()

@@ -1,12 +1,12 @@
 """Records as JSON lines, in a file or on standard output."""
 
 import asyncio
-import os
 import threading
 from collections import Counter, deque
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic
+from typing import TypeVar
 
 import structlog
 
@@ -14,13 +14,15 @@ from mixer import config
 from mixer.errors import SinkError
 from mixer.metrics import Metrics
 from mixer.telemetry.buffer import Account
+from mixer.telemetry.rotation import SYNC_INTERVAL, LogFile
 from mixer.telemetry.sink import OK, Receipt, Record
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 MAX_WRITE = 256 * 1024  # bytes joined for one write; more saves nothing
 RETRY = 1.0  # seconds between attempts while the disk is full or the pipe is closed
-MODE = 0o640  # records tell who did what: not for everybody on the machine
 
 
 class FileSink:
@@ -28,22 +30,27 @@ class FileSink:
 
     A thread of its own writes, so that a slow disk or a reader that does not read stops nothing but this sink. When
     a write fails (no space left), lines wait in the buffer and are tried again.
+
+    What was written whole counts as delivered; with `fsync: batch` only once it is on the disk.
     """
 
     def __init__(self, settings: config.FileSink, metrics: Metrics, name: str = "file") -> None:
         self.name = name
         self._path = settings.path
+        self._syncs_each = settings.fsync == "batch"
+        self._pause = SYNC_INTERVAL if settings.fsync == "interval" else None
+        self._log_file = LogFile(settings)
         self._account = Account(name, settings.buffer, metrics)
         self._changed = threading.Condition()  # guards all below
         self._lines: deque[bytes] = deque()
         self._receipts: deque[Receipt | None] = deque()  # of each line that is not written whole
-        self._closing = self._abandoned = self._reopens = False
+        self._closing = self._abandoned = self._moved = False
         self._status = OK
         self._thread: threading.Thread | None = None
 
     async def start(self) -> None:
         try:
-            self._file = await asyncio.to_thread(_open, self._path)
+            await asyncio.to_thread(self._log_file.open)
         except OSError as error:
             raise SinkError(f"cannot append to {self._path}: {error.strerror}") from error
         self._loop = asyncio.get_running_loop()
@@ -69,6 +76,12 @@ class FileSink:
                     account.refused("buffer_full", 1, receipt)
             self._changed.notify()
 
+    def reopen(self) -> None:
+        """See `Reopens`. What waits goes to the new file."""
+        with self._changed:
+            self._moved = True
+            self._changed.notify()
+
     async def room(self) -> None:
         """It never blocks."""
 
@@ -77,12 +90,6 @@ class FileSink:
 
     def status(self) -> str:
         return self._status
-
-    def reopen(self) -> None:
-        """See `Reopens`. What waits goes to the new file."""
-        with self._changed:
-            self._reopens = True
-            self._changed.notify()
 
     async def close(self, timeout: float) -> None:
         end = monotonic() + timeout
@@ -106,18 +113,24 @@ class FileSink:
         """Body of the thread: until closed and all is written, or abandoned."""
         try:
             while (chunk := self._next_chunk()) is not None:
-                if self._reopens:
-                    self._open_anew()
-                self._write_chunk(chunk)
+                self._try(self._reopen_if_moved)
+                if chunk:
+                    self._write_chunk(chunk)
+                self._try(self._log_file.sync)
         finally:
-            os.close(self._file)
+            self._try(partial(self._log_file.sync, now=True))
+            self._log_file.close()
 
     def _next_chunk(self) -> bytes | None:
+        """Empty where there is only something else to do."""
         with self._changed:
-            while not self._lines and not self._reopens:
+            while not self._lines:
                 if self._closing:
                     return None
-                self._changed.wait()
+                if self._moved:
+                    return b""
+                if not self._changed.wait(self._pause if self._log_file.unsynced else None):
+                    return b""
             if self._abandoned:
                 return None
             lines, size = [], 0
@@ -128,34 +141,45 @@ class FileSink:
 
     def _write_chunk(self, chunk: bytes) -> None:
         """Write it whole, for as long as it takes: a line that was begun is never left half."""
-        while chunk:
-            try:
-                written = os.write(self._file, chunk)
-            except OSError as error:
-                self._failed(error)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._abandoned, RETRY)
-            else:
-                done, chunk = chunk[:written], chunk[written:]
-                with self._changed:
-                    if not self._abandoned:
-                        self._delivered(done.count(b"\n"), len(done))
-                if self._status != OK:
-                    self._status = OK
-                    log.info("sink_back", sink=self.name)
-            if self._abandoned:
+        while not self._abandoned:
+            self._append(chunk)
+            if not self._syncs_each:
                 return
+            if not self._abandoned and self._try(self._log_file.sync):
+                self._tell(chunk)
+                return
+            # What could not be brought to the disk may be gone from memory, too: it is written again.
 
-    def _open_anew(self) -> None:
-        """Between two lines. Where that fails, the old file is written on."""
-        self._reopens = False
+    def _append(self, rest: bytes) -> None:
+        while rest and not self._abandoned:
+            written = self._try(partial(self._log_file.write, rest)) or 0
+            if written and not self._syncs_each:
+                self._tell(rest[:written])
+            rest = rest[written:]
+
+    def _tell(self, written: bytes) -> None:
+        with self._changed:
+            if not self._abandoned:
+                self._delivered(written.count(b"\n"), len(written))
+
+    def _reopen_if_moved(self) -> None:
+        if self._moved:
+            self._log_file.open()
+            self._moved = False
+
+    def _try(self, step: Callable[[], T]) -> T | None:
+        """What it answers; None where it failed, which is told, and some time has passed since."""
         try:
-            fresh = _open(self._path)
+            result = step()
         except OSError as error:
-            log.error("reopen_failed", sink=self.name, path=str(self._path), error=error.strerror)
-            return
-        os.close(self._file)
-        self._file = fresh
+            self._failed(error)
+            with self._changed:
+                self._changed.wait_for(lambda: self._abandoned, RETRY)
+            return None
+        if self._status != OK:
+            self._status = OK
+            log.info("sink_back", sink=self.name)
+        return result
 
     def _delivered(self, lines: int, size: int) -> None:
         self._account.delivered(lines, size)
@@ -169,21 +193,3 @@ class FileSink:
         if self._status != status:
             self._status = status
             log.error("sink_away", sink=self.name, error=status)
-
-
-def _open(path: Path) -> int:
-    if str(path) == "-":
-        return os.dup(1)
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
-    if path.is_file() and not _ends_with_a_line(path):
-        os.write(file, b"\n")  # a line was cut off when a process died: the next one gets its own
-    return file
-
-
-def _ends_with_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size == 0:
-            return True
-        file.seek(size - 1)
-        return file.read(1) == b"\n"

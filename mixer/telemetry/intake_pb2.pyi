@@ -65,7 +65,7 @@ class ConnectionColumns(_message.Message):
     def __init__(self, received_bytes: _Optional[_Iterable[int]] = ..., sent_bytes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RequestColumns(_message.Message):
-    __slots__ = ("request_method", "scheme", "authority", "path", "user_agent", "referer", "forwarded_for", "request_id", "original_path", "request_headers_bytes", "request_body_bytes", "request_headers")
+    __slots__ = ("request_method", "scheme", "authority", "path", "user_agent", "referer", "forwarded_for", "request_id", "original_path", "request_headers_bytes", "request_body_bytes", "request_headers", "upstream_header_bytes_sent", "downstream_header_bytes_received")
     REQUEST_METHOD_FIELD_NUMBER: _ClassVar[int]
     SCHEME_FIELD_NUMBER: _ClassVar[int]
     AUTHORITY_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +78,8 @@ class RequestColumns(_message.Message):
     REQUEST_HEADERS_BYTES_FIELD_NUMBER: _ClassVar[int]
     REQUEST_BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
     REQUEST_HEADERS_FIELD_NUMBER: _ClassVar[int]
+    UPSTREAM_HEADER_BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
+    DOWNSTREAM_HEADER_BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
     request_method: _containers.RepeatedScalarFieldContainer[int]
     scheme: _containers.RepeatedScalarFieldContainer[str]
     authority: _containers.RepeatedScalarFieldContainer[bytes]
@@ -90,23 +92,29 @@ class RequestColumns(_message.Message):
     request_headers_bytes: _containers.RepeatedScalarFieldContainer[int]
     request_body_bytes: _containers.RepeatedScalarFieldContainer[int]
     request_headers: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, request_method: _Optional[_Iterable[int]] = ..., scheme: _Optional[_Iterable[str]] = ..., authority: _Optional[_Iterable[bytes]] = ..., path: _Optional[_Iterable[str]] = ..., user_agent: _Optional[_Iterable[str]] = ..., referer: _Optional[_Iterable[str]] = ..., forwarded_for: _Optional[_Iterable[str]] = ..., request_id: _Optional[_Iterable[str]] = ..., original_path: _Optional[_Iterable[str]] = ..., request_headers_bytes: _Optional[_Iterable[int]] = ..., request_body_bytes: _Optional[_Iterable[int]] = ..., request_headers: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    upstream_header_bytes_sent: _containers.RepeatedScalarFieldContainer[int]
+    downstream_header_bytes_received: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, request_method: _Optional[_Iterable[int]] = ..., scheme: _Optional[_Iterable[str]] = ..., authority: _Optional[_Iterable[bytes]] = ..., path: _Optional[_Iterable[str]] = ..., user_agent: _Optional[_Iterable[str]] = ..., referer: _Optional[_Iterable[str]] = ..., forwarded_for: _Optional[_Iterable[str]] = ..., request_id: _Optional[_Iterable[str]] = ..., original_path: _Optional[_Iterable[str]] = ..., request_headers_bytes: _Optional[_Iterable[int]] = ..., request_body_bytes: _Optional[_Iterable[int]] = ..., request_headers: _Optional[_Iterable[bytes]] = ..., upstream_header_bytes_sent: _Optional[_Iterable[int]] = ..., downstream_header_bytes_received: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ResponseColumns(_message.Message):
-    __slots__ = ("response_code", "response_headers_bytes", "response_body_bytes", "response_headers", "response_trailers", "response_code_details")
+    __slots__ = ("response_code", "response_headers_bytes", "response_body_bytes", "response_headers", "response_trailers", "response_code_details", "upstream_header_bytes_received", "downstream_header_bytes_sent")
     RESPONSE_CODE_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_HEADERS_BYTES_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_HEADERS_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_TRAILERS_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_CODE_DETAILS_FIELD_NUMBER: _ClassVar[int]
+    UPSTREAM_HEADER_BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    DOWNSTREAM_HEADER_BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
     response_code: _containers.RepeatedScalarFieldContainer[bytes]
     response_headers_bytes: _containers.RepeatedScalarFieldContainer[int]
     response_body_bytes: _containers.RepeatedScalarFieldContainer[int]
     response_headers: _containers.RepeatedScalarFieldContainer[bytes]
     response_trailers: _containers.RepeatedScalarFieldContainer[bytes]
     response_code_details: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, response_code: _Optional[_Iterable[bytes]] = ..., response_headers_bytes: _Optional[_Iterable[int]] = ..., response_body_bytes: _Optional[_Iterable[int]] = ..., response_headers: _Optional[_Iterable[bytes]] = ..., response_trailers: _Optional[_Iterable[bytes]] = ..., response_code_details: _Optional[_Iterable[str]] = ...) -> None: ...
+    upstream_header_bytes_received: _containers.RepeatedScalarFieldContainer[int]
+    downstream_header_bytes_sent: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, response_code: _Optional[_Iterable[bytes]] = ..., response_headers_bytes: _Optional[_Iterable[int]] = ..., response_body_bytes: _Optional[_Iterable[int]] = ..., response_headers: _Optional[_Iterable[bytes]] = ..., response_trailers: _Optional[_Iterable[bytes]] = ..., response_code_details: _Optional[_Iterable[str]] = ..., upstream_header_bytes_received: _Optional[_Iterable[int]] = ..., downstream_header_bytes_sent: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DurationColumns(_message.Message):
     __slots__ = ("seconds", "nanos")

@@ -11,6 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from mixer.telemetry import otlp_pb2 as otlp
 from mixer.telemetry.attributes import (
+    HOLDERS,
+    HOLDS,
     MAX_ATTRIBUTES,
     Attribute,
     MalformedError,
@@ -93,6 +95,9 @@ class LogReader:
         _prove(fields)
         _tell_peer_apart(fields)
         kind = spans.pop("envoy_access_log_type", 0)
+        holders: tuple[str, ...] = spans.pop(HOLDERS, ())
+        if spans.pop(HOLDS, False) and (decision_id := fields.get("mixer_decision_id")):
+            holders = (*holders, decision_id)
         shape = _shape(fields)
         _judge(fields, shape)
         origin = identity.origin(fields.get("envoy_upstream_cluster", ""))
@@ -118,7 +123,7 @@ class LogReader:
             None if span is None else span.seconds + span.nanos / 1e9,
             fields.get("envoy_downstream_wire_bytes_received", 0),
             fields.get("envoy_downstream_wire_bytes_sent", 0),
-            _Whole(event_id, shape.encoded + origin.protobuf + encoded(whole), _ends(fields)),
+            _Whole(event_id, shape.encoded + origin.protobuf + encoded(whole), _ends(fields), holders),
             0,
         )
 

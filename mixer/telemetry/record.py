@@ -162,6 +162,10 @@ def _parsed(encoded: bytes) -> schema.AccessRecord:
     return schema.AccessRecord.FromString(encoded)
 
 
+MaskRecord = Callable[[AccessRecord], AccessRecord | None]
+"""Answers a record as it may be stored; None: not at all."""
+
+
 def encoded(fields: Fields) -> bytes:
     """Fields as a part of a serialised record."""
     return schema.AccessRecord(**fields).SerializeToString()

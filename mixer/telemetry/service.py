@@ -1,7 +1,7 @@
 """Report: the streams of Envoy's access loggers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 from envoy.service.accesslog.v3 import als_pb2
 from google.protobuf.message import DecodeError
@@ -11,24 +11,21 @@ from mixer.metrics import Metrics
 from mixer.telemetry.decode import Decoder
 from mixer.telemetry.entry import EntryReader
 from mixer.telemetry.intake_pb2 import Entries, StreamAccessLogsMessage
-from mixer.telemetry.record import AccessRecord
+from mixer.telemetry.record import AccessRecord, MaskRecord
 from mixer.telemetry.redaction import Redaction
 from mixer.telemetry.sink import Sink
-from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
+from mixer.telemetry.slots import Release, over
 
 # Entries made into records without a pause, about 5 ms. Envoy sends some thirty at a time; who sends a message of
 # megabytes shall not keep the other streams waiting.
 MAX_BATCH = 250
 
-# Entries that are written when a request or a connection is over. Others come while it lasts, or for each attempt to
-# reach an upstream.
-_ENDS = frozenset((Schema.NotSet, Schema.DownstreamEnd, Schema.TcpConnectionEnd))
-
 
 class ReportService:
     """Turns access-log entries into records and gives them to every sink.
 
-    `release` is told whose requests are over that have slots of concurrency limits. It returns at once.
+    `metadata`: names of filters whose dynamic metadata a record has. `release` is told whose requests are over that
+    have slots of concurrency limits. `mask` is what sinks are given records through.
     """
 
     def __init__(
@@ -37,11 +34,14 @@ class ReportService:
         metrics: Metrics,
         *,
         redaction: Redaction | None = None,
-        release: Callable[[Sequence[str]], None] | None = None,
+        metadata: Collection[str] = (),
+        release: Release | None = None,
+        mask: MaskRecord | None = None,
     ) -> None:
         self._sinks = tuple(sinks)
         self._release = release
-        self._decoder = Decoder(redaction)
+        self._mask = mask
+        self._decoder = Decoder(redaction, metadata)
         self._streams = metrics.streams
         self._ended = metrics.streams_ended
         self._http_entries = metrics.entries.labels("http")
@@ -89,16 +89,16 @@ class ReportService:
             if start:
                 await asyncio.sleep(0)
             records = read(entries[start : start + MAX_BATCH])
+            if self._release is not None and (holders := over(records)):
+                self._release(holders)
+            if self._mask is not None:
+                records = [masked for each in records if (masked := self._mask(each)) is not None]
             try:
                 for sink in self._sinks:
                     await sink.room()
             finally:  # also what waits when the stream is cut off: it has been received
                 for sink in self._sinks:
                     sink.write(records)
-                if self._release is not None and (
-                    over := [holder for each in records if each.type in _ENDS for holder in each.holders]
-                ):
-                    self._release(over)
         return len(entries)
 
 

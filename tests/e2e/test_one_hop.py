@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from mixer.demo.tokens import Issuer
 from tests.components import processes
 from tests.components.processes import Redis, wait_until
 from tests.components.server import scratch
-from tests.e2e.fleet import Answer, Fleet, Proxy, filter_configs, fleet, policy_folders, proxy, settings
+from tests.e2e.fleet import Answer, Edit, Fleet, Proxy, filter_configs, fleet, policy_folders, proxy, settings
 from tests.e2e.test_cost import Upstream
+from tests.e2e.test_otlp import exporting
 
 DECISION = "mixer/ratelimit/limits"
 PER_MINUTE, AT_ONCE = 4, 2
@@ -233,14 +234,17 @@ limits contains {
 """
 
 
-def test_slot_that_the_rate_limit_filter_took_comes_back_too(upstream: Upstream) -> None:
+@pytest.mark.parametrize("edits", [(), (exporting(),)], ids=["als", "otlp"])
+def test_slot_that_the_rate_limit_filter_took_comes_back_too(
+    upstream: Upstream, edits: Sequence[Edit]
+) -> None:
     def with_quota(policies: Path) -> None:
         (policies / "quota.rego").write_text(QUOTA)
 
     upstream.go.clear()
     rate_limits = {"decision": "quota/limits", "paths": [], "response_headers": {"enabled": True}}
     with (
-        fleet(prepare=with_quota, upstream=upstream.address, rate_limits=rate_limits) as running,
+        fleet(prepare=with_quota, edits=edits, upstream=upstream.address, rate_limits=rate_limits) as running,
         Running(running, upstream, running.user()) as requests,
     ):
         assert requests.begin()
@@ -252,6 +256,25 @@ def test_slot_that_the_rate_limit_filter_took_comes_back_too(upstream: Upstream)
         assert not requests.passes()
         requests.connections[0].close()
         passes_again(requests)
+    upstream.go.set()
+
+
+def test_slots_of_a_decision_come_back_over_otlp_too(upstream: Upstream) -> None:
+    upstream.go.clear()
+    with (
+        fleet(
+            prepare=plans,
+            edits=[without_quota, exporting()],
+            upstream=upstream.address,
+            rate_limits={"decision": DECISION},
+        ) as running,
+        Running(running, upstream, running.user("admin")) as requests,
+    ):
+        assert all(requests.begin() for _ in range(AT_ONCE))
+        assert not requests.passes()
+        requests.connections[0].close()
+        passes_again(requests)
+        test_slot_of_a_connection_comes_back_at_its_end(running)
     upstream.go.set()
 
 
