@@ -67,7 +67,7 @@ def test_defaults_are_shown_and_durations_have_their_unit(tmp_path: Path) -> Non
     shown = plain(load(tmp_path, "rate_limits: {paths: [a]}"))
     assert shown["drain_timeout"] == "10s"
     assert shown["rate_limits"]["redis"]["timeout"] == "500ms"
-    assert shown["listeners"]["check"] == {"address": "127.0.0.1:9191", "server": "asyncio"}
+    assert shown["listeners"]["check"] == {"address": "127.0.0.1:9191", "addresses": [], "server": "asyncio"}
     assert "policy" not in shown
 
 
@@ -87,7 +87,7 @@ async def test_config_answers_as_yaml_or_json_and_only_to_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load(tmp_path, SECRET)
-    pages = [settings.page(loaded)]
+    pages = [settings.page(lambda: loaded)]
     server = AdminServer("127.0.0.1:0", CollectorRegistry(), Admin().not_ready, list, pages=lambda: pages)
     await server.start()
     try:
