@@ -105,7 +105,7 @@ class Batch:
     @cached_property
     def _joined(self) -> Sequence[tuple[bytes, tuple[str, ...]]]:
         (metadata,) = _METADATA.columns(self._table)
-        return list(map(self._decoder.joined, metadata))
+        return self._decoder.joined_all(metadata)
 
     @cached_property
     def _encoded(self) -> list[bytes]:
