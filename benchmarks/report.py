@@ -1,7 +1,9 @@
-"""Report: access-log streams to Prometheus and Kafka (acks=all), beside a server that only parses them.
+"""Report: entries to Prometheus alone, and to Kafka (acks=all) too, beside a server that only parses the same streams.
 
-What counts is what Kafka has acknowledged. Both sides get the same streams, over `grpc.aio` on uvloop. The entries
-are as Envoy sends them: all timings and addresses, a logged header, the metadata of ext_authz, in messages of 30.
+What counts is what Kafka has acknowledged, or of Prometheus alone what was counted when the streams had ended. Both
+sides get their streams over `grpc.aio` on uvloop. The entries are as Envoy sends them: all timings and addresses, a
+logged header, the metadata of ext_authz, in messages of 30. OTLP's have the same, by the names of
+`deploy/envoy/otlp.yaml`, in calls of 30 that are answered when Kafka has them.
 
 `python -m benchmarks.report` is the server that only parses: it prints its address, and serves until terminated.
 """
@@ -9,28 +11,42 @@ are as Envoy sends them: all timings and addresses, a logged header, the metadat
 import asyncio
 import os
 import random
+import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import grpc
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from envoy.config.core.v3.address_pb2 import Address
 from envoy.config.core.v3.base_pb2 import RequestMethod
 from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry
 from envoy.service.accesslog.v3 import als_pb2, als_pb2_grpc
 from google.protobuf.text_format import Parse
 
 from benchmarks.harness import LOAD_CPU, SERVER_CPU, BenchmarkError, Row, baseline, in_turns
+from mixer.telemetry import otlp_pb2 as otlp
 from tests.components import processes
 from tests.components.processes import Kafka, Mixer
 
+EXPORT = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 METHOD = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
 STREAMS = 4  # as of an Envoy with four worker threads
 ENTRIES = 30  # a message; Envoy flushes at 16 KiB
 MESSAGES = 5_000  # a run, over all streams
 WARM_UP = 500
+IN_FLIGHT = 16  # calls of OTLP, a connection
+MARK = b"@mark@mark@mark@"  # tells two calls apart that are alike else
+RESOURCE = {
+    "log_name": "edge",
+    "node_name": "edge-1",
+    "cluster_name": "edge",
+    "WORKLOAD_NAME": "orders",
+    "NAMESPACE": "shop",
+}
 WITHIN = 120  # seconds for one run, or something is wrong
 
 ENTRY = """
@@ -111,6 +127,89 @@ def stream_messages() -> tuple[bytes, list[bytes]]:
     return first.SerializeToString(), [message.SerializeToString() for message in messages]
 
 
+def export_messages() -> list[bytes]:
+    """200 calls of OpenTelemetry's logs service, as `deploy/envoy/otlp.yaml` has them of such requests.
+
+    Each has `MARK` once.
+    """
+    chance = random.Random(7)
+    resource = otlp.Resource(attributes=[_pair(name, value) for name, value in RESOURCE.items()])
+    calls = []
+    for _ in range(200):
+        logs = [_log_record(entry(chance)) for _ in range(ENTRIES)]
+        logs[0].attributes.append(_pair("run", MARK.decode()))
+        scope = otlp.ScopeLogs(log_records=[log.SerializeToString() for log in logs])
+        one = otlp.ResourceLogs(resource=resource.SerializeToString(), scope_logs=[scope.SerializeToString()])
+        calls.append(
+            otlp.ExportLogsServiceRequest(resource_logs=[one.SerializeToString()]).SerializeToString()
+        )
+    return calls
+
+
+def _log_record(of: HTTPAccessLogEntry) -> otlp.LogRecord:
+    common, request, response = of.common_properties, of.request, of.response
+    fields = common.metadata.filter_metadata["envoy.filters.http.ext_authz"].fields
+    ours = fields["mixer"].struct_value.fields
+    client, local = common.downstream_remote_address, common.downstream_local_address
+    upstream, ours_there = common.upstream_remote_address, common.upstream_local_address
+    attributes: dict[str, object] = {
+        "envoy.stream_id": common.stream_id,
+        "envoy.access_log_type": "DownstreamEnd",
+        "duration": f"{common.duration.nanos // 1_000_000}ms",
+        **{f"envoy.{name}": f"{getattr(common, name).nanos}ns" for name in TIMINGS if name != "duration"},
+        "http.request.method": RequestMethod.Name(request.request_method),
+        "url.scheme": request.scheme,
+        "url.path": request.path,
+        "server.address": request.authority,
+        "user_agent.original": request.user_agent,
+        "network.protocol.version": "HTTP/2",
+        "envoy.request_id": request.request_id,
+        "http.request.header.size": request.request_headers_bytes,
+        "http.response.status_code": response.response_code.value,
+        "http.response.header.size": response.response_headers_bytes,
+        "http.response.body.size": response.response_body_bytes,
+        "http.request.header.x-user": request.request_headers["x-user"],
+        **_end("client", client),
+        **_end("network.peer", client),
+        **_end("network.local", local),
+        "envoy.route_name": common.route_name,
+        "envoy.upstream_cluster": common.upstream_cluster,
+        "envoy.upstream_host": _joined(upstream),
+        "envoy.upstream_local_address": _joined(ours_there),
+        "envoy.upstream_request_attempt_count": common.upstream_request_attempt_count,
+        "envoy.response_code_details": response.response_code_details,
+        "envoy.downstream_wire_bytes_received": common.downstream_wire_bytes_received,
+        "envoy.downstream_wire_bytes_sent": common.downstream_wire_bytes_sent,
+        "envoy.upstream_wire_bytes_received": common.upstream_wire_bytes_received,
+        "envoy.upstream_wire_bytes_sent": common.upstream_wire_bytes_sent,
+        "mixer.decision_id": fields["decision_id"].string_value,
+        "mixer.decision.reason": fields["reason"].string_value,
+        **{f"mixer.{name}": ours[name].string_value for name in ("policy", "cache")},
+        "mixer.policy.revision": ours["revision"].string_value,
+    }
+    return otlp.LogRecord(
+        time_unix_nano=common.start_time.ToNanoseconds(),
+        attributes=[_pair(name, str(value)) for name, value in attributes.items()],
+    )
+
+
+def _end(name: str, address: Address) -> dict[str, object]:
+    return {
+        f"{name}.address": address.socket_address.address,
+        f"{name}.port": address.socket_address.port_value,
+    }
+
+
+def _joined(address: Address) -> str:
+    return f"{address.socket_address.address}:{address.socket_address.port_value}"
+
+
+def _pair(name: str, value: str) -> bytes:
+    made = otlp.KeyValue(key=name.encode())
+    made.value.string_value = value.encode()
+    return made.SerializeToString()
+
+
 def send(address: str, first: bytes, others: Sequence[bytes], count: int) -> None:
     """Stream `count` messages over `STREAMS` streams, and return when the server has ended them all."""
 
@@ -122,49 +221,78 @@ def send(address: str, first: bytes, others: Sequence[bytes], count: int) -> Non
 
         channel.stream_unary(METHOD, bytes, bytes)(messages(), timeout=WITHIN, wait_for_ready=True)
 
+    _on_channels(address, one)
+
+
+def send_exports(address: str, exports: Sequence[bytes], first: int, count: int) -> None:
+    """Make `count` calls, no two alike, some at a time on each of `STREAMS` connections; returns when all are answered.
+
+    `first`: the number of the first of them, among all that were ever made.
+    """
+
+    def one(channel: grpc.Channel, number: int) -> None:
+        call = channel.unary_unary(EXPORT, bytes, bytes)
+        waiting: deque[grpc.Future] = deque()
+        for index in range(first + number, first + count, STREAMS):
+            if len(waiting) == IN_FLIGHT:
+                waiting.popleft().result()
+            data = exports[index % len(exports)].replace(MARK, b"%0*d" % (len(MARK), index))
+            waiting.append(call.future(data, timeout=WITHIN, wait_for_ready=True))
+        for each in waiting:
+            if answer := each.result():
+                raise BenchmarkError(f"records were rejected: {answer!r}")
+
+    _on_channels(address, one)
+
+
+def _on_channels(address: str, work: Callable[[grpc.Channel, int], None]) -> None:
+    """Work on a channel each, as the connections of Envoy's worker threads."""
     with ThreadPoolExecutor(STREAMS) as threads:
-        # A channel each, as the connections of Envoy's worker threads.
         channels = [
             grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
             for _ in range(STREAMS)
         ]
         try:
-            for done in [threads.submit(one, channel, number) for number, channel in enumerate(channels)]:
+            for done in [threads.submit(work, channel, number) for number, channel in enumerate(channels)]:
                 done.result()
         except grpc.RpcError as error:
-            raise BenchmarkError(f"the stream to {address} ended with {error}") from error
+            raise BenchmarkError(f"a call to {address} ended with {error}") from error
         finally:
             for channel in channels:
                 channel.close()
 
 
 class Delivery:
-    """Entries per second from the first byte sent to the last record acknowledged."""
+    """Entries per second, from the first byte sent until all are counted and, with a topic, acknowledged."""
 
-    def __init__(self, mixer: Mixer, kafka: Kafka, topic: str, first: bytes, others: Sequence[bytes]) -> None:
-        self._mixer, self._kafka, self._topic = mixer, kafka, topic
-        self._first, self._others = first, others
-        self._before = 0
+    def __init__(
+        self, mixer: Mixer, send: Callable[[int, int], None], kafka: Kafka | None = None, topic: str = ""
+    ) -> None:
+        """`send`: messages of `ENTRIES`, from a number on, so many."""
+        self._mixer, self._send, self._kafka, self._topic = mixer, send, kafka, topic
+        self._sent = 0
 
     def run(self, count: int) -> float:
         start = time.perf_counter()
+        expected = (self._sent + count) * ENTRIES
         with ThreadPoolExecutor(1) as threads:
-            sending = threads.submit(send, self._mixer.report, self._first, self._others, count)
-            expected = self._before + count * ENTRIES
-            seconds = asyncio.run(self._arrived(expected)) - start
-            sending.result()
-        self._before = expected
-        delivered = self._sample('mixer_sink_records_total{sink="kafka"}')
-        counted = self._sample('mixer_sink_records_total{sink="prometheus"}')
-        if not expected == delivered == counted:
-            raise BenchmarkError(
-                f"of {expected} records, Kafka acknowledged {delivered}, Prometheus counted {counted}"
-            )
+            sending = threads.submit(self._send, self._sent, count)
+            if self._kafka is None:
+                sending.result()
+                seconds = time.perf_counter() - start
+            else:
+                seconds = asyncio.run(self._arrived(self._kafka, expected)) - start
+                sending.result()
+        self._sent += count
+        for sink in ("prometheus", "kafka") if self._kafka is not None else ("prometheus",):
+            found = self._sample(f'mixer_sink_records_total{{sink="{sink}"}}')
+            if found != expected:
+                raise BenchmarkError(f"of {expected} records, {sink} has {found}")
         return count * ENTRIES / seconds
 
-    async def _arrived(self, expected: int) -> float:
+    async def _arrived(self, kafka: Kafka, expected: int) -> float:
         """When the topic has that many records. What a consumer may read is what is acknowledged."""
-        consumer = AIOKafkaConsumer(bootstrap_servers=self._kafka.bootstrap)
+        consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap)
         await consumer.start()
         try:
             partition = TopicPartition(self._topic, 0)
@@ -178,8 +306,12 @@ class Delivery:
         raise BenchmarkError(f"not all of {expected} records were acknowledged within {WITHIN} s")
 
     def _sample(self, name: str) -> float:
-        _, page = self._mixer.call("/metrics")
-        return sum(float(line.rpartition(" ")[2]) for line in str(page).splitlines() if line.startswith(name))
+        return sample(self._mixer, name)
+
+
+def sample(mixer: Mixer, name: str) -> float:
+    _, page = mixer.call("/metrics")
+    return sum(float(line.rpartition(" ")[2]) for line in str(page).splitlines() if line.startswith(name))
 
 
 @contextmanager
@@ -193,34 +325,74 @@ def on_the_load_cpu() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def run(runs: int) -> list[Row]:
-    first, others = stream_messages()
-    topic = "mixer.access"
-    with processes.kafka(cpu=LOAD_CPU) as kafka, baseline("benchmarks.report") as parsing:
-        kafka.create_topic(topic)
-        sink = {"type": "kafka", "bootstrap_servers": [kafka.bootstrap], "topic": topic}
+# Work, its settings of a Kafka sink's buffer (None: no Kafka), and the share of the parsing server's rate.
+WORKS: tuple[tuple[str, dict[str, object] | None, float], ...] = (
+    ("Prometheus alone", None, 0.5),
+    ("Prometheus and Kafka acks=all", {}, 0.3),
+    ("the same, through a spool on disk", {"type": "disk", "path": "kafka.spool"}, 0.2),
+)
+
+
+@contextmanager
+def serving(buffer: dict[str, object] | None, kafka: Kafka, topic: str, *args: str) -> Iterator[Mixer]:
+    """Mixer on the server's core. `buffer`: of the Kafka sink; None: there is none."""
+    with tempfile.TemporaryDirectory() as folder:
+        if buffer is not None and "path" in buffer:
+            buffer = {**buffer, "path": f"{folder}/{buffer['path']}"}
+        sink = {"type": "kafka", "bootstrap_servers": [kafka.bootstrap], "topic": topic, "buffer": buffer}
         settings = {
             "listeners": {name: {"address": "127.0.0.1:0"} for name in ("check", "report", "admin")},
-            "telemetry": {"sinks": [sink]},
+            "telemetry": {"sinks": [] if buffer is None else [sink]},
         }
-        with processes.mixer(settings, "--role", "report", cpu=SERVER_CPU) as mixer, on_the_load_cpu():
-            delivery = Delivery(mixer, kafka, topic, first, others)
+        with processes.mixer(settings, *(args or ("--role", "report")), cpu=SERVER_CPU) as mixer:
+            yield mixer
 
-            def parsed() -> float:
-                start = time.perf_counter()
-                send(parsing, first, others, MESSAGES)
-                return MESSAGES * ENTRIES / (time.perf_counter() - start)
 
+def run(runs: int) -> list[Row]:
+    first, others = stream_messages()
+    size = sum(map(len, others)) // (ENTRIES * len(others))
+    rows: list[Row] = []
+    with (
+        processes.kafka(cpu=LOAD_CPU) as kafka,
+        baseline("benchmarks.report") as parsing,
+        on_the_load_cpu(),
+    ):
+
+        def parsed() -> float:
+            start = time.perf_counter()
+            send(parsing, first, others, MESSAGES)
+            return MESSAGES * ENTRIES / (time.perf_counter() - start)
+
+        def compare(work: str, delivery: Delivery, at_least: float) -> None:
             delivery.run(WARM_UP)
             send(parsing, first, others, WARM_UP)
             ours, peers = in_turns(runs, lambda: delivery.run(MESSAGES), parsed)
-    size = sum(map(len, others)) // (ENTRIES * len(others))
-    return [
-        Row(
-            f"Report, Prometheus and Kafka acks=all, entries of {size} bytes",
-            "entries/s", ours, "grpc.aio, parses the stream only", peers, at_least=0.12,
-        ),
-    ]  # fmt: skip
+            peer = "grpc.aio, parses the stream of entries only"
+            rows.append(Row(f"Report, {work}", "entries/s", ours, peer, peers, at_least=at_least))
+
+        for number, (work, buffer, at_least) in enumerate(WORKS):
+            topic = f"mixer.access-{number}"
+            kafka.create_topic(topic)
+            with serving(buffer, kafka, topic) as mixer:
+                address = mixer.report
+
+                def stream(_: int, count: int, address: str = address) -> None:
+                    send(address, first, others, count)
+
+                to = (kafka, topic) if buffer is not None else ()
+                compare(f"{work}, entries of {size} bytes", Delivery(mixer, stream, *to), at_least)
+        exports, topic = export_messages(), "mixer.access-otlp"
+        kafka.create_topic(topic)
+        with serving({}, kafka, topic) as mixer:
+            address = mixer.report
+            delivery = Delivery(
+                mixer, lambda first, count: send_exports(address, exports, first, count), kafka, topic
+            )
+            size = sum(map(len, exports)) // (ENTRIES * len(exports))
+            compare(
+                f"OTLP, answered when Kafka has acknowledged, log records of {size} bytes", delivery, 0.12
+            )
+    return rows
 
 
 class _Parsing(als_pb2_grpc.AccessLogServiceServicer):

@@ -37,11 +37,11 @@ class Account:
         """Whether not even an empty record fits."""
         return self.records >= self._max_records or self.bytes >= self._max_bytes
 
-    def take(self, size: int, beyond: bool = False) -> bool:
-        """Hold one more record of `size` bytes; False when it does not fit, and is not to go `beyond` the bound."""
-        if (self.records >= self._max_records or self.bytes + size > self._max_bytes) and not beyond:
+    def take(self, size: int, beyond: bool = False, records: int = 1) -> bool:
+        """Hold more records, of `size` bytes together; False when not all fit, and are not to go `beyond` the bound."""
+        if (self.records + records > self._max_records or self.bytes + size > self._max_bytes) and not beyond:
             return False
-        self.records += 1
+        self.records += records
         self.bytes += size
         return True
 

@@ -4,7 +4,7 @@ An address, a certificate or a policy's name is the same for thousands of entrie
 encoded fields of a record, to be put among its bytes as they are, or values.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from secrets import token_hex
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -139,6 +139,9 @@ class Joined(NamedTuple):
     holds: bool = False  # whether the decision's id is another such holder
 
 
+_NOTHING = Joined(b"")
+
+
 class Decoder:
     """All parts of entries, shared by all streams."""
 
@@ -164,8 +167,8 @@ class Decoder:
         self.source: Parts[Mapping[str, str]] = Parts(_peer("source"), {})
         self.destination: Parts[Mapping[str, str]] = Parts(_peer("destination"), {})
         self.filter_state = Parts(_state, (b"", b""))
-        self._decision = Parts(_decision, Joined(b""))
-        self._quota = Parts(_quota, Joined(b""))
+        self._decision = Parts(_decision, _NOTHING)
+        self._quota = Parts(_quota, _NOTHING)
         self._around_id: Parts[Joined | None] = Parts(self._learn, None)
 
     def _header(self, data: bytes) -> Header | None:
@@ -192,6 +195,28 @@ class Decoder:
             return b"" if (found := self.header[data]) is None else start + found.entry
 
         return entry
+
+    def joined_all(self, column: Sequence[bytes]) -> list[tuple[bytes, tuple[str, ...]]]:
+        """`joined` of each, where most are as the one before but for the decision's id."""
+        found = []
+        before = after = b"\xff"  # what no metadata begins with
+        start = end = size = 0
+        fields, holders, holds = _NOTHING
+        for metadata in column:
+            if len(metadata) == size and metadata.startswith(before) and metadata.endswith(after):
+                decision_id = metadata[start:end]
+                if decision_id.isascii():
+                    who = (*holders, decision_id.decode()) if holds else holders
+                    found.append((fields + decision_id, who))
+                    continue
+            found.append(self.joined(metadata))
+            start = metadata.find(_ID_ENTRY) + len(_ID_ENTRY)
+            end = start + _ID_SIZE
+            known = self._around_id.get(metadata[:start] + metadata[end:])
+            if start >= len(_ID_ENTRY) and end <= len(metadata) and known is not None:
+                before, after, size = metadata[:start], metadata[end:], len(metadata)
+                fields, holders, holds = known.fields + _ID_FIELD, known.holders, known.holds
+        return found
 
     def joined(self, metadata: bytes) -> tuple[bytes, tuple[str, ...]]:
         """The decision that Check gave and the limit that Quota named, encoded, from an entry's metadata, and the

@@ -115,7 +115,7 @@ class Batch:
 
     @cached_property
     def _joined(self) -> Sequence[tuple[bytes, tuple[str, ...]]]:
-        return list(map(self._decoder.joined, self._metadata))
+        return self._decoder.joined_all(self._metadata)
 
     @cached_property
     def _metadata(self) -> Sequence[bytes]:

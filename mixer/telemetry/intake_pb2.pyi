@@ -217,14 +217,7 @@ class Timed(_message.Message):
 class Passed(_message.Message):
     __slots__ = ("common_properties",)
     class Common(_message.Message):
-        __slots__ = ("downstream_remote_address", "downstream_local_address", "upstream_remote_address", "upstream_local_address", "downstream_direct_remote_address", "tls_properties", "response_flags", "metadata", "filter_state_objects", "network_protocol_name", "start_time", "time_to_last_rx_byte", "time_to_first_upstream_tx_byte", "time_to_last_upstream_tx_byte", "time_to_first_upstream_rx_byte", "time_to_last_upstream_rx_byte", "time_to_first_downstream_tx_byte", "time_to_last_downstream_tx_byte", "upstream_cluster", "upstream_transport_failure_reason", "route_name", "custom_tags", "duration", "upstream_request_attempt_count", "connection_termination_details", "stream_id", "intermediate_log_entry", "downstream_transport_failure_reason", "downstream_wire_bytes_sent", "downstream_wire_bytes_received", "upstream_wire_bytes_sent", "upstream_wire_bytes_received", "access_log_type")
-        class CustomTagsEntry(_message.Message):
-            __slots__ = ("key", "value")
-            KEY_FIELD_NUMBER: _ClassVar[int]
-            VALUE_FIELD_NUMBER: _ClassVar[int]
-            key: str
-            value: str
-            def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+        __slots__ = ("downstream_remote_address", "downstream_local_address", "upstream_remote_address", "upstream_local_address", "downstream_direct_remote_address", "tls_properties", "response_flags", "metadata", "filter_state_objects", "network_protocol_name")
         DOWNSTREAM_REMOTE_ADDRESS_FIELD_NUMBER: _ClassVar[int]
         DOWNSTREAM_LOCAL_ADDRESS_FIELD_NUMBER: _ClassVar[int]
         UPSTREAM_REMOTE_ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -235,29 +228,6 @@ class Passed(_message.Message):
         METADATA_FIELD_NUMBER: _ClassVar[int]
         FILTER_STATE_OBJECTS_FIELD_NUMBER: _ClassVar[int]
         NETWORK_PROTOCOL_NAME_FIELD_NUMBER: _ClassVar[int]
-        START_TIME_FIELD_NUMBER: _ClassVar[int]
-        TIME_TO_LAST_RX_BYTE_FIELD_NUMBER: _ClassVar[int]
-        TIME_TO_FIRST_UPSTREAM_TX_BYTE_FIELD_NUMBER: _ClassVar[int]
-        TIME_TO_LAST_UPSTREAM_TX_BYTE_FIELD_NUMBER: _ClassVar[int]
-        TIME_TO_FIRST_UPSTREAM_RX_BYTE_FIELD_NUMBER: _ClassVar[int]
-        TIME_TO_LAST_UPSTREAM_RX_BYTE_FIELD_NUMBER: _ClassVar[int]
-        TIME_TO_FIRST_DOWNSTREAM_TX_BYTE_FIELD_NUMBER: _ClassVar[int]
-        TIME_TO_LAST_DOWNSTREAM_TX_BYTE_FIELD_NUMBER: _ClassVar[int]
-        UPSTREAM_CLUSTER_FIELD_NUMBER: _ClassVar[int]
-        UPSTREAM_TRANSPORT_FAILURE_REASON_FIELD_NUMBER: _ClassVar[int]
-        ROUTE_NAME_FIELD_NUMBER: _ClassVar[int]
-        CUSTOM_TAGS_FIELD_NUMBER: _ClassVar[int]
-        DURATION_FIELD_NUMBER: _ClassVar[int]
-        UPSTREAM_REQUEST_ATTEMPT_COUNT_FIELD_NUMBER: _ClassVar[int]
-        CONNECTION_TERMINATION_DETAILS_FIELD_NUMBER: _ClassVar[int]
-        STREAM_ID_FIELD_NUMBER: _ClassVar[int]
-        INTERMEDIATE_LOG_ENTRY_FIELD_NUMBER: _ClassVar[int]
-        DOWNSTREAM_TRANSPORT_FAILURE_REASON_FIELD_NUMBER: _ClassVar[int]
-        DOWNSTREAM_WIRE_BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
-        DOWNSTREAM_WIRE_BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
-        UPSTREAM_WIRE_BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
-        UPSTREAM_WIRE_BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
-        ACCESS_LOG_TYPE_FIELD_NUMBER: _ClassVar[int]
         downstream_remote_address: bytes
         downstream_local_address: bytes
         upstream_remote_address: bytes
@@ -268,30 +238,7 @@ class Passed(_message.Message):
         metadata: bytes
         filter_state_objects: bytes
         network_protocol_name: str
-        start_time: _timestamp_pb2.Timestamp
-        time_to_last_rx_byte: _duration_pb2.Duration
-        time_to_first_upstream_tx_byte: _duration_pb2.Duration
-        time_to_last_upstream_tx_byte: _duration_pb2.Duration
-        time_to_first_upstream_rx_byte: _duration_pb2.Duration
-        time_to_last_upstream_rx_byte: _duration_pb2.Duration
-        time_to_first_downstream_tx_byte: _duration_pb2.Duration
-        time_to_last_downstream_tx_byte: _duration_pb2.Duration
-        upstream_cluster: str
-        upstream_transport_failure_reason: str
-        route_name: str
-        custom_tags: _containers.ScalarMap[str, str]
-        duration: _duration_pb2.Duration
-        upstream_request_attempt_count: int
-        connection_termination_details: str
-        stream_id: str
-        intermediate_log_entry: bool
-        downstream_transport_failure_reason: str
-        downstream_wire_bytes_sent: int
-        downstream_wire_bytes_received: int
-        upstream_wire_bytes_sent: int
-        upstream_wire_bytes_received: int
-        access_log_type: int
-        def __init__(self, downstream_remote_address: _Optional[bytes] = ..., downstream_local_address: _Optional[bytes] = ..., upstream_remote_address: _Optional[bytes] = ..., upstream_local_address: _Optional[bytes] = ..., downstream_direct_remote_address: _Optional[bytes] = ..., tls_properties: _Optional[bytes] = ..., response_flags: _Optional[bytes] = ..., metadata: _Optional[bytes] = ..., filter_state_objects: _Optional[bytes] = ..., network_protocol_name: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., time_to_last_rx_byte: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time_to_first_upstream_tx_byte: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time_to_last_upstream_tx_byte: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time_to_first_upstream_rx_byte: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time_to_last_upstream_rx_byte: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time_to_first_downstream_tx_byte: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time_to_last_downstream_tx_byte: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., upstream_cluster: _Optional[str] = ..., upstream_transport_failure_reason: _Optional[str] = ..., route_name: _Optional[str] = ..., custom_tags: _Optional[_Mapping[str, str]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., upstream_request_attempt_count: _Optional[int] = ..., connection_termination_details: _Optional[str] = ..., stream_id: _Optional[str] = ..., intermediate_log_entry: _Optional[bool] = ..., downstream_transport_failure_reason: _Optional[str] = ..., downstream_wire_bytes_sent: _Optional[int] = ..., downstream_wire_bytes_received: _Optional[int] = ..., upstream_wire_bytes_sent: _Optional[int] = ..., upstream_wire_bytes_received: _Optional[int] = ..., access_log_type: _Optional[int] = ...) -> None: ...
+        def __init__(self, downstream_remote_address: _Optional[bytes] = ..., downstream_local_address: _Optional[bytes] = ..., upstream_remote_address: _Optional[bytes] = ..., upstream_local_address: _Optional[bytes] = ..., downstream_direct_remote_address: _Optional[bytes] = ..., tls_properties: _Optional[bytes] = ..., response_flags: _Optional[bytes] = ..., metadata: _Optional[bytes] = ..., filter_state_objects: _Optional[bytes] = ..., network_protocol_name: _Optional[str] = ...) -> None: ...
     COMMON_PROPERTIES_FIELD_NUMBER: _ClassVar[int]
     common_properties: _containers.RepeatedCompositeFieldContainer[Passed.Common]
     def __init__(self, common_properties: _Optional[_Iterable[_Union[Passed.Common, _Mapping]]] = ...) -> None: ...

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -87,7 +87,6 @@ class KafkaSink(Generic[RecordT]):
         self._key: Callable[[RecordT], object] | None = None
         self._max_record = MAX_BATCH
         self._routing = Routing(self._lane)
-        self._route = self._routing.route
         self._limit = BatchLimit()
         self._run: asyncio.Task[None] | None = None
         self._closing = False
@@ -127,36 +126,50 @@ class KafkaSink(Generic[RecordT]):
         if self._closing:
             account.refused("shutdown", len(records), receipt)
             return
-        if not blocks and self._waits_for_disk():
+        if not blocks and (account.full or self._waits_for_disk()):
             account.refused("buffer_full", len(records), receipt)
             self._log_dropped("buffer_full")
             return
-        spooled: list[Item] | None = [] if self._spool is not None else None
         now = int(self._clock() * 1000)
-        for number, record in enumerate(records):
+        values = list(map(self._encoded, records))
+        keys: Sequence[bytes | None] = [None] * len(records) if self._key is None else self._keys(records)
+        sizes = [
+            len(value) + OVERHEAD + (len(key) if key else 0) for value, key in zip(values, keys, strict=True)
+        ]
+        items = [
+            (key, value, record.event_id, now, size, 0, receipt)
+            for key, value, record, size in zip(keys, values, records, sizes, strict=True)
+        ]
+        if sizes and max(sizes) <= self._max_record and account.take(sum(sizes), blocks, len(sizes)):
+            self._send(items)
+            return
+        sendable = []  # what fits, one by one
+        for number, item in enumerate(items):
             if account.full and not blocks:
                 account.refused("buffer_full", len(records) - number, receipt)
                 self._log_dropped("buffer_full")
                 break
-            value = self._encoded(record)
-            key = None
-            if self._key is not None and (part := self._key(record)) is not None:
-                key = str(part).encode()
-            size = len(value) + OVERHEAD + (len(key) if key else 0)
-            if not account.take(size, blocks):
+            if not account.take(item[4], blocks):
                 account.refused("buffer_full", 1, receipt)
                 self._log_dropped("buffer_full")
-            elif size > self._max_record:
-                self._give_up(
-                    (key, value, record.event_id, now, size, 0, receipt), "too_large", "too large for a batch"
-                )
-            elif spooled is None:
-                self._route((key, value, record.event_id, now, size, 0, receipt))
+            elif item[4] > self._max_record:
+                self._give_up(item, "too_large", "too large for a batch")
             else:
-                self._number += 1
-                spooled.append((key, value, record.event_id, now, size, self._number, receipt))
-        if spooled and self._spool is not None:
-            self._spool.put(spooled)
+                sendable.append(item)
+        self._send(sendable)
+
+    def _keys(self, records: Sequence[RecordT]) -> list[bytes | None]:
+        parts = map(cast("Callable[[RecordT], object]", self._key), records)
+        return [None if part is None else str(part).encode() for part in parts]
+
+    def _send(self, items: list[Item]) -> None:
+        """Send records, or put them into the spool first, where each has a number."""
+        if self._spool is None:
+            self._routing.route(items)
+        elif items:
+            first = self._number + 1
+            self._number += len(items)
+            self._spool.put([(*item[:5], number, item[6]) for number, item in enumerate(items, first)])
 
     async def room(self) -> None:
         if not (self._blocks and self._is_full()):
@@ -238,8 +251,7 @@ class KafkaSink(Generic[RecordT]):
 
     def _next(self, items: Sequence[Item]) -> None:
         """From the spool."""
-        for item in items:
-            self._route(item)
+        self._routing.route(items)
         self._freed.set()
 
     def _acknowledged(self, items: Sequence[Item], size: int) -> None:

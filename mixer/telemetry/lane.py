@@ -102,9 +102,9 @@ class Lane:
         self._enough = asyncio.Event()
         self._hurry = self._stopping = False
 
-    def append(self, item: Item) -> None:
-        self.queue.append(item)
-        self.bytes += item[4]
+    def extend(self, items: Sequence[Item]) -> None:
+        self.queue.extend(items)
+        self.bytes += sum(item[4] for item in items)
         if not self._some.is_set():
             self._some.set()
         if self.bytes >= self._limit.bytes and not self._enough.is_set():
@@ -155,13 +155,11 @@ class Lane:
         """One batch, to its acknowledgement."""
         batch = producer.create_batch()
         count = size = 0
-        headers, limit, most = self._headers, self._limit.bytes, self._most
+        headers, limit, most, append = self._headers, self._limit.bytes, self._most, batch.append
         for key, value, event_id, timestamp, held, _, _ in self.queue:
             if (count and size + held > limit) or count == most:
                 break
-            batch.append(
-                key=key, value=value, timestamp=timestamp, headers=[*headers, ("event_id", event_id)]
-            )
+            append(key=key, value=value, timestamp=timestamp, headers=[*headers, ("event_id", event_id)])
             count += 1
             size += held
         batch.close()

@@ -31,28 +31,40 @@ class Routing:
     def lanes(self) -> Mapping[int, Lane]:
         return self._lanes
 
-    def route(self, item: Item) -> None:
-        """Give a record to its partition's lane."""
+    def route(self, items: Sequence[Item]) -> None:
+        """Give records to their partitions' lanes."""
         partitions = self.partitions
         if not partitions:
-            self._pending.append(item)
+            self._pending.extend(items)
             return
-        key = item[0]
-        if key is None:
-            lane = self._sticky
-            if lane is None or lane.batches != self._filled:
-                # As Kafka's sticky partitioner: fill one batch, then go on to another partition. The one with the
-                # shortest queue has a leader that answers; among equals, the one that had the fewest batches.
-                self._sticky = lane = min(self._lanes.values(), key=lambda lane: (lane.bytes, lane.batches))
-                self._filled = lane.batches
-        else:
-            hashed = self._hashes.get(key)
-            if hashed is None:
-                if len(self._hashes) >= MAX_KEYS:
-                    self._hashes.clear()
-                hashed = self._hashes[key] = murmur2(key) & 0x7FFFFFFF
-            lane = self._lanes[partitions[hashed % len(partitions)]]
-        lane.append(item)
+        lanes: dict[Lane, list[Item]] = {}
+        keyless = [item for item in items if item[0] is None]
+        if keyless:
+            lanes[self._next_lane()] = keyless
+        if len(keyless) < len(items):
+            for item in items:
+                if item[0] is not None:
+                    lanes.setdefault(self._lane_of(item[0]), []).append(item)
+        for lane, some in lanes.items():
+            lane.extend(some)
+
+    def _next_lane(self) -> Lane:
+        """For records without a key. As Kafka's sticky partitioner: fill one batch, then go on to another partition."""
+        lane = self._sticky
+        if lane is None or lane.batches != self._filled:
+            # The one with the shortest queue has a leader that answers; among equals, the one that had the fewest
+            # batches.
+            self._sticky = lane = min(self._lanes.values(), key=lambda lane: (lane.bytes, lane.batches))
+            self._filled = lane.batches
+        return lane
+
+    def _lane_of(self, key: bytes) -> Lane:
+        hashed = self._hashes.get(key)
+        if hashed is None:
+            if len(self._hashes) >= MAX_KEYS:
+                self._hashes.clear()
+            hashed = self._hashes[key] = murmur2(key) & 0x7FFFFFFF
+        return self._lanes[self.partitions[hashed % len(self.partitions)]]
 
     def know(self, partitions: Sequence[int]) -> None:
         """Take over the topic's partitions, and route what waited for them."""
@@ -64,8 +76,7 @@ class Routing:
             if number not in self._lanes:
                 self._lanes[number] = self._new_lane(number)
         waiting, self._pending = self._pending, deque()
-        for item in waiting:
-            self.route(item)
+        self.route(waiting)
         if self._flushing:
             self.flush()
 

@@ -29,7 +29,7 @@ from tests.telemetry.entries import (
     with_metadata,
 )
 
-TIMINGS = [field.name for field in intake.Passed.Common.DESCRIPTOR.fields if "time_to" in field.name]
+TIMINGS = [field.name for field in intake.CommonColumns.DESCRIPTOR.fields if "time_to" in field.name]
 
 
 def message(of: AccessRecord) -> Schema:
