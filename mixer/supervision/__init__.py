@@ -20,3 +20,6 @@ def counts(workers: config.Workers, role: str) -> dict[WorkerRole, int]:
 def needed(workers: config.Workers, role: str) -> bool:
     """Whether there is a supervisor; else one process serves all of it, which takes the least memory."""
     return workers.supervised or max(counts(workers, role).values()) > 1
+
+
+FAMILIES = "/families"  # page of a worker, on which it tells its metrics to the supervisor

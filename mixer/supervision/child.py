@@ -10,16 +10,17 @@ from typing import Any
 
 import structlog
 import uvloop
-from prometheus_client import generate_latest
+from aiohttp import web
 
 from mixer import config
 from mixer import log as logs
 from mixer.admin.server import AdminServer
 from mixer.errors import LoadError, MixerError
+from mixer.exposition import dump
 from mixer.loaded import Loaded
 from mixer.runtime import Runtime
 from mixer.server.handing_over import hand_over
-from mixer.supervision import messages
+from mixer.supervision import FAMILIES, messages
 from mixer.supervision.messages import Start
 from mixer.worker import drain, freeze
 
@@ -40,7 +41,7 @@ class Worker:
             self._runtime.not_ready,
             self._runtime.degraded,
             self._runtime.serving,
-            pages=self._runtime.pages,
+            pages=lambda: [web.get(FAMILIES, self._families), *self._runtime.pages()],
         )
         self._prepared: tuple[Loaded, Any] | None = None
 
@@ -70,10 +71,15 @@ class Worker:
             await self._hand_over()
         await drain(self._runtime)
         beats.cancel()
-        self._writer.write(messages.told(metrics=generate_latest(self._runtime.registry).decode()))
+        self._writer.write(messages.told(metrics=dump(self._runtime.registry).decode()))
         await self._admin.close()
         with contextlib.suppress(OSError):
             await self._writer.drain()
+
+    async def _families(self, _: web.Request) -> web.Response:
+        """All metrics, as the supervisor adds them up."""
+        told = await asyncio.to_thread(dump, self._runtime.registry)
+        return web.Response(body=told, content_type="application/json")
 
     async def _beat(self) -> None:
         while True:

@@ -9,13 +9,16 @@ import aiohttp
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
+from mixer import config
+from mixer.admin.merged import Merged
 from mixer.admin.near import is_near
 from mixer.admin.server import AdminServer
+from mixer.exposition import load
+from mixer.supervision import FAMILIES
 from mixer.supervision.process import Process
 from mixer.supervision.slot import Slot
-from mixer.supervision.totals import Totals, merged
 
 _TIMEOUT = 2.0  # seconds for which a worker is asked
 _ASKED_BY = ("content-type", "accept")  # headers that a worker is told
@@ -25,14 +28,20 @@ _PAGES = (
 )
 
 
-class _Families:
-    """A collector of what is there."""
+class _Whole(Collector):
+    """The supervisor's own metrics, and those of the workers."""
 
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = list(families)
+    def __init__(self, own: CollectorRegistry, workers: Merged) -> None:
+        self._own = own
+        self._workers = workers
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._families
+        yield from self._own.collect()
+        yield from self._workers.collect()
+
+    def describe(self) -> Iterable[Metric]:
+        """None: which there are is for the workers to say."""
+        return ()
 
 
 class SupervisorAdmin(AdminServer):
@@ -45,37 +54,34 @@ class SupervisorAdmin(AdminServer):
         registry: CollectorRegistry,
         slots: list[Slot],
         problems: Callable[[], list[str]],
+        telemetry: config.Telemetry,
     ) -> None:
+        self._workers = Merged(telemetry.max_series, telemetry.series_ttl)
+        whole = CollectorRegistry(support_collectors_without_names=True)
+        whole.register(_Whole(registry, self._workers))
         super().__init__(
-            address, registry, self._roles_away, self._told_of, self._serving_by, pages=self._passed_on
+            address, whole, self._roles_away, self._told_of, self._serving_by, pages=self._passed_on
         )
         self._slots = slots
         self._problems = problems
-        self._totals = Totals()
         self._kept: set[Process] = set()
         self._told: dict[str, list[str]] = {"degraded": [], "serving": []}
 
     def keep(self, process: Process) -> None:
         """It is gone: what it has counted stays in the totals."""
-        if process not in self._kept and process.metrics is not None:
-            self._totals.add(process.metrics)
+        if process not in self._kept:
+            if process.metrics is not None:
+                self._workers.put(process.id, load(process.metrics.encode()))
+            self._workers.retire(process.id)
         self._kept.add(process)
 
     async def _whole(self) -> CollectorRegistry:
-        for process, (status, text) in await self._asked("/metrics"):
-            if status == 200 and process not in self._kept:
-                process.metrics = text
-        texts = [slot.process.metrics for slot in self._slots if slot.process is not None]
-
-        def whole() -> CollectorRegistry:
-            processes = [list(text_string_to_metric_families(text)) for text in texts if text is not None]
-            registry = CollectorRegistry(support_collectors_without_names=True)
-            registry.register(
-                _Families(merged(self._registry.collect(), self._totals.families(), *processes))
-            )
-            return registry
-
-        return await asyncio.to_thread(whole)
+        for process, (status, text) in await self._asked(FAMILIES):
+            if status == 200:
+                families = await asyncio.to_thread(load, text.encode())
+                if process not in self._kept:
+                    self._workers.put(process.id, families)
+        return await super()._whole()
 
     async def _roles_away(self) -> list[str]:
         answers = dict(await self._asked("/readyz"))

@@ -37,6 +37,11 @@ class Process:
         self._answers: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
     @property
+    def id(self) -> str:
+        """No other process of this supervisor has had it."""
+        return f"{self.role} {self.number} {self.pid}"
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 

@@ -51,7 +51,11 @@ class Supervisor:
         self._rolling: asyncio.Task[None] | None = None
         self._reloads = Reloads(file, files, self._apply, self._metrics, read=role != "report")
         self._admin = SupervisorAdmin(
-            self._settings.listeners.admin.address, self._registry, self._slots, self._reloads.problems
+            self._settings.listeners.admin.address,
+            self._registry,
+            self._slots,
+            self._reloads.problems,
+            self._settings.telemetry,
         )
 
     @property
