@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -216,3 +217,21 @@ def test_counters_in_memory_are_looked_at_through_the_supervisor(
     command = [sys.executable, "-m", "mixer", *peek]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert "used       1" in done.stdout, done.stderr
+
+
+def test_workers_of_report_share_the_address_of_otlp_over_http(files: Files, start_mixer: StartMixer) -> None:
+    files.sections["workers"] = {**WORKERS, "report": 2}
+    files.sections["listeners"]["otlp_http"] = {"address": "127.0.0.1:0"}
+    files.write_settings()
+    mixer = start_mixer(files.settings)
+    assert "," not in mixer.addresses["otlp_http"]
+    for _ in range(8):  # of one port, whoever has them
+        request = urllib.request.Request(
+            f"http://{mixer.addresses['otlp_http']}/v1/logs",
+            data=b"",
+            headers={"content-type": "application/x-protobuf"},
+        )
+        with urllib.request.urlopen(request) as answer:
+            assert answer.status == 200
+    assert value(mixer, 'mixer_calls_total{code="OK",method="ExportHttp"}') == 8
+    assert mixer.stop() == 0

@@ -99,6 +99,7 @@ class LogReader:
         if spans.pop(HOLDS, False) and (decision_id := fields.get("mixer_decision_id")):
             holders = (*holders, decision_id)
         shape = _shape(fields)
+        protocol = _TCP if shape is TCP else _HTTP
         _judge(fields, shape)
         origin = identity.origin(fields.get("envoy_upstream_cluster", ""))
         for name in origin.fields.keys() & fields.keys():
@@ -123,7 +124,7 @@ class LogReader:
             None if span is None else span.seconds + span.nanos / 1e9,
             fields.get("envoy_downstream_wire_bytes_received", 0),
             fields.get("envoy_downstream_wire_bytes_sent", 0),
-            _Whole(event_id, shape.encoded + origin.protobuf + encoded(whole), _ends(fields), holders),
+            _Whole(event_id, protocol + origin.protobuf + encoded(whole), _ends(fields), holders),
             0,
         )
 
@@ -249,11 +250,11 @@ def _shape(fields: Fields) -> Shape:
     if fields.pop("network_protocol_name", "") == "tcp":
         return TCP
     return Shape(
-        _HTTP, host=fields.get("server_address", ""), status=fields.get("http_response_status_code", 0)
+        b"", host=fields.get("server_address", ""), status=fields.get("http_response_status_code", 0)
     )
 
 
-_HTTP = encoded({"network_protocol_name": "http"})
+_HTTP, _TCP = (encoded({"network_protocol_name": name}) for name in ("http", "tcp"))
 
 
 def _judge(fields: Fields, shape: Shape) -> None:

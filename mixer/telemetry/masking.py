@@ -21,7 +21,7 @@ from mixer.policy.engine import Path
 from mixer.policy.program import Program, rules_of
 from mixer.policy.sources import Sources
 from mixer.telemetry.peers import PEER_FIELDS
-from mixer.telemetry.record import SCHEMA_FIELDS, AccessRecord, Origin, Shape
+from mixer.telemetry.record import SCHEMA_FIELDS, TCP, AccessRecord, Origin, Shape
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
 
 log = structlog.get_logger()
@@ -180,7 +180,7 @@ def _rebuilt(
     for name in changed & _BESIDE.keys():
         beside |= _BESIDE[name]
     shape = record.shape
-    if changed & {"server_address", "http_response_status_code"}:
+    if shape is not TCP and changed & {"server_address", "http_response_status_code"}:
         shape = _shape(shape, "server_address" in changed, "http_response_status_code" in changed)
     return record._replace(
         origin=_origin(record.origin, changed),

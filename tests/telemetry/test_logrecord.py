@@ -123,7 +123,9 @@ def test_resource_tells_of_the_node_as_a_stream_does() -> None:
 
 
 def test_connection_is_what_says_so() -> None:
-    assert record({"network.protocol.name": "tcp"}).shape is TCP
+    made = record({"network.protocol.name": "tcp"})
+    assert made.shape is TCP
+    assert made.get("network_protocol_name") == "tcp"
     assert record(REQUEST).shape is not TCP
 
 
