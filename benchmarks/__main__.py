@@ -1,4 +1,4 @@
-"""`python -m benchmarks [check] [opa] [quota] [report] [--runs N]`: run them, and print ours beside the peer's.
+"""`python -m benchmarks [NAME …] [--runs N]`: run them, or all, and print ours beside the peer's.
 
 A target that is not met is said so plainly; it is no error (exit code 0), because machines differ.
 """
@@ -22,8 +22,8 @@ from tests.components import binaries
 from tests.components.binaries import ComponentError
 from tests.components.processes import StartError
 
-NAMES = ("check", "opa", "quota", "onehop", "report")
 PARTS = ("mixer", "grpcio", "gordon-to-regorus", "aiokafka", "redis", "protobuf", "uvloop")
+NAMES = ("check", "opa", "quota", "onehop", "report", "flood")
 
 
 def main(argv: list[str]) -> int:

@@ -9,6 +9,7 @@ logged header, the metadata of ext_authz, in messages of 30. OTLP's have the sam
 """
 
 import asyncio
+import itertools
 import os
 import random
 import tempfile
@@ -210,13 +211,25 @@ def _pair(name: str, value: str) -> bytes:
     return made.SerializeToString()
 
 
-def send(address: str, first: bytes, others: Sequence[bytes], count: int) -> None:
-    """Stream `count` messages over `STREAMS` streams, and return when the server has ended them all."""
+def send(
+    address: str,
+    first: bytes,
+    others: Sequence[bytes],
+    count: int | None,
+    due: Callable[[int, float], bool] | None = None,
+) -> None:
+    """Stream `count` messages over `STREAMS` streams, and return when the server has ended them all.
+
+    `due` is asked before each, with its number and when the stream began: it may wait, and answers whether to go on.
+    """
 
     def one(channel: grpc.Channel, number: int) -> None:
         def messages() -> Iterator[bytes]:
+            start = time.perf_counter()
             yield first
-            for index in range(count // STREAMS - 1):
+            for index in itertools.count() if count is None else range(count // STREAMS - 1):
+                if due is not None and not due(STREAMS * index + number, start):
+                    return
                 yield others[(index + 50 * number) % len(others)]
 
         channel.stream_unary(METHOD, bytes, bytes)(messages(), timeout=WITHIN, wait_for_ready=True)

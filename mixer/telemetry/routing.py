@@ -37,14 +37,14 @@ class Routing:
         if not partitions:
             self._pending.extend(items)
             return
+        if all(item[0] is None for item in items):
+            if items:
+                self._next_lane().extend(items)
+            return
         lanes: dict[Lane, list[Item]] = {}
-        keyless = [item for item in items if item[0] is None]
-        if keyless:
-            lanes[self._next_lane()] = keyless
-        if len(keyless) < len(items):
-            for item in items:
-                if item[0] is not None:
-                    lanes.setdefault(self._lane_of(item[0]), []).append(item)
+        for item in items:
+            lane = self._next_lane() if item[0] is None else self._lane_of(item[0])
+            lanes.setdefault(lane, []).append(item)
         for lane, some in lanes.items():
             lane.extend(some)
 
