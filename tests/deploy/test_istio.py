@@ -120,9 +120,16 @@ def traffic(scrape: Scrape) -> None:
 
 @pytest.fixture(scope="module")
 def asked() -> Iterator[Prometheus]:
-    """A Prometheus that has seen Mixer count."""
+    """A Prometheus that sees Mixer count: more at each scrape, since `irate` is of the last two."""
     scrape = Scrape()
     traffic(scrape)
+    ended = threading.Event()
+
+    def flow() -> None:
+        while not ended.wait(0.1):
+            traffic(scrape)
+
+    flowing = threading.Thread(target=flow)
 
     async def ready() -> list[str]:
         return []
@@ -133,10 +140,14 @@ def asked() -> Iterator[Prometheus]:
         with processes.prometheus(server.address) as prometheus:
             seen = "min(count_over_time(istio_requests_total[1m]))"
             prometheus.wait_until(lambda: bool(prometheus.query(seen)), 30, "scrape")
-            traffic(scrape)
-            grown = "min(increase(istio_requests_total[1m])) > 0"
-            prometheus.wait_until(lambda: bool(prometheus.query(grown)), 30, "scrape again")
-            yield prometheus
+            flowing.start()
+            try:
+                grown = "min(irate(istio_requests_total[1m])) > 0"
+                prometheus.wait_until(lambda: bool(prometheus.query(grown)), 30, "scrape again")
+                yield prometheus
+            finally:
+                ended.set()
+                flowing.join()
         run(server.close())
 
 
