@@ -69,22 +69,25 @@ class Exporter:
             timeout=aiohttp.ClientTimeout(total=self._settings.timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+        self._closing = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
     async def close(self, timeout: float) -> None:
         """Send what waits, for `timeout` seconds at most; the rest is dropped and counted."""
+        self._closing.set()
+        # An export that is under way is not begun anew: the collector may have it already.
+        await asyncio.wait((self._task,), timeout=timeout)
         self._task.cancel()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                while self._tracer.waiting:
-                    await self._export()
+        await asyncio.wait((self._task,))
         self._dropped.labels("shutdown").inc(len(self._tracer.waiting))
         self._tracer.waiting.clear()
         await self._session.close()
 
     async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(_EVERY)
+        while not self._closing.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_EVERY):
+                    await self._closing.wait()
             while self._tracer.waiting:
                 await self._export()
 

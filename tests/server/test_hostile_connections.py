@@ -186,7 +186,7 @@ async def test_others_are_answered_during_and_after(kind: str, attack: Callable[
         with connected(running) as connection:
             sending = asyncio.get_running_loop().run_in_executor(None, send, connection, attack)
             while not sending.done():
-                assert await running.call(text("during"), 5, channel) == text("during")
+                assert await running.call(text("during"), 20, channel) == text("during")
                 await asyncio.sleep(0.01)
             await sending
             assert await running.call(text("new"), 5) == text("new")  # on a connection of its own
