@@ -233,5 +233,5 @@ def test_workers_of_report_share_the_address_of_otlp_over_http(files: Files, sta
         )
         with urllib.request.urlopen(request) as answer:
             assert answer.status == 200
-    assert value(mixer, 'mixer_calls_total{code="OK",method="ExportHttp"}') == 8
+    assert value(mixer, 'mixer_calls_total{method="ExportHttp",code="OK"}') == 8
     assert mixer.stop() == 0
