@@ -309,6 +309,34 @@ def test_header_blocks_of_any_bytes_are_read_or_refused(block: bytes) -> None:
         Decoder(lambda fields: fields).read(block)
 
 
+@on_loop
+@pytest.mark.parametrize("path", ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"])
+async def test_health_asked_with_no_message_of_its_kind_is_the_callers_mistake(path: str) -> None:
+    async with served("asyncio", "tcp", unary(echo)) as running, peer(running) as client:
+        fields = [(name, path if name == ":path" else value) for name, value in FIELDS]
+        client.send(frame(HEADERS, END_HEADERS, 1, client.encoder.encode(fields)))
+        client.send(frame(DATA, END_STREAM, 1, prefixed(b"\xff\xff")))
+        assert (await client.answer(1))[2]["grpc-status"] == "3"
+
+
+@on_loop
+async def test_health_that_fails_ends_the_call_and_tells_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(*_: object) -> None:
+        raise ValueError("inner")
+
+    monkeypatch.setattr("mixer.server.health.Health.Check", fail)
+    async with served("asyncio", "tcp", unary(echo)) as running, peer(running) as client:
+        fields = [
+            (name, "/grpc.health.v1.Health/Check" if name == ":path" else value) for name, value in FIELDS
+        ]
+        client.send(frame(HEADERS, END_HEADERS, 1, client.encoder.encode(fields)))
+        client.send(frame(DATA, END_STREAM, 1, prefixed(b"")))
+        trailers = (await client.answer(1))[2]
+        assert (trailers["grpc-status"], trailers["grpc-message"]) == ("13", "internal error; the log has it")
+
+
 # Hostile clients
 
 

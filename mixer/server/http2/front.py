@@ -5,8 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
-import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from grpc import aio
 from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH
 from grpc_health.v1.health_pb2 import HealthCheckRequest
@@ -17,7 +16,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from mixer import config
 from mixer.metrics import Metrics
 from mixer.server.front import ClientStream, Methods, Unary
-from mixer.server.handlers import Handlers, StatusError
+from mixer.server.handlers import Handlers
 from mixer.server.health import Health
 from mixer.server.http2.connection import Connection
 from mixer.server.http2.requests import Route, Serve, reader
@@ -25,10 +24,8 @@ from mixer.server.http2.streams import Stream
 from mixer.server.listening import bound, cannot_listen, publish, to_bind
 from mixer.tracing.tracer import Tracer
 
+_GRACE = 0.1  # seconds
 _BACKLOG = 1024  # connections that wait to be accepted
-_MALFORMED = StatusError(
-    grpc.StatusCode.INVALID_ARGUMENT, "the request is no valid protobuf message of this method"
-)
 
 
 class AsyncioFront:
@@ -89,8 +86,8 @@ class AsyncioFront:
             else:
                 routes[path] = Route(serve=self._client_stream(method))
         health = HEALTH.services_by_name["Health"].full_name
-        routes[f"/{health}/Check".encode()] = Route(serve=self._check_health)
-        routes[f"/{health}/Watch".encode()] = Route(serve=self._watch_health)
+        routes[f"/{health}/Check".encode()] = Route(serve=self._guarded("Health/Check", self._check_health))
+        routes[f"/{health}/Watch".encode()] = Route(serve=self._guarded("Health/Watch", self._watch_health))
         aio_reflection: Any = reflection.aio  # type: ignore[attr-defined]  # not in its stubs
         servicer = aio_reflection.ReflectionServicer((*services, health, reflection.SERVICE_NAME))
 
@@ -101,7 +98,9 @@ class AsyncioFront:
                 await stream.write(answer)
 
         name = REFLECTION.services_by_name["ServerReflection"].full_name
-        routes[f"/{name}/ServerReflectionInfo".encode()] = Route(serve=reflect)
+        routes[f"/{name}/ServerReflectionInfo".encode()] = Route(
+            serve=self._guarded("ServerReflectionInfo", reflect)
+        )
         return routes
 
     def _client_stream(self, method: ClientStream) -> Serve:
@@ -111,6 +110,17 @@ class AsyncioFront:
             await handle(None, cast(Any, stream))
 
         return serve
+
+    def _guarded(self, name: str, serve: Serve) -> Serve:
+        """What is not of our methods fails as they do: no stream is left without an end."""
+
+        async def guarded(stream: Stream) -> None:
+            try:
+                await serve(stream)
+            except Exception as error:
+                raise self._handlers.failure(name, error) from None
+
+        return guarded
 
     async def _check_health(self, stream: Stream) -> None:
         async for request in _parsed(HealthCheckRequest, stream):
@@ -162,13 +172,12 @@ class AsyncioFront:
                 waiting.cancel()
         if late:
             await asyncio.wait(late)
-        await self._until(
-            lambda: not any(c.calls.waited_for() for c in self._connections), self.loop.time() + timeout
-        )
+        last = max(end, self.loop.time() + _GRACE)  # for what was cancelled, and for bytes that are written
+        await self._until(lambda: not any(c.calls.waited_for() for c in self._connections), last)
         self._server.close()
         for connection in list(self._connections):
             connection.close()
-        await self._until(lambda: not self._connections, max(end, self.loop.time() + 0.1))
+        await self._until(lambda: not self._connections, last)
         for connection in list(self._connections):
             connection.abort()
         if self._wake is not None:
@@ -184,7 +193,4 @@ class AsyncioFront:
 
 async def _parsed(kind: type[Message], stream: Stream) -> AsyncIterator[Any]:
     while (data := await stream.read()) is not aio.EOF:  # type: ignore[attr-defined]
-        try:
-            yield kind.FromString(data)
-        except DecodeError:
-            raise _MALFORMED from None
+        yield kind.FromString(data)
