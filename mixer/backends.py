@@ -109,19 +109,38 @@ def series_of(settings: config.Config, metrics: Metrics) -> "Sink[Any]":
 
 
 def _asyncio(
-    settings: config.Listener, methods: Methods, metrics: Metrics, shared: bool, tracer: Tracer | None
+    name: str,
+    settings: config.Listener,
+    methods: Methods,
+    metrics: Metrics,
+    *,
+    shared: bool = False,
+    tracer: Tracer | None = None,
 ) -> Front:
     from mixer.server.http2.front import AsyncioFront
 
-    return AsyncioFront(settings, methods, metrics, shared, tracer)
+    return AsyncioFront(settings, methods, metrics, shared=shared, tracer=tracer, name=name)
 
 
 def _grpcio(
-    settings: config.Listener, methods: Methods, metrics: Metrics, shared: bool, tracer: Tracer | None
+    name: str,
+    settings: config.Listener,
+    methods: Methods,
+    metrics: Metrics,
+    *,
+    shared: bool = False,
+    tracer: Tracer | None = None,
 ) -> Front:
     from mixer.server.grpcio import GrpcioFront
 
-    return GrpcioFront(settings, methods, metrics, shared, tracer)
+    if (tls := settings.tls) is None:
+        return GrpcioFront(settings, methods, metrics, shared, tracer)
+    from mixer.server.secured import SecuredFront
+
+    def make(behind: config.Listener) -> Front:
+        return GrpcioFront(behind, methods, metrics, tracer=tracer)
+
+    return SecuredFront(name, settings, tls, make, metrics, shared=shared)
 
 
 def otlp_http(settings: config.OtlpHttpListener, method: Unary, metrics: Metrics, shared: bool) -> Front:
@@ -158,7 +177,7 @@ SINKS: dict[str, Callable[[Any, Metrics, "Kind[Any]", str], "Sink[Any]"]] = {
     "file": _file,
     "python": _python,
 }
-FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics, bool, Tracer | None], Front]] = {
+FRONTS: dict[str, Callable[..., Front]] = {
     "asyncio": _asyncio,
     "grpcio": _grpcio,
 }

@@ -5,7 +5,6 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -129,17 +128,9 @@ class Runtime:
         await self.exporter.start()
 
     async def _serve(self, name: str, listener: config.Listener, methods: Methods, shared: bool) -> None:
-        def make(settings: config.Listener, *, shared: bool = shared) -> Front:
-            return FRONTS[settings.server](settings, methods, self.metrics, shared, self.tracer)
-
-        if listener.tls is None:
-            front = make(listener)
-        else:
-            from mixer.server.secured import SecuredFront
-
-            front = SecuredFront(
-                name, listener, listener.tls, partial(make, shared=False), self.metrics, shared=shared
-            )
+        front = FRONTS[listener.server](
+            name, listener, methods, self.metrics, shared=shared, tracer=self.tracer
+        )
         await front.start()
         self.fronts[name] = front
 

@@ -77,7 +77,7 @@ class AdminServer:
             return
         if self._tls is not None:
             self._listener = self._secured(*self._tls)
-            self._listener.start()
+            await self._listener.start()
             self.address = self._listener.address
             return
         host, _, port = self.address.rpartition(":")

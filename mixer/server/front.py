@@ -62,6 +62,10 @@ class Front(Protocol):
     async def start(self) -> None:
         """Bind and serve. Raises `StartError` where the address cannot be had (it is shared with workers alone)."""
 
+    async def hand_over(self, timeout: float) -> None:
+        """Ask clients to go on over other connections, which another process accepts that has the address, too; serve
+        as before meanwhile. Until no client is left here, `timeout` seconds at most."""
+
     async def drain(self, timeout: float) -> None:
         """Stop without a call lost: health says NOT_SERVING, and calls are still answered until there is a moment
         without one, or half of `timeout` (seconds) has passed; then new ones are refused, and those in flight get

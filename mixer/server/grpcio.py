@@ -9,6 +9,7 @@ from mixer import config
 from mixer.metrics import Metrics
 from mixer.server import threads
 from mixer.server.front import Methods
+from mixer.server.handing_over import hand_over
 from mixer.server.handlers import Handlers
 from mixer.server.health import Health
 from mixer.server.listening import OPTIONS, SHARED_OPTIONS, bound, cannot_listen, publish, to_bind
@@ -53,6 +54,9 @@ class GrpcioFront:
         except RuntimeError:
             raise cannot_listen(self.address) from None
         return bound(self.address, port)
+
+    async def hand_over(self, timeout: float) -> None:
+        await hand_over(self.address, timeout)
 
     async def drain(self, timeout: float) -> None:
         await self._health.drain()

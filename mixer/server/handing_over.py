@@ -23,9 +23,9 @@ _QUIET = 5  # looks without a connection: nobody is on the way here any more
 _SIOCOUTQNSD = 0x894B  # bytes of a TCP socket that were not sent yet
 
 
-async def hand_over(address: str, timeout: float) -> bool:
-    """Until no connection is left, `timeout` seconds at most; answers whether none is. `address`: of a plaintext
-    listener of this process, which goes on to serve."""
+async def hand_over(address: str, timeout: float) -> None:
+    """Until no connection is left, `timeout` seconds at most. `address`: of a plaintext listener of this process, which
+    goes on to serve."""
     loop = asyncio.get_running_loop()
     end = loop.time() + timeout
     seen: set[int] = set()
@@ -33,7 +33,7 @@ async def hand_over(address: str, timeout: float) -> bool:
     quiet = 0
     while quiet < _QUIET:
         if loop.time() > end:
-            return False
+            return
         now: set[int] = set()
         for connection in _connections(address):
             with connection, contextlib.suppress(OSError):
@@ -45,7 +45,6 @@ async def hand_over(address: str, timeout: float) -> bool:
         seen, told = now, told & now
         quiet = 0 if now else quiet + 1
         await asyncio.sleep(_LOOK)
-    return True
 
 
 def _connections(address: str) -> list[socket.socket]:
@@ -75,7 +74,10 @@ def _is_accepted_at(connection: socket.socket, address: str) -> bool:
     except OSError:
         return False
     if address.startswith("unix:"):
-        return connection.family is socket.AF_UNIX and own == own_path(address)
+        return connection.family is socket.AF_UNIX and own in (
+            own_path(address),
+            address.removeprefix("unix:"),
+        )
     is_tcp = connection.family in (socket.AF_INET, socket.AF_INET6)
     return is_tcp and own[1] == int(address.rpartition(":")[2])
 

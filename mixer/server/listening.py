@@ -1,8 +1,10 @@
 """What both fronts share: addresses, and the options of their grpc.aio servers."""
 
+import asyncio
 import os
 import socket
 import stat
+from collections.abc import Callable
 
 from mixer.errors import StartError
 
@@ -11,7 +13,7 @@ MAX_MESSAGE = 4 * 1024 * 1024  # bytes, grpc's default
 # that opens thousands and sends nothing has grpcio refuse the calls of others. There each may take 1 MiB, for headers
 # that are small on the wire and many when unpacked: so the least that RFC 9113 recommends.
 MAX_STREAMS = 100
-MAX_STREAMS_NATIVE = 512
+BACKLOG = 1024  # connections that wait to be accepted
 MAX_METADATA = 16 * 1024  # bytes of a call's headers
 KEEPALIVE = 60_000  # milliseconds without a word until a client is asked whether it is still there
 KEEPALIVE_TIMEOUT = 20_000
@@ -45,7 +47,7 @@ def refuse_socket_in_use(address: str) -> None:
     raise StartError(f"cannot listen on {address}: it is in use")
 
 
-def listen(address: str, backlog: int, *, shared: bool = False) -> tuple[list[socket.socket], str]:
+def listen(address: str, *, shared: bool = False) -> tuple[list[socket.socket], str]:
     """Sockets, of which `accept` does not block, and the address with the port that was really bound: one for each
     address that a host name stands for. `shared`: others may have it, too. Raises `StartError`."""
     to = to_bind(address, shared=shared)
@@ -56,7 +58,7 @@ def listen(address: str, backlog: int, *, shared: bool = False) -> tuple[list[so
             if os.path.lexists(path) and stat.S_ISSOCK(os.lstat(path).st_mode):
                 os.unlink(path)  # of a killed process
             listening.bind(path)
-            listening.listen(backlog)
+            listening.listen(BACKLOG)
         except OSError:
             listening.close()
             raise cannot_listen(address) from None
@@ -74,7 +76,7 @@ def listen(address: str, backlog: int, *, shared: bool = False) -> tuple[list[so
             both = family == socket.AF_INET6 and at[0] == "::"
             sockets.append(
                 socket.create_server(
-                    end, family=family, backlog=backlog, dualstack_ipv6=both, reuse_port=shared
+                    end, family=family, backlog=BACKLOG, dualstack_ipv6=both, reuse_port=shared
                 )
             )
     except OSError:
@@ -84,6 +86,31 @@ def listen(address: str, backlog: int, *, shared: bool = False) -> tuple[list[so
     for each in sockets:
         each.setblocking(False)
     return sockets, bound(address, sockets[0].getsockname()[1])
+
+
+class PlainListener:
+    """Accepts connections on an address, each for a protocol of `made`."""
+
+    def __init__(self, address: str, made: Callable[[], asyncio.Protocol], *, shared: bool = False) -> None:
+        """`shared`: others may have the address, too."""
+        self.address = address
+        self._made = made
+        self._shared = shared
+        self._servers: list[asyncio.Server] = []
+
+    async def start(self) -> None:
+        """Raises `StartError` where the address cannot be had."""
+        sockets, self.address = listen(self.address, shared=self._shared)
+        loop = asyncio.get_running_loop()
+        for each in sockets:
+            unix = each.family == socket.AF_UNIX
+            make = loop.create_unix_server if unix else loop.create_server
+            self._servers.append(await make(self._made, sock=each, backlog=BACKLOG))
+
+    async def close(self) -> None:
+        """Accept no more. Connections that there are go on."""
+        for server in self._servers:
+            server.close()
 
 
 def bound(address: str, port: int) -> str:

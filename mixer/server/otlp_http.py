@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 import zlib
 from typing import cast
 
@@ -15,7 +14,7 @@ from mixer import config
 from mixer.metrics import Metrics
 from mixer.server.front import Unary
 from mixer.server.handlers import Handlers, StatusError
-from mixer.server.listening import MAX_MESSAGE, listen
+from mixer.server.listening import MAX_MESSAGE, PlainListener
 from mixer.server.secured import TlsListener
 from mixer.telemetry import otlp_json
 
@@ -25,7 +24,6 @@ MAX_HELD = 64 * 1024 * 1024  # bytes of requests that are read or not answered y
 RETRY_AFTER = "1"  # seconds
 # Longer than Envoy keeps a connection (an hour): one that is closed while it is used loses what it brings.
 KEEPALIVE = 4000.0
-_BACKLOG = 128  # of connections that are not accepted yet
 
 _PROTOBUF, _JSON = "application/x-protobuf", "application/json"
 _CODES = {
@@ -56,19 +54,15 @@ class OtlpHttpFront:
     ) -> None:
         """`shared`: others may have the address, too."""
         self.address = settings.address
-        self._shared = shared
-        self._listener: TlsListener | None = None
-        if (tls := settings.tls) is not None:
+        self._listener: PlainListener | TlsListener
+        if (tls := settings.tls) is None:
+            self._listener = PlainListener(self.address, self._connection, shared=shared)
+        else:
             self._listener = TlsListener(
-                "otlp_http",
-                self.address,
-                tls,
-                self._connection,
-                metrics,
+                *("otlp_http", self.address, tls, self._connection, metrics),
                 protocol="http/1.1",
                 shared=shared,
             )
-        self._servers: list[asyncio.Server] = []
         self._refused = metrics.calls
         self._name = method.name
         self._handlers = Handlers((method,), metrics)
@@ -91,23 +85,15 @@ class OtlpHttpFront:
         )
         await self._runner.setup()
         self._new_protocol = cast("web.Server", self._runner.server)
-        if self._listener is not None:
-            self._listener.start()
-            self.address = self._listener.address
-            return
-        sockets, self.address = listen(self.address, _BACKLOG, shared=self._shared)
-        loop = asyncio.get_running_loop()
-        for each in sockets:
-            unix = each.family == socket.AF_UNIX
-            make = loop.create_unix_server if unix else loop.create_server
-            self._servers.append(await make(self._connection, sock=each, backlog=_BACKLOG))
+        await self._listener.start()
+        self.address = self._listener.address
+
+    async def hand_over(self, timeout: float) -> None:
+        """HTTP/1.1 cannot ask for it: a connection ends in `drain`, after an answer."""
 
     async def drain(self, timeout: float) -> None:
         await self._handlers.drain(timeout / 2)
-        if self._listener is not None:
-            await self._listener.close()
-        for server in self._servers:
-            server.close()
+        await self._listener.close()
         for timer in self._fresh.values():
             timer.cancel()
         with contextlib.suppress(TimeoutError):

@@ -29,7 +29,6 @@ log = structlog.get_logger()
 
 _HANDSHAKE = 5.0  # seconds
 _HANDSHAKES = 256  # at the same time; more wait in the kernel's queue
-_BACKLOG = 1024  # of that queue
 _PAUSE = 0.1  # seconds, after which a process without a free file descriptor tries again
 _SHUTDOWN = 0.2  # seconds for a client's own end of TLS, which many never send
 _CLOSING = 1.0  # seconds that the last bytes may take to those who read them
@@ -61,12 +60,13 @@ class TlsListener:
         self._made = made
         self._count = partial(self._counted, metrics.tls_handshakes, name)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._fresh: set[Any] = set()  # sockets whose handshake has not begun
         self._room = asyncio.Semaphore(_HANDSHAKES)
         self._throttle = Throttle()
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Raises `StartError` where the address cannot be had."""
-        self._sockets, self.address = listen(self.address, _BACKLOG, shared=self._shared)
+        self._sockets, self.address = listen(self.address, shared=self._shared)
         for each in self._sockets:
             self._spawn(self._accept(each))
         self._spawn(self._certificates.watch())
@@ -76,7 +76,7 @@ class TlsListener:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for each in self._sockets:
+        for each in (*self._sockets, *self._fresh):
             each.close()
 
     def _spawn(self, work: Any) -> None:
@@ -99,10 +99,12 @@ class TlsListener:
                         )
                     await asyncio.sleep(_PAUSE)
                 continue
+            self._fresh.add(accepted)
             self._spawn(self._shake(accepted))
 
     async def _shake(self, accepted: Any) -> None:
         """The handshake of one connection."""
+        self._fresh.discard(accepted)
         loop = asyncio.get_running_loop()
         gate = _Gate(self._made, self._spiffe)
         try:
@@ -183,12 +185,15 @@ class SecuredFront:
             self._front = self._make(self._settings.model_copy(update=behind))
             await self._front.start()
             try:
-                self._listener.start()
+                await self._listener.start()
             except StartError:
                 await self._front.drain(0.1)
                 raise
             undone.pop_all()
         self.address = self._listener.address
+
+    async def hand_over(self, timeout: float) -> None:
+        await self._front.hand_over(timeout)
 
     async def drain(self, timeout: float) -> None:
         await self._front.drain(timeout)

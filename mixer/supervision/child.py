@@ -19,7 +19,6 @@ from mixer.errors import LoadError, MixerError
 from mixer.exposition import dump
 from mixer.loaded import Loaded
 from mixer.runtime import Runtime
-from mixer.server.handing_over import hand_over
 from mixer.supervision import FAMILIES, messages
 from mixer.supervision.messages import Start
 from mixer.worker import drain, freeze
@@ -119,10 +118,9 @@ class Worker:
 
     async def _hand_over(self) -> None:
         timeout = {"check": self._runtime.settings.drain_timeout / 2, "report": _STREAMS_END}
-        for name, limit in timeout.items():  # OTLP over HTTP/1.1 has no such frame
-            front = self._runtime.fronts.get(name)
-            if front is not None and getattr(self._runtime.settings.listeners, name).tls is None:
-                await hand_over(front.address, limit)
+        for name, limit in timeout.items():
+            if (front := self._runtime.fronts.get(name)) is not None:
+                await front.hand_over(limit)
 
 
 def failure(error: MixerError) -> dict[str, Any]:

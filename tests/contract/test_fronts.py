@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from mixer import config
+from mixer.backends import FRONTS
 from mixer.errors import (
     CounterError,
     DeadlineError,
@@ -29,7 +30,18 @@ from mixer.metrics import Metrics
 from mixer.server.front import Done, Front, Pending
 from tests.components.server import scratch
 from tests.loop import on_loop
-from tests.server.served import FRONTS, PATIENCE, Serve, Served, echo, eventually, served, stream, text, unary
+from tests.server.served import (
+    PATIENCE,
+    Serve,
+    Served,
+    another,
+    echo,
+    eventually,
+    served,
+    stream,
+    text,
+    unary,
+)
 
 LIMIT = 4 * 1024 * 1024  # bytes of a message
 ENDED = (
@@ -557,12 +569,62 @@ async def test_drain_takes_no_longer_than_allowed_when_a_stream_never_rests(serv
             await writing
 
 
+# Handing over
+
+
+@pytest.mark.parametrize("transport", ["tcp", "unix", "tls"])
+@on_loop
+async def test_clients_of_a_front_that_hands_over_go_on_at_another_without_a_call_lost(
+    transport: str,
+) -> None:
+    """grpcio's own end cancels calls of clients that come back in between."""
+    async with (
+        served("asyncio", transport, unary(echo), shared=True) as old,
+        another(old, unary(echo)) as new,
+    ):
+        stop, counts = asyncio.Event(), []
+
+        async def keep_calling(channel: aio.Channel) -> None:
+            count = 0
+            while not stop.is_set():
+                assert await old.call(text("more"), channel=channel, timeout=PATIENCE) == text("more")
+                count += 1
+            counts.append(count)
+
+        calling = asyncio.gather(
+            *(keep_calling(channel) for channel in [old.channel() for _ in range(4)] * 4)
+        )
+        await eventually(lambda: old.calls("Unary", "OK") + new.calls("Unary", "OK") > 100)
+        await old.front.hand_over(PATIENCE)
+        await old.drain()
+        before = new.calls("Unary", "OK")
+        await eventually(lambda: new.calls("Unary", "OK") > before + 100)
+        stop.set()
+        await calling
+        assert sum(counts) == old.calls("Unary", "OK") + new.calls("Unary", "OK")
+
+
+@on_loop
+async def test_hand_over_waits_for_the_call_in_flight_and_no_longer_than_allowed(
+    serve: Serve, gate: Gate
+) -> None:
+    async with serve(unary(gate), shared=True) as old:
+        call = old.call(text("slow"))
+        await eventually(lambda: gate.waiting == 1)
+        async with another(old, unary(echo)) as new:
+            await old.front.hand_over(0.3)
+            assert not call.done()
+            gate.opened.set()
+            assert await call == text("slow")
+            assert await new.call(text("")) == text("")
+
+
 # Addresses
 
 
-def another(kind: str, address: str) -> Front:
+def at(kind: str, address: str) -> Front:
     settings = config.Listener.model_validate({"address": address, "server": kind})
-    return FRONTS[kind](settings, [unary(echo)], Metrics(CollectorRegistry()))
+    return FRONTS[kind]("check", settings, [unary(echo)], Metrics(CollectorRegistry()))
 
 
 @pytest.mark.parametrize("second", ["asyncio", "grpcio"])
@@ -571,7 +633,7 @@ async def test_address_in_use_is_refused_and_never_shared(serve: Serve, second: 
     async with serve(unary(echo)) as running:
         address = running.front.address
         with pytest.raises(StartError, match="cannot listen on") as raised:
-            await another(second, address).start()
+            await at(second, address).start()
         assert address in str(raised.value)
         for _ in range(10):
             assert await running.call(text("mine")) == text("mine")
@@ -583,7 +645,7 @@ async def test_unix_socket_that_a_killed_process_left_is_replaced(kind: str) -> 
         path = folder / "front.sock"
         left.bind(str(path))
         left.close()  # nobody listens on it any more, and the file stays
-        front = another(kind, f"unix:{path}")
+        front = at(kind, f"unix:{path}")
         await front.start()
         async with aio.insecure_channel(front.address) as channel:
             assert await health(channel) == SERVING
@@ -596,14 +658,14 @@ async def test_file_that_is_no_socket_stays(kind: str) -> None:
         path = folder / "data"
         path.write_text("precious")
         with pytest.raises(StartError, match="cannot listen on"):
-            await another(kind, f"unix:{path}").start()
+            await at(kind, f"unix:{path}").start()
         assert path.read_text() == "precious"
 
 
 @on_loop
 async def test_unix_socket_in_a_folder_that_does_not_exist_is_refused(kind: str) -> None:
     with pytest.raises(StartError, match="its folder must exist"):
-        await another(kind, "unix:/nowhere/at/all/front.sock").start()
+        await at(kind, "unix:/nowhere/at/all/front.sock").start()
 
 
 @on_loop

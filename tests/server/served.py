@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,19 +13,13 @@ from grpc import aio
 from prometheus_client import CollectorRegistry
 
 from mixer import config
+from mixer.backends import FRONTS
 from mixer.metrics import Metrics
-from mixer.server.front import ClientStream, Front, Method, Methods, Unary
-from mixer.server.grpcio import GrpcioFront
-from mixer.server.http2.front import AsyncioFront
-from mixer.server.secured import SecuredFront
+from mixer.server.front import ClientStream, Front, Method, Unary
 from tests.components.server import scratch
 from tests.server.certificates import Authority, credentials, write
 
 SERVICE = "test.Service"
-FRONTS: dict[str, Callable[[config.Listener, Methods, Metrics], Front]] = {
-    "asyncio": AsyncioFront,
-    "grpcio": GrpcioFront,
-}
 PATIENCE = 10.0  # seconds; nothing that is waited for takes as long
 
 
@@ -56,6 +50,7 @@ class Served:
     """A started front."""
 
     front: Front
+    settings: config.Listener
     registry: CollectorRegistry
     credentials: grpc.ChannelCredentials | None = None
     channels: list[aio.Channel] = field(default_factory=list)
@@ -99,7 +94,11 @@ Serve = Callable[..., AbstractAsyncContextManager[Served]]
 
 @contextlib.asynccontextmanager
 async def served(
-    kind: str, transport: str, *methods: Method, tls: Mapping[str, Any] | None = None
+    kind: str,
+    transport: str,
+    *methods: Method,
+    tls: Mapping[str, Any] | None = None,
+    shared: bool = False,
 ) -> AsyncIterator[Served]:
     """A front of this kind ("asyncio", "grpcio") over this transport ("tcp", "unix"; "tls": with certificates that its
     clients have, too)."""
@@ -112,23 +111,32 @@ async def served(
             tls = {**write(folder, authority.issue("mixer")), "client_ca": f"{folder}/ca.pem"}
             trusted = credentials(authority, authority.issue("client"))
         settings = config.Listener.model_validate({"address": address, "server": kind, "tls": tls})
-        registry = CollectorRegistry()
-        metrics = Metrics(registry)
-
-        def make(settings: config.Listener) -> Front:
-            return FRONTS[kind](settings, methods, metrics)
-
-        front = (
-            make(settings)
-            if settings.tls is None
-            else SecuredFront("check", settings, settings.tls, make, metrics)
-        )
-        running = Served(front, registry, trusted)
-        await running.front.start()
-        try:
+        async with _running(settings, methods, trusted, shared=shared) as running:
             yield running
-        finally:
-            for channel in running.channels:
-                await channel.close()
-            if not running.drained:
-                await running.drain(0.2)
+
+
+def another(running: Served, *methods: Method) -> AbstractAsyncContextManager[Served]:
+    """A second front of the same kind that shares the address of one that was made `shared`."""
+    settings = running.settings.model_copy(update={"address": running.front.address})
+    return _running(settings, methods, running.credentials, shared=True)
+
+
+@contextlib.asynccontextmanager
+async def _running(
+    settings: config.Listener,
+    methods: Sequence[Method],
+    trusted: grpc.ChannelCredentials | None,
+    *,
+    shared: bool,
+) -> AsyncIterator[Served]:
+    registry = CollectorRegistry()
+    front = FRONTS[settings.server]("check", settings, methods, Metrics(registry), shared=shared)
+    running = Served(front, settings, registry, trusted)
+    await running.front.start()
+    try:
+        yield running
+    finally:
+        for channel in running.channels:
+            await channel.close()
+        if not running.drained:
+            await running.drain(0.2)

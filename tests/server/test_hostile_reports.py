@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from grpc import StatusCode, aio
 
+from mixer.backends import FRONTS
 from mixer.server.front import ClientStream, Unary
 from mixer.server.listening import MAX_MESSAGE
 from mixer.telemetry.export import MAX_RECORDS, ExportService
@@ -13,7 +14,7 @@ from mixer.telemetry.redaction import Redaction
 from mixer.telemetry.service import ReportService
 from mixer.telemetry.wire import length
 from tests.loop import on_loop
-from tests.server.served import FRONTS, eventually, served
+from tests.server.served import eventually, served
 from tests.telemetry.entries import http_entry, messages, new_metrics, value
 from tests.telemetry.logs import REQUEST, export, log
 

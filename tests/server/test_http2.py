@@ -114,7 +114,9 @@ class Peer:
 
 
 @contextlib.asynccontextmanager
-async def peer(running: Served, hello: bytes = PREFACE + frames.settings({})) -> AsyncIterator[Peer]:
+async def peer(
+    running: Served, hello: bytes = PREFACE + frames.settings({}) + frame(SETTINGS, ACK, 0)
+) -> AsyncIterator[Peer]:
     host, _, port = running.front.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(hello)
@@ -489,6 +491,33 @@ async def test_stream_whose_handler_does_not_read_is_held_by_its_window() -> Non
                 await client.writer.drain()
             assert await client.goaway() == frames.FLOW_CONTROL_ERROR
         await answers_others(running)
+
+
+@on_loop
+async def test_what_a_client_begins_before_it_hears_of_the_end_is_answered() -> None:
+    async with served("asyncio", "tcp", unary(echo)) as running, peer(running) as client:
+        client.send(client.call(1, text("before")))
+        assert (await client.answer(1))[1] == prefixed(text("before"))
+        drain = asyncio.create_task(running.drain())
+        kind, _, _, payload = await client.frame()
+        assert (kind, payload) == (GOAWAY, frames.MAX_WINDOW.to_bytes(4, "big") + bytes(4))
+        kind, flags, _, payload = await client.frame()
+        assert (kind, flags) == (PING, 0)
+        client.send(client.call(3, text("on its way")))
+        assert (await client.answer(3))[1] == prefixed(text("on its way"))
+        assert not drain.done()
+        client.send(client.call(5, text("and the last")), frame(PING, ACK, 0, payload))
+        assert (await client.answer(5))[1] == prefixed(text("and the last"))
+        assert await client.goaway() == frames.NO_ERROR
+        await drain
+
+
+@on_loop
+async def test_client_that_does_not_hear_of_the_end_is_not_waited_for() -> None:
+    async with served("asyncio", "tcp", unary(echo)) as running, peer(running) as client:
+        client.send(client.call(1, text("before")))
+        await client.answer(1)
+        await asyncio.wait_for(running.drain(2 * PATIENCE), PATIENCE)
 
 
 @on_loop

@@ -13,13 +13,14 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from mixer import config
+from mixer.backends import FRONTS
 from mixer.errors import DecisionError
 from mixer.metrics import Metrics
 from mixer.server.front import Unary
 from mixer.tracing.export import Exporter
 from mixer.tracing.tracer import Tracer
 from tests.loop import on_loop
-from tests.server.served import FRONTS, eventually
+from tests.server.served import eventually
 from tests.tracing.collector import Collector, attributes, collector
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -44,7 +45,7 @@ async def traced(kind: str, url: str) -> AsyncIterator[tuple[aio.UnaryUnaryMulti
     tracer = Tracer(1.0, 100, metrics)
     exporter = Exporter(settings, tracer, metrics)
     listener = config.Listener.model_validate({"address": "127.0.0.1:0", "server": kind})
-    front = FRONTS[kind](listener, [Unary(CHECK, "Check", None, answer)], metrics, tracer=tracer)  # type: ignore[call-arg]
+    front = FRONTS[kind]("check", listener, [Unary(CHECK, "Check", None, answer)], metrics, tracer=tracer)
     await front.start()
     async with aio.insecure_channel(front.address) as channel:
         yield channel.unary_unary(f"/{CHECK}/Check"), exporter, metrics

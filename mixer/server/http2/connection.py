@@ -56,6 +56,8 @@ _SETTINGS = frames.settings(
     }
 ) + frames.window_update(0, RECEIVE_WINDOW - WINDOW)
 _SETTINGS_ACK = frame(SETTINGS, ACK, 0)
+_LEAVING = b"leaving\0"  # of the PING whose answer says that GOAWAY has been read
+_LEAVE = frames.goaway(MAX_WINDOW, frames.NO_ERROR) + frame(PING, 0, 0, _LEAVING)
 
 
 class Owner(calls.Owner, Protocol):
@@ -67,6 +69,9 @@ class Owner(calls.Owner, Protocol):
 
     def closed(self, connection: "Connection") -> None: ...
 
+    def left(self) -> None:
+        """A peer begins nothing new any more, as it was asked to."""
+
 
 class Connection(asyncio.Protocol):
     """See the module."""
@@ -77,7 +82,10 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._rest = b""  # of a frame that is not complete, or of what others have the loop for
         self._greeted = False
+        self._is_connected = False  # the peer has read our settings
         self._is_closing = False
+        self._is_leaving = False
+        self._has_left = False  # the peer has read that it is to begin nothing new here
         self._is_paused = False  # the peer does not read
         self._has_turn = True  # False: what is in `_rest` waits for the next turn of the loop
         self._guard: asyncio.TimerHandle | None = None  # of the greeting; of a peer that does not read
@@ -91,9 +99,9 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         if (sock := transport.get_extra_info("socket")) is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # who vanished is noticed
-        self._owner.opened(self)
         self._guard = self._owner.loop.call_later(GREETING, self._transport.abort)
         self._transport.write(_SETTINGS)
+        self._owner.opened(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._is_closing = True
@@ -229,6 +237,9 @@ class Connection(asyncio.Protocol):
     def _ping(self, number: int, flags: int, payload: bytes) -> None:
         if not flags & ACK:
             self._writer.out.append(frame(PING, ACK, number, payload))
+        elif payload == _LEAVING and self._is_leaving:
+            self._has_left = True
+            self._owner.left()
 
     def _rst_stream(self, number: int, flags: int, payload: bytes) -> None:
         if self.calls.is_idle(number):
@@ -268,6 +279,9 @@ class Connection(asyncio.Protocol):
         if flags & ACK:
             if payload:
                 raise ConnectionFault(frames.FRAME_SIZE_ERROR, "an acknowledgement of settings with some")
+            if not self._is_connected and self._is_leaving:
+                self._writer.out.append(_LEAVE)
+            self._is_connected = True
             return
         self._writer.out.append(_SETTINGS_ACK)  # and then what waited for wider windows
         for key, value in frames.read_settings(payload):
@@ -310,6 +324,26 @@ class Connection(asyncio.Protocol):
         self._writer.flush()
         self._is_closing = True
         self._transport.close()
+
+    def leave(self) -> None:
+        """Ask the peer to begin nothing new here, while all that it sends before it hears of that is answered (RFC
+        9113, section 6.8: what a client begins as the connection closes would be lost)."""
+        if not self._is_leaving:
+            self._is_leaving = True
+            # grpc's clients wait a second and more before they connect anew, if they hear it while they connect.
+            if self._is_connected:
+                self._writer.out.append(_LEAVE)
+                self._writer.flush_soon()
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing is open, and the peer begins nothing new."""
+        return self._has_left and self.is_idle
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is open, and every answer is written."""
+        return not self.calls.open and self._writer.is_done
 
     def close(self) -> None:
         """Say goodbye; what was written still goes out."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from typing import Any, cast
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf.message import Message
 from grpc import aio
@@ -16,16 +16,19 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from mixer import config
 from mixer.metrics import Metrics
 from mixer.server.front import ClientStream, Methods, Unary
-from mixer.server.handlers import Handlers
+from mixer.server.handlers import QUIET, Handlers
 from mixer.server.health import Health
 from mixer.server.http2.connection import Connection
 from mixer.server.http2.requests import Route, Serve, reader
 from mixer.server.http2.streams import Stream
-from mixer.server.listening import bound, cannot_listen, publish, to_bind
+from mixer.server.listening import PlainListener
 from mixer.tracing.tracer import Tracer
 
+if TYPE_CHECKING:
+    from mixer.server.secured import TlsListener
+
 _GRACE = 0.1  # seconds
-_BACKLOG = 1024  # connections that wait to be accepted
+_ANSWER = 1.0  # seconds in which a client without a call says that it has heard it is to leave
 
 
 class AsyncioFront:
@@ -36,17 +39,22 @@ class AsyncioFront:
         settings: config.Listener,
         methods: Methods,
         metrics: Metrics,
+        *,
         shared: bool = False,
         tracer: Tracer | None = None,
+        name: str = "check",
     ) -> None:
+        """`shared`: others may have the address, too; `name`: of the listener in the metrics. Raises `StartError` for
+        certificates that cannot be used."""
         self.address = settings.address
         self.tracer = tracer
-        self._shared = shared
+        self._listener = _listener(name, settings, lambda: Connection(self), metrics, shared)
         self.is_stopping = False
         self._handlers = Handlers(methods, metrics)
         self._methods = methods
         self._connections: set[Connection] = set()
-        self._ended = asyncio.Event()  # a call, while this front drains; or a connection
+        self._is_leaving = False  # clients are asked to go on elsewhere
+        self._moved = asyncio.Event()  # a connection has begun or ended; or a call, while clients leave
         self._wake: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -55,27 +63,8 @@ class AsyncioFront:
         self._health = Health(services)
         await self._health.start()
         self.read_request = reader(self._routes(sorted(services)))
-        address = to_bind(self.address, shared=self._shared)
-        try:
-            self._server = await self._listen(address)
-        except OSError:
-            raise cannot_listen(self.address) from None
-        publish(self.address, shared=self._shared)
-
-    async def _listen(self, address: str) -> asyncio.Server:
-        if address.startswith("unix:"):
-            path = address.removeprefix("unix:")
-            return await self.loop.create_unix_server(lambda: Connection(self), path, backlog=_BACKLOG)
-        host, _, port = address.rpartition(":")
-        server = await self.loop.create_server(
-            lambda: Connection(self),
-            host.strip("[]"),
-            int(port),
-            backlog=_BACKLOG,
-            reuse_port=self._shared,
-        )
-        self.address = bound(self.address, server.sockets[0].getsockname()[1])
-        return server
+        await self._listener.start()
+        self.address = self._listener.address
 
     def _routes(self, services: list[str]) -> dict[bytes, Route]:
         routes = {}
@@ -136,14 +125,20 @@ class AsyncioFront:
 
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
+        if self._is_leaving:
+            connection.leave()
+            self._moved.set()
 
     def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        self._ended.set()
+        self._moved.set()
+
+    def left(self) -> None:
+        self._moved.set()
 
     def ended(self) -> None:
-        if self.is_stopping:
-            self._ended.set()
+        if self._is_leaving:
+            self._moved.set()
 
     def wake_at(self, end: float) -> None:
         if self._wake is None or end < self._wake.when():
@@ -160,12 +155,27 @@ class AsyncioFront:
 
     # The end
 
+    async def hand_over(self, timeout: float) -> None:
+        end = self.loop.time() + timeout
+        self._ask_to_leave()
+        # Whoever comes is asked, too; until nobody comes any more.
+        while self._connections and self.loop.time() < end:
+            await self._until(self._all_have_left, end)
+            await self._until(lambda: bool(self._connections), min(end, self.loop.time() + QUIET))
+
     async def drain(self, timeout: float) -> None:
         end = self.loop.time() + timeout
         await self._health.drain()
         await self._handlers.drain(timeout / 2)
+        await self._listener.close()  # before clients are asked to leave: they would come back to it
+        self._ask_to_leave()
+        mute = min(end, self.loop.time() + _ANSWER)
+        await self._until(self._all_have_left, mute)
+        for connection in list(self._connections):
+            if connection.is_idle:
+                connection.close()
+        await self._until(self._all_have_left, end)
         self.is_stopping = True
-        await self._until(lambda: not any(connection.calls.open for connection in self._connections), end)
         late = [stream.stop() for connection in self._connections for stream in connection.calls.streams()]
         for connection in self._connections:
             for waiting in connection.calls.waited_for():
@@ -174,7 +184,6 @@ class AsyncioFront:
             await asyncio.wait(late)
         last = max(end, self.loop.time() + _GRACE)  # for what was cancelled, and for bytes that are written
         await self._until(lambda: not any(c.calls.waited_for() for c in self._connections), last)
-        self._server.close()
         for connection in list(self._connections):
             connection.close()
         await self._until(lambda: not self._connections, last)
@@ -183,12 +192,33 @@ class AsyncioFront:
         if self._wake is not None:
             self._wake.cancel()
 
+    def _ask_to_leave(self) -> None:
+        self._is_leaving = True
+        for connection in self._connections:
+            connection.leave()
+
+    def _all_have_left(self) -> bool:
+        for connection in list(self._connections):
+            if connection.is_over:
+                connection.close()
+        return not self._connections
+
     async def _until(self, condition: Any, end: float) -> None:
         """Wait for it until `end`, by the loop's clock."""
         while not condition() and (left := end - self.loop.time()) > 0:
-            self._ended.clear()
+            self._moved.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), left)
+                await asyncio.wait_for(self._moved.wait(), left)
+
+
+def _listener(
+    name: str, settings: config.Listener, made: Callable[[], Connection], metrics: Metrics, shared: bool
+) -> "PlainListener | TlsListener":
+    if (tls := settings.tls) is None:
+        return PlainListener(settings.address, made, shared=shared)
+    from mixer.server.secured import TlsListener
+
+    return TlsListener(name, settings.address, tls, made, metrics, protocol="h2", shared=shared)
 
 
 async def _parsed(kind: type[Message], stream: Stream) -> AsyncIterator[Any]:

@@ -126,6 +126,11 @@ class Writer:
         """Streams of which something waits for a window, or may."""
         return len(self._held)
 
+    @property
+    def is_done(self) -> bool:
+        """Nothing waits for a window."""
+        return not any(held.data or held.tail for held in self._held.values())
+
     def waits(self, number: int) -> bool:
         """Whether something of a stream waits for a window."""
         held = self._held.get(number)
