@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -40,6 +40,52 @@ class Pending(Generic[T]):
         finally:
             if answer.cancelled():
                 self.cancel()
+
+
+class Promise(Pending[T]):
+    """An answer that somebody gives by `set_result` or `set_exception`, and that whoever waits hears in the same turn
+    of the loop: a future's callback takes another one, and 3 µs."""
+
+    __slots__ = ("_done", "_loop", "_result")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._done: Callable[[T | BaseException], None] | None = None
+        self._result: T | BaseException | None = None
+
+    def done(self) -> bool:
+        return self._result is not None
+
+    def set_result(self, result: T) -> None:
+        self._set(result)
+
+    def set_exception(self, error: Exception) -> None:
+        self._set(error)
+
+    def cancel(self) -> None:
+        if self._result is None:
+            self._result = asyncio.CancelledError()
+            if self._done is not None:
+                self._loop.call_soon(self._tell)
+
+    def then(self, done: Callable[[T | BaseException], None]) -> None:
+        self._done = done
+        if self._result is not None:
+            self._loop.call_soon(self._tell)
+
+    def _set(self, result: T | BaseException) -> None:
+        if self._result is not None:
+            raise asyncio.InvalidStateError
+        self._result = result
+        if self._done is not None:
+            self._tell()
+
+    def _tell(self) -> None:
+        done, self._done = self._done, None
+        try:
+            cast(Any, done)(self._result)
+        except Exception as error:  # of this one's, not of whoever gave the answer
+            self._loop.call_exception_handler({"message": "an answer was not taken", "exception": error})
 
 
 class InTask(Pending[T]):

@@ -13,7 +13,7 @@ ROOT = Path(mixer.__file__).parent
 SEAMS = {
     "mixer.ratelimit.limiter": {"mixer.server.front"},  # for what waits without a task
     "mixer.policy.engine": set[str](),
-    "mixer.ratelimit.counters": set[str](),
+    "mixer.ratelimit.counters": {"mixer.pending"},
     "mixer.telemetry.sink": set[str](),
     "mixer.server.front": {"mixer.pending"},
 }

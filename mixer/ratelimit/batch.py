@@ -1,11 +1,11 @@
 """The calls of one round trip to Redis: what the script is told, and what its answers mean."""
 
-import asyncio
 import random
 from collections.abc import Sequence
 from math import inf
 
 from mixer.errors import CounterError
+from mixer.pending import Promise
 from mixer.ratelimit import algorithms, keys
 from mixer.ratelimit.algorithms import Bucket, Sliding
 from mixer.ratelimit.counters import SECOND, Hit, Outcome, Outcomes, PartlyCountedError
@@ -19,7 +19,7 @@ JITTER = 25.0  # expiries of one window spread over this many seconds, or Redis 
 
 _new = tuple.__new__  # of a named tuple, without its own constructor's price
 
-Answer = asyncio.Future[Outcomes]
+Answer = Promise[Outcomes]
 Place = tuple[int, int]
 
 

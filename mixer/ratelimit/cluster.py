@@ -6,7 +6,7 @@ asked again when a server says so or fails, and now and then.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import structlog
@@ -14,8 +14,9 @@ import structlog
 from mixer import config
 from mixer.errors import CounterError, StartError
 from mixer.metrics import Metrics
+from mixer.pending import Pending
 from mixer.ratelimit import keys, scripts
-from mixer.ratelimit.batch import Batch, key_of
+from mixer.ratelimit.batch import Answer, Batch, key_of
 from mixer.ratelimit.counters import Hit, Outcomes
 from mixer.ratelimit.endpoint import Endpoint
 from mixer.ratelimit.lane import PROBE, Lane
@@ -90,11 +91,11 @@ class ClusterCounters:
 
     def hit(
         self, hits: Sequence[Hit], now: int, timeout: float | None = None
-    ) -> Outcomes | Awaitable[Outcomes]:
+    ) -> Outcomes | Pending[Outcomes]:
         known = self._local.answer(hits, now)
         if not hits or (known is not None and None not in known):
             return cast(Outcomes, known or [])
-        answer: asyncio.Future[Outcomes] = self._loop.create_future()
+        answer = Answer(self._loop)
         whole = Whole(answer, known, len(hits))
         arrived = self._loop.time()
         parts: dict[str, Part] = {}

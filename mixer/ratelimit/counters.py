@@ -1,11 +1,12 @@
 """The seam of the counters: what the service asks of a store, and what every store promises."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, NamedTuple, Protocol
 
 from mixer.errors import CounterError
+from mixer.pending import Pending
 
 Algorithm = Literal["fixed_window", "sliding_window", "token_bucket", "concurrency"]
 
@@ -146,7 +147,7 @@ class Counters(Protocol):
 
     def hit(
         self, hits: Sequence[Hit], now: int, timeout: float | None = None
-    ) -> Outcomes | Awaitable[Outcomes]:
+    ) -> Outcomes | Pending[Outcomes]:
         """Do each hit at the time `now` (µs since the epoch); what became of them, in the same order: at once, or as
         something to wait for.
 

@@ -1,7 +1,6 @@
 """Limits on Check: counted in the same call that decides. See `limiter` for what Check may count on."""
 
 import time
-from asyncio import CancelledError, Future, ensure_future
 from collections.abc import Awaitable, Callable
 from typing import cast
 
@@ -96,7 +95,7 @@ class OneHop:
         if isinstance(outcomes, list):
             return self.counted(asked, outcomes)
         end = None if timeout is None else time.monotonic() + timeout
-        return _Waiting(self, asked, ensure_future(outcomes), end)
+        return _Waiting(self, asked, outcomes, end)
 
     def without(self, asked: Asked, error: CounterError, end: float | None) -> Counted:
         """What is said where the counters have no answer. Raises as `Limiter.count` does; `end`: see `Failures`."""
@@ -132,7 +131,7 @@ class _Waiting(Pending[Counted]):
 
     __slots__ = ("_asked", "_done", "_end", "_hop", "_outcomes")
 
-    def __init__(self, hop: OneHop, asked: Asked, outcomes: Future[Outcomes], end: float | None) -> None:
+    def __init__(self, hop: OneHop, asked: Asked, outcomes: Pending[Outcomes], end: float | None) -> None:
         self._hop = hop
         self._asked = asked
         self._outcomes = outcomes
@@ -141,19 +140,21 @@ class _Waiting(Pending[Counted]):
 
     def then(self, done: Callable[[Counted | BaseException], None]) -> None:
         self._done = done
-        self._outcomes.add_done_callback(self._finish)
+        self._outcomes.then(self._finish)
 
     def cancel(self) -> None:
         self._outcomes.cancel()
 
-    def _finish(self, outcomes: Future[Outcomes]) -> None:
+    def _finish(self, outcomes: Outcomes | BaseException) -> None:
         result: Counted | BaseException
         try:
-            try:
-                result = self._hop.counted(self._asked, outcomes.result())
-            except CounterError as error:
-                result = self._hop.without(self._asked, error, self._end)
-        except (Exception, CancelledError) as error:
+            if isinstance(outcomes, list):
+                result = self._hop.counted(self._asked, outcomes)
+            elif isinstance(outcomes, CounterError):
+                result = self._hop.without(self._asked, outcomes, self._end)
+            else:
+                result = outcomes
+        except Exception as error:
             result = error
         if isinstance(result, BaseException):  # what was sent may have been counted
             self._hop.give_back(self._asked.hits)

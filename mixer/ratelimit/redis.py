@@ -1,15 +1,16 @@
 """Counters in Redis, shared by all who use it: one server, or the primary that sentinels name. See `cluster`."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from math import inf
 from typing import cast
 
 from mixer import config
 from mixer.errors import CounterError
 from mixer.metrics import Metrics
+from mixer.pending import Pending
 from mixer.ratelimit import keys
-from mixer.ratelimit.batch import Call
+from mixer.ratelimit.batch import Answer, Call
 from mixer.ratelimit.counters import Hit, Outcomes, PartlyCountedError
 from mixer.ratelimit.endpoint import Endpoint
 from mixer.ratelimit.lane import PROBE, Lane
@@ -70,11 +71,11 @@ class RedisCounters:
 
     def hit(
         self, hits: Sequence[Hit], now: int, timeout: float | None = None
-    ) -> Outcomes | Awaitable[Outcomes]:
+    ) -> Outcomes | Pending[Outcomes]:
         known = self._local.answer(hits, now)
         if not hits or (known is not None and None not in known):
             return cast(Outcomes, known or [])
-        answer: asyncio.Future[Outcomes] = self._loop.create_future()
+        answer = Answer(self._loop)
         arrived = self._loop.time()
         call = Call(hits, now, answer, arrived)
         call.known = known

@@ -6,7 +6,6 @@ fired, else the one with the least left; and `on_error`, if the counters could n
 
 import time
 import uuid
-from asyncio import CancelledError, Future, ensure_future
 from collections.abc import Awaitable, Callable, Iterator
 
 from mixer import config
@@ -93,8 +92,7 @@ class QuotaService:
         if isinstance(outcomes, list):
             return self.answer(asked, outcomes)
         end = None if timeout is None else time.monotonic() + timeout
-        waited = outcomes if isinstance(outcomes, Future) else ensure_future(outcomes)
-        return _Waiting(self, asked, waited, end)
+        return _Waiting(self, asked, outcomes, end)
 
     def without(self, asked: Asked, error: CounterError, end: float | None) -> bytes:
         """The answer where the counters have none. Raises as `should_rate_limit` does; `end`: see `Failures`."""
@@ -148,7 +146,7 @@ class _Waiting(Pending[bytes]):
     __slots__ = ("_asked", "_done", "_end", "_outcomes", "_service")
 
     def __init__(
-        self, service: QuotaService, asked: Asked, outcomes: Future[Outcomes], end: float | None
+        self, service: QuotaService, asked: Asked, outcomes: Pending[Outcomes], end: float | None
     ) -> None:
         self._service = service
         self._asked = asked
@@ -158,19 +156,21 @@ class _Waiting(Pending[bytes]):
 
     def then(self, done: Done) -> None:
         self._done = done
-        self._outcomes.add_done_callback(self._finish)
+        self._outcomes.then(self._finish)
 
     def cancel(self) -> None:
         self._outcomes.cancel()
 
-    def _finish(self, outcomes: Future[Outcomes]) -> None:
+    def _finish(self, outcomes: Outcomes | BaseException) -> None:
         result: bytes | BaseException
         try:
-            try:
-                result = self._service.answer(self._asked, outcomes.result())
-            except CounterError as error:
-                result = self._service.without(self._asked, error, self._end)
-        except (Exception, CancelledError) as error:
+            if isinstance(outcomes, list):
+                result = self._service.answer(self._asked, outcomes)
+            elif isinstance(outcomes, CounterError):
+                result = self._service.without(self._asked, outcomes, self._end)
+            else:
+                result = outcomes
+        except Exception as error:
             result = error
         if not isinstance(result, bytes):  # what was sent may have been counted
             self._service.give_back(self._asked.hits)

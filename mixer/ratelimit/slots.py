@@ -1,12 +1,11 @@
 """Where the slots of a Redis cluster are ("Redis cluster specification"), and calls whose counters lie on several."""
 
-import asyncio
 from collections.abc import Iterator, Sequence
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from mixer.errors import CounterError
-from mixer.ratelimit.batch import Call
+from mixer.ratelimit.batch import Answer, Call
 from mixer.ratelimit.counters import Hit, Outcome, Outcomes, PartlyCountedError
 from mixer.ratelimit.link import Reply
 
@@ -57,9 +56,7 @@ class Whole:
 
     __slots__ = ("_error", "_left", "_outcomes", "answer")
 
-    def __init__(
-        self, answer: asyncio.Future[Outcomes], known: Sequence[Outcome | None] | None, hits: int
-    ) -> None:
+    def __init__(self, answer: Answer, known: Sequence[Outcome | None] | None, hits: int) -> None:
         self.answer = answer
         self._outcomes: list[Outcome | None] = list(known or (None,) * hits)
         self._left = 0

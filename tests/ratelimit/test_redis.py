@@ -21,13 +21,14 @@ from prometheus_client import CollectorRegistry
 from mixer import config
 from mixer.errors import CounterError, StartError
 from mixer.metrics import Metrics
+from mixer.pending import Pending
 from mixer.ratelimit.cluster import ClusterCounters
 from mixer.ratelimit.lane import ENOUGH, MAX_TRIPS
 from mixer.ratelimit.redis import RedisCounters
 from tests.components import processes
 from tests.components.processes import Redis
 from tests.ratelimit.clients import asked, connected, counters
-from tests.ratelimit.counting import START, counts, one
+from tests.ratelimit.counting import NOW, START, counts, one
 from tests.ratelimit.loop import run
 
 T = TypeVar("T")
@@ -93,10 +94,11 @@ def test_a_round_trip_has_a_bounded_number_of_counters(
 
 def test_a_call_that_is_cancelled_before_it_is_sent_is_not_counted(redis_url: str) -> None:
     async def scenario(client: RedisCounters) -> list[int]:
-        call = asyncio.ensure_future(counts(client, [one("a")]))
-        await asyncio.sleep(0)
+        call = client.hit([one("a")], NOW)
+        assert isinstance(call, Pending)
         call.cancel()
-        await asyncio.gather(call, return_exceptions=True)
+        with pytest.raises(asyncio.CancelledError):
+            await call
         return await counts(client, [one("a")])
 
     assert asked(redis_url, scenario) == [1]

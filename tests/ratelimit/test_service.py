@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from mixer import config
 from mixer.errors import CounterError, DeadlineError, RequestError
 from mixer.metrics import MAX_LIMITS, Metrics
+from mixer.pending import InTask, Pending
 from mixer.ratelimit import claims
 from mixer.ratelimit.counters import SECOND, Hit, Outcome, Outcomes, Rule
 from mixer.ratelimit.memory import MemoryCounters
@@ -611,7 +612,10 @@ class Failing:
     def __init__(self, reason: str, wait: bool) -> None:
         self._reason, self._wait = reason, wait
 
-    async def hit(self, hits: Sequence[Hit], now: int, timeout: float | None = None) -> Outcomes:
+    def hit(self, hits: Sequence[Hit], now: int, timeout: float | None = None) -> Pending[Outcomes]:
+        return InTask(self._fail(timeout))
+
+    async def _fail(self, timeout: float | None) -> Outcomes:
         if self._wait:
             assert timeout is not None
             await asyncio.sleep(timeout)
