@@ -3,6 +3,10 @@
 A column has the values that entries have of one field, in order. As long as it has as many as there are entries, or
 none, that is all there is to it. Where some entries have the field and others do not, and for fields that may have
 several values, the entries are parsed again with a mark after each: an entry's value is what stands before its mark.
+
+Without marks, columns are shifted where one entry has a field twice and another of the same message has it not, which
+protobuf allows and Envoy does not write. To find that out, each entry has to be parsed for itself: 4.6 µs where all of
+reading takes 11.3. It is not done, for who sends such a message mixes values of its own alone.
 """
 
 from collections.abc import Sequence
@@ -11,6 +15,7 @@ from secrets import randbits, token_hex
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from mixer.errors import RequestError
 from mixer.telemetry.intake_pb2 import Commons
@@ -25,6 +30,10 @@ _MARKS: dict[int, Any] = {
     FieldDescriptor.TYPE_UINT64: (1 << 63) + randbits(63),
 }
 _EMPTY: dict[int, Any] = {FieldDescriptor.TYPE_STRING: "", FieldDescriptor.TYPE_BYTES: b""}
+# A record has fields of its own from this number on. What is unknown in common properties it has unread
+# (`intake.Passed`), so there it would say what this process says, or be no record that can be parsed.
+_OWN = 1000
+_NOT_ENVOYS = "an entry of an access-log message is none that Envoy writes"
 _SHORT = 2048  # bytes; of shorter entries the length's bytes are looked up
 _LENGTHS = [b"\x0a" + length(size) for size in range(_SHORT)]
 
@@ -89,13 +98,17 @@ class Reader:
 
 
 class Table:
-    """The columns of some entries. Raises protobuf's `DecodeError` where one is none."""
+    """The columns of some entries. Raises protobuf's `DecodeError` where one is none, and `RequestError` for one that
+    Envoy does not write."""
 
     def __init__(self, reader: Reader, entries: Sequence[bytes]) -> None:
         self.count = len(entries)
         self.entries = entries
         self._reader = reader
         self._parse()
+        for field in UnknownFieldSet(self.parsed.log_entry.common_properties):
+            if field.field_number >= _OWN:
+                raise RequestError(_NOT_ENVOYS)
 
     def mark(self, part: Part, name: str, mark: Any) -> None:
         self._reader.add(part, name, mark)
@@ -175,4 +188,4 @@ def _lists(values: list[Any], mark: Any, count: int) -> Sequence[tuple[Any, ...]
 
 def _check(values: list[Any], mark: Any, count: int) -> None:
     if values.count(mark) != count:
-        raise RequestError("an entry of an access-log message is none that Envoy writes")
+        raise RequestError(_NOT_ENVOYS)

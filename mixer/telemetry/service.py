@@ -1,10 +1,12 @@
 """Report: the streams of Envoy's access loggers."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 from envoy.service.accesslog.v3 import als_pb2
 from google.protobuf.message import DecodeError
+from prometheus_client import Counter
 
 from mixer.errors import RequestError
 from mixer.metrics import Metrics
@@ -53,7 +55,8 @@ class ReportService:
         While a sink that blocks has no room, nothing is read. Returns when the other side has closed it and every sink
         has accepted what came: to a caller, the answer says that much. Raises `RequestError` for a stream that does not
         follow the protocol (envoy/service/accesslog/v3/als.proto): who sent its entries is said in the first message
-        only, so one without an identifier cannot be used, nor can entries of neither kind.
+        only, so one without an identifier cannot be used, nor can entries of neither kind. A message is taken in as a
+        whole or, where one of its entries is none, not at all.
         """
         how = "error"
         self._streams.inc()
@@ -74,32 +77,43 @@ class ReportService:
                 reader = EntryReader(_identifier(message), self._decoder)
             kind = message.WhichOneof("log_entries")
             if kind == "http_logs":
-                self._http_entries.inc(await self._hand_on(message.http_logs, reader.http))
+                await self._hand_on(message.http_logs, reader.http, self._http_entries)
             elif kind == "tcp_logs":
-                self._tcp_entries.inc(await self._hand_on(message.tcp_logs, reader.tcp))
+                await self._hand_on(message.tcp_logs, reader.tcp, self._tcp_entries)
             elif not message.HasField("identifier"):
                 raise RequestError("a message of an access-log stream has neither http_logs nor tcp_logs")
         for sink in self._sinks:
             await sink.accepted()
 
-    async def _hand_on(self, logs: bytes, read: Callable[[Sequence[bytes]], list[AccessRecord]]) -> int:
-        """Entries to records to sinks; answers how many."""
+    async def _hand_on(
+        self, logs: bytes, read: Callable[[Sequence[bytes]], list[AccessRecord]], counter: Counter
+    ) -> None:
+        """Entries to records to sinks, when all have been read."""
         entries = Entries.FromString(logs).log_entry[:]
+        waiting: deque[list[AccessRecord]] = deque()
         for start in range(0, len(entries), MAX_BATCH):
             if start:
                 await asyncio.sleep(0)
-            records = read(entries[start : start + MAX_BATCH])
-            if self._release is not None and (holders := over(records)):
-                self._release(holders)
-            if self._mask is not None:
-                records = [masked for each in records if (masked := self._mask(each)) is not None]
-            try:
+            waiting.append(read(entries[start : start + MAX_BATCH]))
+        counter.inc(len(entries))
+        try:
+            while waiting:
                 for sink in self._sinks:
                     await sink.room()
-            finally:  # also what waits when the stream is cut off: it has been received
-                for sink in self._sinks:
-                    sink.write(records)
-        return len(entries)
+                self._write(waiting.popleft())
+                if waiting:
+                    await asyncio.sleep(0)
+        finally:  # also what waits when the stream is cut off: it has been received
+            for records in waiting:
+                self._write(records)
+
+    def _write(self, records: list[AccessRecord]) -> None:
+        if self._release is not None and (holders := over(records)):
+            self._release(holders)
+        if self._mask is not None:
+            records = [masked for each in records if (masked := self._mask(each)) is not None]
+        for sink in self._sinks:
+            sink.write(records)
 
 
 def _identifier(message: StreamAccessLogsMessage) -> als_pb2.StreamAccessLogsMessage.Identifier:

@@ -7,9 +7,11 @@ from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixer.errors import RequestError
 from mixer.telemetry.decode import Decoder
 from mixer.telemetry.entry import EntryReader
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
+from mixer.telemetry.wire import prefixed, tag
 from tests.telemetry.entries import http_entry, identifier, record, tcp_entry, with_metadata
 
 HEADERS = st.dictionaries(
@@ -87,6 +89,15 @@ def test_records_of_batches_that_are_encoded_later_stay_themselves() -> None:
     second = reader.http([plain.SerializeToString(), rich.SerializeToString()])
     assert [told(each) for each in second] == [told(record(plain)), told(record(rich))]
     assert [told(each) for each in first] == [told(record(plain))] * 2
+
+
+@pytest.mark.parametrize("value", [b"\x01\xff", b"\x03tcp"])
+def test_entry_that_has_a_field_of_our_own_is_refused(value: bytes) -> None:
+    """It would be in the record as it is: one that nobody can parse, or that says what Envoy has not said."""
+    common = tag("mixer_decision_reason") + value
+    entry = http_entry().SerializeToString() + b"\x0a" + prefixed(len(common)) + common
+    with pytest.raises(RequestError, match="none that Envoy writes"):
+        EntryReader(identifier(), Decoder()).http([http_entry().SerializeToString(), entry])
 
 
 @pytest.mark.parametrize("size", [1, 30, 250])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType
 from envoy.service.accesslog.v3 import als_pb2
+from google.protobuf.message import DecodeError
 
 from mixer.errors import RequestError
 from mixer.metrics import Metrics
@@ -41,6 +42,18 @@ class Kept:
 
     async def close(self, timeout: float) -> None:
         """Nothing to close."""
+
+
+class Full(Kept):
+    """A sink that has no room."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+
+    async def room(self) -> None:
+        self.asked.set()
+        await asyncio.Event().wait()
 
 
 def report(items: Any) -> tuple[Kept, Metrics]:
@@ -83,6 +96,32 @@ def test_message_of_many_entries_lets_others_run_meanwhile() -> None:
         await task
         assert [len(batch) for batch in sink.batches] == [MAX_BATCH, MAX_BATCH, MAX_BATCH, 1]
         assert turns >= 3
+
+    asyncio.run(test())
+
+
+def test_message_with_an_entry_that_is_none_is_not_taken_in_at_all() -> None:
+    (message,) = messages([http_entry()] * (2 * MAX_BATCH), size=10_000)
+    message.http_logs += b"\x0a\x01\xff"
+    sink, metrics = Kept(), new_metrics()
+    with pytest.raises(DecodeError):
+        asyncio.run(ReportService([sink], metrics).stream(streamed([*messages([http_entry()]), message])))
+    assert [len(batch) for batch in sink.batches] == [1]
+    assert value(metrics, "mixer_report_entries_total", kind="http") == 1
+
+
+def test_message_is_taken_in_whole_where_its_stream_is_cut_off() -> None:
+    async def test() -> None:
+        sink, metrics = Full(), new_metrics()
+        items = messages([http_entry()] * (2 * MAX_BATCH + 1), size=10_000)
+        task = asyncio.create_task(ReportService([sink], metrics).stream(streamed(items)))
+        await sink.asked.wait()
+        assert sink.batches == []
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert [len(batch) for batch in sink.batches] == [MAX_BATCH, MAX_BATCH, 1]
+        assert value(metrics, "mixer_report_entries_total", kind="http") == 2 * MAX_BATCH + 1
 
     asyncio.run(test())
 
