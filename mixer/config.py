@@ -223,22 +223,20 @@ class Listener(Settings):
 
     address: Address
     addresses: tuple[Address, ...] = ()
-    server: Literal["asyncio", "grpcio"]
+    server: Literal["asyncio", "grpcio"] = "asyncio"
     tls: Tls | None = None
 
 
 class CheckListener(Listener):
-    """Envoy's ext_authz and rate limit filters call here: short unary calls, for which asyncio is fastest."""
+    """Envoy's ext_authz and rate limit filters call here."""
 
     address: Address = "127.0.0.1:9191"
-    server: Literal["asyncio", "grpcio"] = "asyncio"
 
 
 class ReportListener(Listener):
-    """Envoy's access loggers stream here; streams are grpcio's."""
+    """Envoy's access loggers stream here."""
 
     address: Address = "127.0.0.1:9192"
-    server: Literal["asyncio", "grpcio"] = "grpcio"
 
 
 class OtlpHttpListener(Settings):

@@ -29,7 +29,7 @@ def test_empty_file_is_all_defaults(tmp_path: Path) -> None:
     settings = load(tmp_path, "")
     assert settings.listeners.check.address == "127.0.0.1:9191"
     assert settings.listeners.check.server == "asyncio"
-    assert settings.listeners.report.server == "grpcio"
+    assert settings.listeners.report.server == "asyncio"
     assert settings.policy is None
     assert settings.rate_limits is None
     assert settings.telemetry.sinks == ()

@@ -106,7 +106,10 @@ class Table:
         self.entries = entries
         self._reader = reader
         self._parse()
-        for field in UnknownFieldSet(self.parsed.log_entry.common_properties):
+        unknown: Any = UnknownFieldSet(
+            self.parsed.log_entry.common_properties
+        )  # iterable, which its stubs lack
+        for field in unknown:
             if field.field_number >= _OWN:
                 raise RequestError(_NOT_ENVOYS)
 

@@ -521,6 +521,20 @@ async def test_client_that_does_not_hear_of_the_end_is_not_waited_for() -> None:
 
 
 @on_loop
+async def test_streams_take_turns_also_where_all_that_they_sent_is_here() -> None:
+    reader = Reader()
+    async with served("asyncio", "tcp", stream(reader)) as running, peer(running) as client:
+        for number, name in ((1, "a"), (3, "b")):
+            path = client.encoder.encode(
+                [(":path", "/test.Streams/Stream") if f[0] == ":path" else f for f in FIELDS]
+            )
+            client.send(frame(HEADERS, END_HEADERS, number, path))
+            client.send(frame(DATA, END_STREAM, number, 100 * prefixed(text(name))))
+        await eventually(lambda: len(reader.seen) == 200)
+        assert {*reader.seen[:100]} == {"a", "b"}
+
+
+@on_loop
 async def test_ping_is_answered() -> None:
     async with served("asyncio", "tcp", unary(echo)) as running, peer(running) as client:
         client.send(frame(PING, 0, 0, b"12345678"))

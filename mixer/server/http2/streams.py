@@ -161,7 +161,9 @@ class Stream:
     # What a handler uses
 
     async def read(self) -> Any:
-        """The next message's bytes, or `grpc.aio.EOF`."""
+        """The next message's bytes, or `grpc.aio.EOF`. Others have the loop before each, also where it is here."""
+        if self._read:
+            await asyncio.sleep(0)
         while not self._read:
             if self._error is not None:
                 raise self._error
