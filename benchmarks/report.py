@@ -1,7 +1,8 @@
 """Report: entries to Prometheus alone, and to Kafka (acks=all) too, beside a server that only parses the same streams.
 
-What counts is what Kafka has acknowledged, or of Prometheus alone what was counted when the streams had ended. Both
-sides get their streams over `grpc.aio` on uvloop. The entries are as Envoy sends them: all timings and addresses, a
+What counts is what Kafka has acknowledged, or of Prometheus alone what was counted when the streams had ended. As much
+is sent as is taken: a buffer that is full blocks, so that nothing is dropped. The server that parses is one of
+`grpc.aio` on uvloop. The entries are as Envoy sends them: all timings and addresses, a
 logged header, the metadata of ext_authz, in messages of 30. OTLP's have the same, by the names of
 `deploy/envoy/otlp.yaml`, in calls of 30 that are answered when Kafka has them.
 
@@ -350,8 +351,8 @@ def on_the_load_cpu() -> Iterator[None]:
 # Work, its settings of a Kafka sink's buffer (None: no Kafka), and the share of the parsing server's rate.
 WORKS: tuple[tuple[str, dict[str, object] | None, float], ...] = (
     ("Prometheus alone", None, 0.5),
-    ("Prometheus and Kafka acks=all", {}, 0.3),
-    ("the same, through a spool on disk", {"type": "disk", "path": "kafka.spool"}, 0.2),
+    ("Prometheus and Kafka acks=all", {"when_full": "block"}, 0.3),
+    ("the same, through a spool on disk", {"type": "disk", "path": "kafka.spool", "when_full": "block"}, 0.2),
 )
 
 
@@ -405,7 +406,7 @@ def run(runs: int) -> list[Row]:
                 compare(f"{work}, entries of {size} bytes", Delivery(mixer, stream, *to), at_least)
         exports, topic = export_messages(), "mixer.access-otlp"
         kafka.create_topic(topic)
-        with serving({}, kafka, topic) as mixer:
+        with serving({"when_full": "block"}, kafka, topic) as mixer:
             address = mixer.report
             delivery = Delivery(
                 mixer, lambda first, count: send_exports(address, exports, first, count), kafka, topic
