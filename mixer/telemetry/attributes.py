@@ -7,6 +7,7 @@ absent.
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -33,6 +34,7 @@ _DIGITS = re.compile(r"\d{1,20}", re.ASCII)
 _MAX_SPAN = 315_576_000_000  # seconds, protobuf's
 _METHODS = frozenset(METHODS.values())
 _ABSENT = ("", "-")
+_KEY = 0x0A  # tag of a KeyValue's name
 _TYPES = frozenset(Schema.AccessLogType.keys())
 
 
@@ -74,28 +76,62 @@ def value(any_value: Any) -> Any:
     return found
 
 
-def attribute(data: bytes) -> tuple[Attribute, ...]:
-    """What one KeyValue tells. Raises `MalformedError`."""
-    return told(*pair(data))
+class Attributes:
+    """What attributes tell, by their bytes. What is found out by a name alone is found once."""
+
+    def __init__(self) -> None:
+        self._tell: dict[bytes, Tell] = {}
+
+    def __call__(self, data: bytes) -> tuple[Attribute, ...]:
+        """What one KeyValue tells. Raises `MalformedError`."""
+        # As Envoy writes them: a name, and a text, each of less than 128 bytes. This way takes a fifth of the time.
+        if len(data) > 4 and data[0] == _KEY and (end := data[1] + 2) < min(len(data) - 3, 130):
+            size = len(data) - end - 4
+            if data[end : end + 4] == b"\x12%c\x0a%c" % (size + 2 & 0xFF, size & 0xFF) and size < 126:
+                name, text = data[2:end], data[end + 4 :].decode("utf-8", "replace")
+                if text in _ABSENT:
+                    return ()
+                if (tell := self._tell.get(name)) is None:
+                    tell = self._know(name)
+                return tell(text)
+        return told(*pair(data))
+
+    def _know(self, name: bytes) -> "Tell":
+        if len(self._tell) >= MAX_ATTRIBUTES:
+            self._tell.clear()
+        tell = self._tell[name] = teller(name.decode("utf-8", "replace"))
+        return tell
+
+
+Tell = Callable[[Value], tuple[Attribute, ...]]
 
 
 def told(name: str, found: Any) -> tuple[Attribute, ...]:
-    """What a name and a value tell; a name that is none of the record's is a custom tag."""
+    """What a name and a value tell."""
     if found is None:
         return ()
     if isinstance(found, bytes):
         raise MalformedError(f'attribute "{_shown(name)}": expected text, a number or a boolean')
+    return teller(name)(found)
+
+
+def teller(name: str) -> Tell:
+    """What a value tells under this name; one that is none of the record's is that of a custom tag."""
     if (special := _SPECIAL.get(name)) is not None:
-        return special(_text(found))
-    if (field := PLAIN.get(name)) is not None and name not in _OURS:
-        return _present(field, _CONVERT[SCHEMA_FIELDS[field].cpp_type](name, found))
-    if name in _SPANS:
-        span = _span(name, found)
-        return () if span is None else (Attribute(_SPANS[name], span),)
+        return lambda found: special(_text(found))
+    if (plain := PLAIN.get(name)) is not None and name not in _OURS:
+        convert = _CONVERT[SCHEMA_FIELDS[plain].cpp_type]
+        return lambda found: _present(plain, convert(name, found))
+    if (span := _SPANS.get(name)) is not None:
+        return lambda found: () if (time := _span(name, found)) is None else (Attribute(span, time),)
     for prefix, field in MAPS.items():
         if name.startswith(f"{prefix}.") and (key := name[len(prefix) + 1 :]):
-            return (Attribute(field, _text(found), key.lower() if prefix.startswith("http.") else key),)
-    return (Attribute("envoy_custom_tags", _text(found), name),)
+            return partial(_entry, field, key.lower() if prefix.startswith("http.") else key)
+    return partial(_entry, "envoy_custom_tags", name)
+
+
+def _entry(field: str, key: str, found: Value) -> tuple[Attribute, ...]:
+    return (Attribute(field, _text(found), key),)
 
 
 def _present(field: str, value: Any) -> tuple[Attribute, ...]:

@@ -15,13 +15,13 @@ from mixer.telemetry.attributes import (
     HOLDS,
     MAX_ATTRIBUTES,
     Attribute,
+    Attributes,
     MalformedError,
-    attribute,
     pairs,
     told,
     value,
 )
-from mixer.telemetry.decode import MAX_HEADER, TELLING_HEADERS, Parts
+from mixer.telemetry.decode import TELLING_HEADERS, Parts
 from mixer.telemetry.entry import tell
 from mixer.telemetry.flags import LETTERS
 from mixer.telemetry.peers import PEER_FIELDS, Identity, namespace_of
@@ -65,7 +65,7 @@ class LogReader:
 
     def __init__(self, redaction: Redaction) -> None:
         self._redaction = redaction
-        self._attribute: Parts[tuple[Attribute, ...]] = Parts(attribute, (), MAX_HEADER)
+        self._attributes_of = Attributes()
         self._identity: Parts[Identity] = Parts(
             _identity, Identity(als_pb2.StreamAccessLogsMessage.Identifier())
         )
@@ -133,7 +133,7 @@ class LogReader:
         fields: Fields = {}
         maps: dict[str, dict[str, str]] = {}
         spans: Fields = {}
-        for field, found, key in _all(log, self._attribute):
+        for field, found, key in _all(log, self._attributes_of):
             if key:
                 maps.setdefault(field, {})[key] = found
             elif field in _PLAIN:
@@ -173,7 +173,7 @@ def event_id(resource: bytes, record: bytes, seen: dict[bytes, int]) -> bytes:
     return b"%b-%d" % (name, count)
 
 
-def _all(log: Any, known: Parts[tuple[Attribute, ...]]) -> Sequence[Attribute]:
+def _all(log: Any, attributes: Attributes) -> Sequence[Attribute]:
     """What the attributes tell, and the body: more attributes, or text."""
     found: list[Attribute] = []
     raw = log.attributes
@@ -187,7 +187,7 @@ def _all(log: Any, known: Parts[tuple[Attribute, ...]]) -> Sequence[Attribute]:
     if len(raw) > MAX_ATTRIBUTES:
         raise MalformedError(f"expected at most {MAX_ATTRIBUTES} attributes, got {len(raw)}")
     for data in raw:
-        found += known[data]
+        found += attributes(data)
     return found
 
 

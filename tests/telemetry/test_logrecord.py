@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixer.telemetry.attributes import MAX_ATTRIBUTES, MalformedError
+from mixer.telemetry import attributes
+from mixer.telemetry.attributes import MAX_ATTRIBUTES, Attributes, MalformedError
 from mixer.telemetry.logrecord import LogReader, event_id
 from mixer.telemetry.record import TCP
 from mixer.telemetry.redaction import Redaction
@@ -199,3 +200,37 @@ def test_bytes_make_a_record_or_are_refused(data: bytes) -> None:
             continue
         orjson.loads(made.to_json())
         Schema.FromString(made.to_protobuf())
+
+
+NAMES = st.sampled_from(
+    [
+        "duration",
+        "url.path",
+        "http.request.header.X-A",
+        "http.response.status_code",
+        "mixer.holders",
+        "body",
+        "x" * 127,
+    ]
+) | st.text(max_size=140)
+VALUES = (
+    st.text(max_size=140)
+    | st.integers(-5, 2**40).map(str)
+    | st.sampled_from(["", "-", "12ms", "true", "1.5s"])
+)
+
+
+@given(NAMES, VALUES, st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), max_size=2))
+def test_attribute_by_its_bytes_tells_what_its_parsed_message_does(
+    name: str, text: str, broken: list[tuple[int, int]]
+) -> None:
+    data = bytearray(pair(name, text))
+    for at, byte in broken:
+        data[at % len(data)] = byte
+    found: list[object] = []
+    for read in (Attributes(), lambda data: attributes.told(*attributes.pair(data))):
+        try:
+            found.append(read(bytes(data)))
+        except MalformedError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
