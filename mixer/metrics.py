@@ -40,6 +40,17 @@ class Metrics:
             buckets=CALL_BUCKETS,
             registry=registry,
         )
+        # Calls refused so that others are answered in time, by method and reason. late: more came than one loop answers,
+        # so that a call could not be answered within its deadline; full: listeners' overload.max_in_flight waited
+        # already; backend: OPA, Redis or an http.send is too slow for what comes. Add a Mixer, or mend the backend.
+        self.calls_shed = Counts(
+            "mixer_calls_shed", "Calls refused under overload, by reason.", ("method", "reason"), registry=registry
+        )
+        # Calls that are read and wait for the loop. Not 0 for long: more comes than can be answered; calls wait half of
+        # their time at most.
+        self.calls_waiting = Gauge(
+            "mixer_calls_waiting", "Calls that wait for the loop.", ("listener",), registry=registry
+        )
         # Calls being answered now. Near Envoy's circuit breaker (1,024 requests): too slow or too few workers.
         self.calls_in_flight = Gauge(
             "mixer_calls_in_flight", "Calls being answered.", ("method",), registry=registry

@@ -8,14 +8,16 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from itertools import starmap
-from typing import Any, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
-from mixer.errors import MixerError, RequestError
+from mixer import config
+from mixer.errors import CallError, MixerError, RequestError
+from mixer.log import Throttle
 from mixer.metrics import Metrics
 from mixer.server.front import Call, Calls, ClientStream, Done, Methods, Pending, Unary
 from mixer.server.status import code_of
@@ -25,6 +27,12 @@ log = structlog.get_logger()
 
 CANCELLED: int = grpc.StatusCode.CANCELLED.value[0]
 _NO_DEADLINE = 1e6  # seconds; grpc gives a huge number where the caller set none
+OVERLOAD = "overload"  # the reason of a `CallError` by which a call's backend refuses it at once
+_REFUSED = {
+    "late": "overloaded: the call could not be answered in its time",
+    "full": "overloaded: too many calls wait for their answers",
+}
+_QUIET_LOG = 10.0  # seconds between two lines that say so
 QUIET = 0.1  # seconds; with no call begun for this long a front that drains closes, and ends a stream that is quiet
 # A stream that is to end for its age ends in a pause: what its caller sends before it hears of the end is lost. GAP:
 # seconds without a message that are one (behind an Envoy with 1,000 requests/s and a busy machine, 61 ends lost none of
@@ -37,6 +45,11 @@ Context: TypeAlias = "aio.ServicerContext[Any, Any]"  # generic only to the type
 AnyHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Handler = Callable[[Any, Context], Coroutine[Any, Any, Any]]
 Received = tuple[bytes, float | None]  # a message, and the seconds left
+
+
+def status_of(overload: config.Overload) -> grpc.StatusCode:
+    """Of calls that are refused."""
+    return grpc.StatusCode[overload.code]
 
 
 class StatusError(Exception):
@@ -74,22 +87,38 @@ class Waiting(Pending[bytes]):
 
 
 Begun = bytes | Awaitable[bytes] | StatusError
-Begin = Callable[[Sequence[Received]], list[Begun]]
+
+
+class Begin(Protocol):
+    """What a front calls for a unary method: messages and seconds left to the answers, in order. Each is the answer,
+    one to wait for, or how the call ends that has none. What is waited for raises `StatusError` alone (and
+    CancelledError, when its task is cancelled). `waited`: the seconds that the first of them did before.
+    """
+
+    def __call__(self, calls: Sequence[Received], waited: float = 0.0, /) -> list[Begun]: ...
 
 
 class Handlers:
     """Handlers of one front, and what is in flight on it."""
 
-    def __init__(self, methods: Methods, metrics: Metrics, tracer: Tracer | None = None) -> None:
+    def __init__(
+        self,
+        methods: Methods,
+        metrics: Metrics,
+        tracer: Tracer | None = None,
+        overload: config.Overload = config.Overload(),  # noqa: B008 (frozen)
+    ) -> None:
         self._methods = methods
+        self.overload = overload
         self._tracer = tracer  # of unary calls
         self._metrics = metrics
+        self._throttle = Throttle(_QUIET_LOG)
         self._random = random.Random()  # noqa: S311 (spreads ends)
         # Handlers that wait for a message, and what they wait for; and those whose wait `drain` has ended.
         self._reads: dict[asyncio.Task[Any], Coroutine[Any, Any, Any]] = {}
         self._quiet: set[asyncio.Task[Any]] = set()
         self._draining = False
-        self._waiting = 0  # unary calls
+        self.waiting = 0  # unary calls
         self._moves = 0  # unary calls begun, streams ended
         self._streams = 0
         self._idle = asyncio.Event()
@@ -110,32 +139,39 @@ class Handlers:
             services.setdefault(method.service, {})[method.name] = handler
         return services
 
-    def unary(self, method: Unary) -> Begin:
-        """What a front calls for a unary method: messages and seconds left to the answers, in order. Each is the
-        answer, one to wait for, or how the call ends that has none. What is waited for raises `StatusError` alone
-        (and CancelledError, when its task is cancelled).
-        """
-        return _Answering(self, method, self._metrics).begin
+    def unary(self, method: Unary) -> "Answering":
+        return Answering(self, method, self._metrics)
 
     def begun(self, calls: int) -> None:
         self._moves += calls
 
     def enter(self) -> None:
         """A call waits for its answer."""
-        self._waiting += 1
+        self.waiting += 1
         self._idle.clear()
 
     def leave(self) -> None:
-        self._waiting -= 1
-        if not self._waiting:
+        self.waiting -= 1
+        if not self.waiting:
             self._idle.set()
 
+    def shed(self, name: str, reason: str, count: int) -> None:
+        """Calls were refused so that others are answered in time."""
+        self._metrics.calls_shed.labels(name, reason).inc(count)
+        if (held := self._throttle(reason)) is not None:
+            log.warning("overloaded", method=name, reason=reason, held_back=held)
+
     def _unary(self, method: Unary) -> Handler:
-        begin = self.unary(method)
+        answering = self.unary(method)
 
         async def handle(data: bytes, context: Context) -> bytes:
             left = context.time_remaining()
-            (answer,) = begin(((data, None if left is None or left > _NO_DEADLINE else left),))
+            if left is None or left > _NO_DEADLINE:
+                left = None
+            elif left <= 0:  # it has waited for the loop all its time
+                late = answering.shed("late", 1)
+                await context.abort(late.code, late.details)
+            (answer,) = answering.begin(((data, left),))
             try:
                 if isinstance(answer, StatusError):
                     raise answer
@@ -239,6 +275,9 @@ class Handlers:
             error = _malformed()
         if isinstance(error, StatusError):
             failure = error
+        elif isinstance(error, CallError) and error.reason == OVERLOAD:
+            failure = StatusError(status_of(self.overload), str(error))
+            self.shed(name, "backend", 1)
         elif isinstance(error, MixerError):
             failure = StatusError(code_of(error), str(error))
         else:
@@ -248,7 +287,7 @@ class Handlers:
         return failure
 
 
-class _Answering:
+class Answering:
     """Calls of one unary method, on their way to their answers."""
 
     def __init__(self, handlers: Handlers, method: Unary, metrics: Metrics) -> None:
@@ -259,13 +298,32 @@ class _Answering:
         self._waiting = 0
         self._calls = metrics.calls
         self._ok, self._seconds = metrics.calls.labels(name, "OK"), metrics.call_seconds.labels(name)
+        self._most = handlers.overload.max_in_flight
+        self.refusals = {
+            reason: StatusError(status_of(handlers.overload), details) for reason, details in _REFUSED.items()
+        }
         metrics.calls_in_flight.labels(name).set_function(lambda: self._waiting)
 
-    def begin(self, calls: Sequence[Received]) -> list[Begun]:
-        """See `Handlers.unary`."""
-        start = time.perf_counter()
+    def shed(self, reason: str, count: int) -> StatusError:
+        """Take note of calls that are refused rather than begun; how that is told."""
+        refusal = self.refusals[reason]
+        self._calls.labels(self._name, refusal.code.name).inc(count)
+        self._handlers.shed(self._name, reason, count)
+        return refusal
+
+    def gave_up(self, count: int) -> None:
+        """Take note of calls that their client does not want any more, before they were begun."""
+        self._calls.labels(self._name, "CANCELLED").inc(count)
+
+    def begin(self, calls: Sequence[Received], waited: float = 0.0, /) -> list[Begun]:
+        """See `Begin`."""
+        handlers = self._handlers
+        handlers.begun(len(calls))
+        if len(calls) > (room := self._most - handlers.waiting):
+            kept = self.begin(calls[:room], waited) if room > 0 else []
+            return [*kept, *[self.shed("full", len(calls) - len(kept))] * (len(calls) - len(kept))]
+        start = time.perf_counter() - waited
         parse = self._parse
-        self._handlers.begun(len(calls))
         try:
             answers = self._together([(parse(data), left) for data, left in calls] if parse else calls)
         except DecodeError:

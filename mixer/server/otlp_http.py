@@ -66,7 +66,7 @@ class OtlpHttpFront:
         self._refused = metrics.calls
         self._name = method.name
         self._handlers = Handlers((method,), metrics)
-        self._begin = self._handlers.unary(method)
+        self._begin = self._handlers.unary(method).begin
         self._held = 0
         self._fresh: dict[object, asyncio.TimerHandle] = {}  # connections on which nothing was asked yet
 

@@ -46,7 +46,7 @@ def answers(requests: Sequence[tuple[Any, float | None]]) -> list[bytes | Awaita
 )
 def test_each_call_has_its_own_outcome_in_its_place(method: Unary) -> None:
     registry = CollectorRegistry()
-    begin = Handlers([method], Metrics(registry)).unary(method)
+    begin = Handlers([method], Metrics(registry)).unary(method).begin
     messages = [text("a"), b"\xff\xff\xff", text("wrong"), text("later"), text("b")]
 
     async def run() -> list[object]:

@@ -16,10 +16,11 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from mixer import config
 from mixer.metrics import Metrics
 from mixer.server.front import ClientStream, Methods, Unary
-from mixer.server.handlers import QUIET, Handlers
+from mixer.server.handlers import QUIET, Answering, Handlers
 from mixer.server.health import Health
+from mixer.server.http2.backlog import Backlog
 from mixer.server.http2.connection import Connection
-from mixer.server.http2.requests import Route, Serve, reader
+from mixer.server.http2.requests import Refusal, Route, Serve, failed, reader
 from mixer.server.http2.streams import Stream
 from mixer.server.listening import PlainListener
 from mixer.tracing.tracer import Tracer
@@ -50,7 +51,8 @@ class AsyncioFront:
         self.tracer = tracer
         self._listener = _listener(name, settings, lambda: Connection(self), metrics, shared)
         self.is_stopping = False
-        self._handlers = Handlers(methods, metrics)
+        self._handlers = Handlers(methods, metrics, overload=settings.overload)
+        self._calls_waiting = metrics.calls_waiting.labels(name)
         self._methods = methods
         self._connections: set[Connection] = set()
         self._is_leaving = False  # clients are asked to go on elsewhere
@@ -59,6 +61,11 @@ class AsyncioFront:
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
+        handlers = self._handlers
+        self.backlog = backlog = Backlog(
+            self.loop, handlers.overload.max_in_flight, lambda: handlers.waiting
+        )
+        self._calls_waiting.set_function(lambda: backlog.waiting)
         services = {method.service for method in self._methods}
         self._health = Health(services)
         await self._health.start()
@@ -71,7 +78,7 @@ class AsyncioFront:
         for method in self._methods:
             path = f"/{method.service}/{method.name}".encode()
             if isinstance(method, Unary):
-                routes[path] = Route(begin=self._handlers.unary(method), name=path[1:].decode())
+                routes[path] = _unary(path[1:].decode(), self._handlers.unary(method))
             else:
                 routes[path] = Route(serve=self._client_stream(method))
         health = HEALTH.services_by_name["Health"].full_name
@@ -219,6 +226,19 @@ def _listener(
     from mixer.server.secured import TlsListener
 
     return TlsListener(name, settings.address, tls, made, metrics, protocol="h2", shared=shared)
+
+
+def _unary(name: str, answering: Answering) -> Route:
+    refusals = {
+        reason: Refusal(error, failed(error.code, error.details))
+        for reason, error in answering.refusals.items()
+    }
+
+    def shed(reason: str, count: int) -> Refusal:
+        answering.shed(reason, count)
+        return refusals[reason]
+
+    return Route(begin=answering.begin, name=name, shed=shed, gave_up=answering.gave_up)
 
 
 async def _parsed(kind: type[Message], stream: Stream) -> AsyncIterator[Any]:

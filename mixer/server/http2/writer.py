@@ -1,7 +1,7 @@
 """What a connection writes: answers, as few bytes and as few writes as they need."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mixer.server.http2 import frames, requests
 from mixer.server.http2.frames import (
@@ -91,6 +91,17 @@ class Writer:
         """An answer that is a header block alone."""
         self.drop(number)
         self.out.append(frame(HEADERS, END_HEADERS | END_STREAM, number, self._prefix() + block))
+
+    def refuse_all(self, numbers: Sequence[int], block: bytes) -> None:
+        """The same, to each of many."""
+        if self._held:
+            for number in numbers:
+                self.drop(number)
+        if self._begins.startswith(EMPTY_TABLE) and numbers:
+            self.refuse(numbers[0], block)
+            numbers = numbers[1:]
+        head = len(block).to_bytes(3, "big") + b"\1\5"
+        self.out.extend([b"%b%b%b" % (head, number.to_bytes(4, "big"), block) for number in numbers])
 
     def tell(self, number: int, block: bytes, body: bytes) -> None:
         """An answer that is none of gRPC."""

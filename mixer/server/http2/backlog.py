@@ -1,0 +1,268 @@
+"""What a front does while more calls come than it can answer.
+
+Bytes that lie in the kernel have no age: whoever evaluates call by call as he reads answers, under overload, calls that
+their clients have given up, and learns of it afterwards. So once calls have had the loop for `SLICE` seconds, all that
+comes is read first. Calls that are complete wait here, in turns between connections; those that their clients reset are
+not begun; and who could not be answered in its time is refused as it is read, which costs a fraction of an answer.
+"""
+
+from asyncio import AbstractEventLoop
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import NamedTuple, Protocol, cast
+
+from mixer.outflow import SHARE, Outflow
+from mixer.server.handlers import Received
+from mixer.server.http2.requests import Route
+
+TOGETHER = (
+    16  # calls begun at once; more make a call hardly cheaper, and the first wait longer for their answer
+)
+SLICE = 0.004  # seconds that calls are begun before what has come meanwhile is read
+MAX_BYTES = 64 * 1024 * 1024  # of messages that wait
+
+_FREE = 32  # calls that may begin in a few turns of the loop before anybody looks at the time
+_LEAST = 0.001  # seconds; who has less left is not begun
+
+Complete = dict[Route, tuple[list[int], list[Received]]]
+
+
+class _Lot(NamedTuple):
+    """Calls of one method that were read together: the numbers of their streams, and their messages."""
+
+    arrived: float
+    route: Route
+    numbers: list[int]
+    received: list[Received]
+    size: int  # bytes
+
+
+class Caller(Protocol):
+    """The calls of one connection."""
+
+    queue: "Queue"
+
+    def begin(self) -> int:
+        """Begin those that are complete; answers how many."""
+
+    def take(self) -> Complete:
+        """Those that are complete, which are the backlog's from now on."""
+
+    def is_wanted(self, number: int) -> bool: ...
+
+    def begin_these(
+        self, route: Route, numbers: list[int], received: list[Received], waited: float
+    ) -> None: ...
+
+    def refuse(self, route: Route, numbers: list[int], reason: str) -> None: ...
+
+    def flush(self) -> None:
+        """Write what is to be written."""
+
+
+class Queue:
+    """What of one connection waits."""
+
+    __slots__ = ("calls", "is_held", "lots")
+
+    def __init__(self) -> None:
+        self.lots: deque[_Lot] = deque()
+        self.calls = 0
+        self.is_held = False  # the peer does not read its answers
+
+
+class Backlog:
+    """The calls of one front that are read and not begun. `in_flight`: how many are begun and not answered; together
+    they are `max_in_flight` at most."""
+
+    def __init__(self, loop: AbstractEventLoop, max_in_flight: int, in_flight: Callable[[], int]) -> None:
+        self.is_behind = False  # what is complete waits for its turn
+        self.waiting = 0  # calls
+        self._loop = loop
+        self._most = max_in_flight
+        self._in_flight = in_flight
+        self._size = 0
+        self._turns: deque[Caller] = deque()
+        self._begun = 0
+        self._ends: float | None = None  # when calls have had the loop for long enough
+        self._outflow = Outflow()
+        self._touched: set[Caller] = set()  # what has something to be written
+
+    def begin(self, caller: Caller) -> None:
+        """Begin the complete calls of a connection, or let them wait for their turn."""
+        if self.is_behind:
+            self._keep(caller)
+            return
+        self._begun += caller.begin()
+        if self._begun >= _FREE:
+            self._look()
+
+    def _look(self) -> None:
+        """Whether calls have had the loop for long enough."""
+        if self._ends is None:
+            self._ends = monotonic() + SLICE
+            self._loop.call_soon(self._turn)
+        elif monotonic() >= self._ends:
+            self.is_behind = True
+
+    def write(self, caller: Caller) -> None:
+        """Write what a connection has to say: with the answers of the next turn, if there is one to come."""
+        if self.is_behind:
+            self._touched.add(caller)
+        else:
+            caller.flush()
+
+    # Calls that wait
+
+    def refused_below(self, caller: Caller) -> float:
+        """Seconds: calls of this connection that have less left are refused, as they could not be answered in time.
+        Infinite: all are."""
+        if not self.is_behind:
+            return 0.0
+        if self.waiting + self._in_flight() >= self._most or self._size >= MAX_BYTES:
+            return float("inf")
+        # Its own calls are what it waits for, in turns with the others'.
+        ahead = min(self.waiting, (caller.queue.calls + TOGETHER) * (len(self._turns) + 1))
+        return self._outflow.wait(ahead, monotonic()) / SHARE
+
+    def _keep(self, caller: Caller) -> None:
+        queue = caller.queue
+        below = self.refused_below(caller)
+        now = monotonic()
+        for route, (numbers, received) in caller.take().items():
+            if below:
+                numbers, received = self._admit(caller, route, numbers, received, below)
+            if numbers:
+                size = sum(len(message) for message, _ in received)
+                if not queue.lots and not queue.is_held:
+                    self._turns.append(caller)
+                    self._outflow.put(now)
+                queue.lots.append(_Lot(now, route, numbers, received, size))
+                queue.calls += len(numbers)
+                self.waiting += len(numbers)
+                self._size += size
+        self._touched.add(caller)
+
+    def _admit(
+        self, caller: Caller, route: Route, numbers: list[int], received: list[Received], below: float
+    ) -> tuple[list[int], list[Received]]:
+        """Those that may wait; the others are refused."""
+        kept: list[int] = []
+        kept_received: list[Received] = []
+        refused: list[int] = []
+        for number, call in zip(numbers, received, strict=True):
+            if patience(call[1]) < below:
+                refused.append(number)
+            else:
+                kept.append(number)
+                kept_received.append(call)
+        if refused:
+            caller.refuse(route, refused, reason_of(below))
+        return kept, kept_received
+
+    def hold(self, caller: Caller) -> None:
+        """Its peer does not read what is written."""
+        caller.queue.is_held = True
+
+    def release(self, caller: Caller) -> None:
+        """It reads again."""
+        queue = caller.queue
+        if queue.is_held:
+            queue.is_held = False
+            if queue.lots and caller not in self._turns:
+                self._turns.append(caller)
+                self._fall_behind()
+
+    def forget(self, caller: Caller) -> None:
+        """The connection is no more."""
+        queue = caller.queue
+        self.waiting -= queue.calls
+        self._size -= sum(lot.size for lot in queue.lots)
+        queue.lots.clear()
+        queue.calls = 0
+        self._touched.discard(caller)
+
+    def _fall_behind(self) -> None:
+        if not self.is_behind:
+            self.is_behind = True
+            self._outflow.put(monotonic())
+            if self._ends is None:
+                self._ends = 0.0
+                self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """What has come was read; begin calls that wait, for a while."""
+        self._begun, self._ends = 0, None
+        if not self.is_behind:
+            return
+        now = monotonic()
+        end = now + SLICE
+        taken = 0
+        turns = self._turns
+        while turns and now < end:
+            caller = turns.popleft()
+            if caller.queue.is_held or not caller.queue.lots:
+                continue
+            taken += self._begin_some(caller, now)
+            if caller.queue.lots:
+                turns.append(caller)
+            now = monotonic()
+        if turns:
+            self._outflow.took(taken, now)
+            self._ends = 0.0
+            self._loop.call_soon(self._turn)
+        else:
+            self._outflow.emptied()
+            self.is_behind = False
+        touched, self._touched = self._touched, set()
+        for caller in touched:
+            caller.flush()
+
+    def _begin_some(self, caller: Caller, now: float) -> int:
+        """Begin the next calls of a connection; answers how many left the queue."""
+        queue = caller.queue
+        lots = queue.lots
+        route, arrived = lots[0].route, lots[0].arrived
+        numbers: list[int] = []
+        received: list[Received] = []
+        late: list[int] = []
+        taken = gone = 0
+        while lots and lots[0].route is route and len(numbers) < TOGETHER:
+            lot = lots.popleft()
+            waited = now - lot.arrived
+            taken += len(lot.numbers)
+            self._size -= lot.size
+            for number, (message, timeout) in zip(lot.numbers, lot.received, strict=True):
+                if not caller.is_wanted(number):
+                    gone += 1
+                elif timeout is None:
+                    numbers.append(number)
+                    received.append((message, None))
+                elif timeout - waited < _LEAST:
+                    late.append(number)
+                else:
+                    numbers.append(number)
+                    received.append((message, timeout - waited))
+        queue.calls -= taken
+        self.waiting -= taken
+        if gone:
+            cast(Callable[[int], None], route.gave_up)(gone)
+        if late:
+            caller.refuse(route, late, "late")
+        if numbers:
+            caller.begin_these(route, numbers, received, now - arrived)
+        self._touched.add(caller)
+        return taken
+
+
+_PATIENT = 1e9  # seconds that a call has without a deadline
+
+
+def patience(timeout: float | None) -> float:
+    return _PATIENT if timeout is None else timeout
+
+
+def reason_of(below: float) -> str:
+    """Why calls are refused that have less time left."""
+    return "full" if below > _PATIENT else "late"
