@@ -196,32 +196,39 @@ class Backlog:
         self._begun, self._ends = 0, None
         if not self.is_behind:
             return
-        now = monotonic()
-        end = now + SLICE
-        taken = 0
+        before = self.waiting
+        try:
+            self._begin_for(SLICE)
+        finally:
+            if self._turns:
+                self._outflow.took(before - self.waiting, monotonic())
+                self._ends = 0.0
+                self._loop.call_soon(self._turn)
+            else:
+                self._outflow.emptied()
+                self.is_behind = False
+            touched, self._touched = self._touched, set()
+            for caller in touched:
+                caller.flush()
+
+    def _begin_for(self, seconds: float) -> None:
         turns = self._turns
+        now = monotonic()
+        end = now + seconds
         while turns and now < end:
             caller = turns.popleft()
-            if caller.queue.is_held or not caller.queue.lots:
+            queue = caller.queue
+            if queue.is_held or not queue.lots:
                 continue
-            taken += self._begin_some(caller, now)
-            if caller.queue.lots:
-                turns.append(caller)
+            try:
+                self._begin_some(caller, queue, now)
+            finally:
+                if queue.lots:
+                    turns.append(caller)
             now = monotonic()
-        if turns:
-            self._outflow.took(taken, now)
-            self._ends = 0.0
-            self._loop.call_soon(self._turn)
-        else:
-            self._outflow.emptied()
-            self.is_behind = False
-        touched, self._touched = self._touched, set()
-        for caller in touched:
-            caller.flush()
 
-    def _begin_some(self, caller: Caller, now: float) -> int:
-        """Begin the next calls of a connection; answers how many left the queue."""
-        queue = caller.queue
+    def _begin_some(self, caller: Caller, queue: Queue, now: float) -> None:
+        """Begin the next calls of a connection."""
         lots = queue.lots
         route, arrived = lots[0].route, lots[0].arrived
         numbers: list[int] = []
@@ -246,14 +253,13 @@ class Backlog:
                     received.append((message, timeout - waited))
         queue.calls -= taken
         self.waiting -= taken
+        self._touched.add(caller)
         if gone:
             cast(Callable[[int], None], route.gave_up)(gone)
         if late:
             caller.refuse(route, late, "late")
         if numbers:
             caller.begin_these(route, numbers, received, now - arrived)
-        self._touched.add(caller)
-        return taken
 
 
 _PATIENT = 1e9  # seconds that a call has without a deadline

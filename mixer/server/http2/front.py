@@ -58,6 +58,7 @@ class AsyncioFront:
         self._is_leaving = False  # clients are asked to go on elsewhere
         self._moved = asyncio.Event()  # a connection has begun or ended; or a call, while clients leave
         self._wake: asyncio.TimerHandle | None = None
+        self._wakes_at = 0.0  # uvloop's own handle does not say it of a moment that has passed
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -148,10 +149,10 @@ class AsyncioFront:
             self._moved.set()
 
     def wake_at(self, end: float) -> None:
-        if self._wake is None or end < self._wake.when():
+        if self._wake is None or end < self._wakes_at:
             if self._wake is not None:
                 self._wake.cancel()
-            self._wake = self.loop.call_at(end, self._expire)
+            self._wake, self._wakes_at = self.loop.call_at(end, self._expire), end
 
     def _expire(self) -> None:
         self._wake = None
