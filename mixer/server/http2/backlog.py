@@ -122,8 +122,10 @@ class Backlog:
             return 0.0
         if self.waiting + self._in_flight() >= self._most or self._size >= MAX_BYTES:
             return float("inf")
-        # Its own calls are what it waits for, in turns with the others'.
-        ahead = min(self.waiting, (caller.queue.calls + TOGETHER) * (len(self._turns) + 1))
+        # In turns with the others' it waits for as many of each as are before it on its own connection; others may come
+        # to theirs meanwhile.
+        others = len(self._turns) + 1
+        ahead = max(caller.queue.calls * others, min(self.waiting, TOGETHER * others))
         return self._outflow.wait(ahead, monotonic()) / SHARE
 
     def _keep(self, caller: Caller) -> None:

@@ -227,7 +227,12 @@ class Calls:
         if self._spans:
             for number in numbers:
                 self._trace(number, None, refusal.error.code.value[0], refusal.error.details)
-        self._writer.refuse_all(numbers, refusal.block)
+        self._writer.refuse_all([number.to_bytes(4, "big") for number in numbers], refusal.block)
+
+    def refuse_unread(self, route: Route, streams: list[bytes], reason: str) -> None:
+        """Refuse calls that are no streams here yet; `streams`: their numbers' bytes."""
+        self.last = int.from_bytes(streams[-1], "big")
+        self._writer.refuse_all(streams, cast(Shed, route.shed)(reason, len(streams)).block)
 
     def _cancel(self, waiting: Waiting) -> None:
         """A task of this turn of the loop has its first step before, in which it takes note of the call."""

@@ -12,6 +12,7 @@ from typing import Protocol, cast
 from mixer.server.http2 import calls, frames
 from mixer.server.http2.backlog import TOGETHER, patience, reason_of
 from mixer.server.http2.calls import MAX_STREAMS, RECEIVE_WINDOW, Calls
+from mixer.server.http2.alike import alike
 from mixer.server.http2.frames import (
     ACK,
     CONTINUATION,
@@ -182,10 +183,11 @@ class Connection(asyncio.Protocol):
                 else:
                     self._data(number, flags, data[start:end])
             elif kind == HEADERS and flags == END_HEADERS and self._continued is None and number > calls.last:
-                if refused_below and (past := self._refuse(data, start - HEAD, refused_below)) >= end:
-                    at = past
-                    refused_below = self._backlog.refused_below(calls)
-                    continue
+                if refused_below:
+                    if (past := self._refuse(data, start - HEAD, refused_below)) >= end:
+                        at = past
+                        continue
+                    refused_below = 0.0  # until more wait
                 block = data[start:end]
                 request = known(block)
                 if request is None:
@@ -200,35 +202,22 @@ class Connection(asyncio.Protocol):
         return at
 
     def _refuse(self, data: bytes, at: int, below: float) -> int:
-        """Refuse the whole calls that lie there, as long as one is behind the other and each is to be refused; answers
-        where that ends. A tenth of an answer's work: a peer that sends too much must not stop the others by it."""
-        size, known, calls = len(data), self._decoder.known, self.calls
-        last, of = calls.last, None
-        numbers = []
-        while size - at > 2 * HEAD:
-            high, low, kind, flags, number = read_head(data, at)
-            middle = at + HEAD + (high << 8 | low)
-            if kind != HEADERS or flags != END_HEADERS or not last < number <= MAX_WINDOW or not number & 1:
-                break
-            if size - middle < HEAD:
-                break
-            high, low, kind, flags, same = read_head(data, middle)
-            end = middle + HEAD + (high << 8 | low)
-            if kind != DATA or flags != END_STREAM or same != number or end > size or high >= MAX_FRAME >> 8:
-                break
-            request = known(data[at + HEAD : middle])
-            if request is None or (route := request.route) is None or route.shed is None:
-                break
-            if patience(request.timeout) >= below or (of is not None and route is not of):
-                break
-            of = route
-            numbers.append(number)
-            calls.used += end - middle - HEAD
-            at, last = end, number
-        if of is not None:
-            calls.last = last
-            calls.refuse(of, numbers, reason_of(below))
-        return at
+        """Refuse the calls that lie there, if the first is to be refused, and as far as they are alike; answers where
+        that ends. A peer that sends too much must not stop the others by what its refusals cost."""
+        high, low = read_head(data, at)[:2]
+        start = at + HEAD
+        block = data[start : start + (high << 8 | low)]
+        request = self._decoder.known(block)
+        if request is None or (route := request.route) is None or route.shed is None:
+            return at
+        calls = self.calls
+        if patience(request.timeout) >= below:
+            return at
+        streams, end = alike(data, at, block, calls.last)
+        if streams:
+            calls.used += end - at - len(streams) * (2 * HEAD + len(block))
+            calls.refuse_unread(route, streams, reason_of(below))
+        return end
 
     def _other(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         if self._continued is not None and kind != CONTINUATION:

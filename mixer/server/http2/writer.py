@@ -92,16 +92,14 @@ class Writer:
         self.drop(number)
         self.out.append(frame(HEADERS, END_HEADERS | END_STREAM, number, self._prefix() + block))
 
-    def refuse_all(self, numbers: Sequence[int], block: bytes) -> None:
-        """The same, to each of many."""
-        if self._held:
-            for number in numbers:
-                self.drop(number)
-        if self._begins.startswith(EMPTY_TABLE) and numbers:
-            self.refuse(numbers[0], block)
-            numbers = numbers[1:]
-        head = len(block).to_bytes(3, "big") + b"\1\5"
-        self.out.extend([b"%b%b%b" % (head, number.to_bytes(4, "big"), block) for number in numbers])
+    def refuse_all(self, streams: Sequence[bytes], block: bytes) -> None:
+        """The same, to each of many; `streams`: the bytes of their numbers."""
+        if self._held or self._begins.startswith(EMPTY_TABLE):
+            for stream in streams:
+                self.refuse(int.from_bytes(stream, "big"), block)
+            return
+        head = b"%b%c%c" % (len(block).to_bytes(3, "big"), HEADERS, END_HEADERS | END_STREAM)
+        self.out += (head, (block + head).join(streams), block)
 
     def tell(self, number: int, block: bytes, body: bytes) -> None:
         """An answer that is none of gRPC."""
