@@ -44,11 +44,14 @@ class Outflow:
         self._since = None
 
     def wait(self, ahead: int, now: float) -> float:
-        """Seconds that who comes now will wait behind `ahead` others; 0 where nothing is known. Where nothing was taken
-        for some time, as long again."""
-        if self._since is None or (elapsed := now - self._since) < _EVIDENCE:
+        """Seconds that who comes now will wait behind `ahead` others; 0 where nothing is known."""
+        if self._since is None or (elapsed := now - self._since) < _EVIDENCE or self._lumps < _LUMPS:
             return 0.0
-        stalled = now - self._last if now - self._last > _EVIDENCE else 0.0
-        if self._lumps < _LUMPS or not self._taken:
-            return stalled
-        return max(stalled, ahead * elapsed / self._taken)
+        return ahead * elapsed / self._taken if self._taken else 0.0
+
+    def is_late(self, ahead: int, left: float, now: float) -> bool:
+        """Whether who comes now, with so many seconds left, is to be refused: it would wait for too much of them behind
+        `ahead` others, or nothing was taken for as long as it has."""
+        if self._since is None:
+            return False
+        return now - self._last > max(left, _EVIDENCE) or self.wait(ahead, now) > SHARE * left
