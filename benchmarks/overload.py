@@ -1,7 +1,7 @@
 """Three times the load that Mixer can take, from callers that give up after 200 ms, as Envoy does.
 
-First the capacity: a closed loop, 64 calls in flight. Then calls come at three times that rate whatever is answered, over
-`CONNECTIONS` connections; whoever has no answer in time resets its stream. Goodput is what was answered in time, a
+First the capacity: a closed loop, 64 calls in flight. Then calls come at three times that rate whatever is answered,
+over `CONNECTIONS` connections; whoever has no answer in time resets its stream. Goodput is what was answered in time, a
 second; refusals are no answers. The load has a core of its own, which Redis shares.
 
 `python -m benchmarks.overload ADDRESS METHOD FILE RATE SECONDS DEADLINE_MS` is the load, as a process of its own.
@@ -74,7 +74,9 @@ class Caller:
         self._buffer = b""
         self._unsent = b""
         self.open = 0
-        self.took: list[tuple[float, float]] = []  # of answers with a message: when their call was begun, and how long
+        self.took: list[
+            tuple[float, float]
+        ] = []  # of answers with a message: when their call was begun, and how long
         self.refused: list[float] = []  # when their call was begun
         self.given_up: list[float] = []
         self.socket = socket.create_connection((host, int(port)))

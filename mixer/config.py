@@ -219,8 +219,8 @@ class Tls(Settings):
 
 
 class Overload(Settings):
-    """What becomes of calls that cannot be answered in their time, or are more than `max_in_flight`: they are refused at
-    once, by this `code`. Envoy's retry policies tell the two apart (`unavailable`, `resource-exhausted`)."""
+    """What becomes of calls that cannot be answered in their time, or are more than `max_in_flight`: they are refused
+    at once, by this `code`. Envoy's retry policies tell the two apart (`unavailable`, `resource-exhausted`)."""
 
     max_in_flight: PositiveInt = 10_000  # unary calls read and not answered yet
     code: Literal["UNAVAILABLE", "RESOURCE_EXHAUSTED"] = "UNAVAILABLE"

@@ -113,7 +113,9 @@ class OpaEngine:
         except FullError as error:
             why = f"{self._settings.max_waiting} checks wait for OPA at {self._server.url} already"
             if error.is_slow:
-                why = f"checks wait for OPA at {self._server.url}, too many to answer one more in {bound:.3f} s"
+                why = (
+                    f"checks wait for OPA at {self._server.url}, too many to answer one more in {bound:.3f} s"
+                )
             raise DecisionError(
                 "overload", why if error.is_slow else f"{why} (policy.opa.max_waiting)"
             ) from None

@@ -12,8 +12,9 @@ from google.rpc.status_pb2 import Status
 
 from mixer import config
 from mixer.metrics import Metrics
+from mixer.server.answering import StatusError
 from mixer.server.front import Unary
-from mixer.server.handlers import Handlers, StatusError
+from mixer.server.handlers import Handlers
 from mixer.server.listening import MAX_MESSAGE, PlainListener
 from mixer.server.secured import TlsListener
 from mixer.telemetry import otlp_json

@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from mixer.errors import RequestError
 from mixer.metrics import Metrics
+from mixer.server.answering import StatusError
 from mixer.server.front import Unary
-from mixer.server.handlers import Handlers, StatusError
+from mixer.server.handlers import Handlers
 from tests.server.served import SERVICE, text
 
 

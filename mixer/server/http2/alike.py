@@ -1,4 +1,4 @@
-"""Calls that lie one behind the other and differ in their messages alone, found at a tenth of what reading them costs."""
+"""Calls that lie one behind the other and differ in their messages alone, found at a tenth of the price of reading."""
 
 from functools import lru_cache
 from struct import Struct
@@ -17,8 +17,8 @@ def _layout(size: int) -> Struct:
 
 
 def alike(data: bytes, at: int, block: bytes, last: int) -> tuple[list[bytes], int]:
-    """The streams of whole calls that lie there, each of them a HEADERS frame with this block and one of DATA; and where
-    they end. `last`: the stream before, as numbers must rise; they are answered as bytes."""
+    """The streams of whole calls that lie there, each of them a HEADERS frame with this block and one of DATA; and
+    where they end. `last`: the stream before, as numbers must rise; they are answered as bytes."""
     layout = _layout(len(block))
     unpack, step = layout.unpack_from, layout.size
     head = b"%b%c%c" % (len(block).to_bytes(3, "big"), HEADERS, END_HEADERS)

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import NamedTuple, Protocol, cast
 
 from mixer.outflow import SHARE, Outflow
-from mixer.server.handlers import Received
+from mixer.server.answering import Received
 from mixer.server.http2.requests import Route
 
 TOGETHER = (
@@ -23,7 +23,6 @@ SLICE = 0.004  # seconds that calls are begun before what has come meanwhile is 
 MAX_BYTES = 64 * 1024 * 1024  # of messages that wait
 
 _FREE = 32  # calls that may begin in a few turns of the loop before anybody looks at the time
-_LEAST = 0.001  # seconds; who has less left is not begun
 
 Complete = dict[Route, tuple[list[int], list[Received]]]
 
@@ -36,6 +35,13 @@ class _Lot(NamedTuple):
     numbers: list[int]
     received: list[Received]
     size: int  # bytes
+
+    def split(self, at: int) -> "tuple[_Lot, _Lot]":
+        first = sum(len(message) for message, _ in self.received[:at])
+        return (
+            self._replace(numbers=self.numbers[:at], received=self.received[:at], size=first),
+            self._replace(numbers=self.numbers[at:], received=self.received[at:], size=self.size - first),
+        )
 
 
 class Caller(Protocol):
@@ -86,6 +92,7 @@ class Backlog:
         self._turns: deque[Caller] = deque()
         self._begun = 0
         self._ends: float | None = None  # when calls have had the loop for long enough
+        self._each = 0.0  # seconds that a call takes to begin, lately
         self._outflow = Outflow()
         self._touched: set[Caller] = set()  # what has something to be written
 
@@ -124,17 +131,16 @@ class Backlog:
             return float("inf")
         # In turns with the others' it waits for as many of each as are before it on its own connection; others may come
         # to theirs meanwhile.
-        others = len(self._turns) + 1
-        ahead = max(caller.queue.calls * others, min(self.waiting, TOGETHER * others))
+        in_turn = len(self._turns) + (not caller.queue.lots)
+        ahead = max(caller.queue.calls * in_turn, min(self.waiting, TOGETHER * in_turn))
         return self._outflow.wait(ahead, monotonic()) / SHARE
 
     def _keep(self, caller: Caller) -> None:
         queue = caller.queue
         below = self.refused_below(caller)
         now = monotonic()
-        for route, (numbers, received) in caller.take().items():
-            if below:
-                numbers, received = self._admit(caller, route, numbers, received, below)
+        for route, calls in caller.take().items():
+            numbers, received = self._admit(caller, route, *calls, below) if below else calls
             if numbers:
                 size = sum(len(message) for message, _ in received)
                 if not queue.lots and not queue.is_held:
@@ -198,12 +204,12 @@ class Backlog:
         self._begun, self._ends = 0, None
         if not self.is_behind:
             return
-        before = self.waiting
+        begun = 0
         try:
-            self._begin_for(SLICE)
+            begun = self._begin_for(SLICE)
         finally:
             if self._turns:
-                self._outflow.took(before - self.waiting, monotonic())
+                self._outflow.took(begun, monotonic())
                 self._ends = 0.0
                 self._loop.call_soon(self._turn)
             else:
@@ -213,8 +219,9 @@ class Backlog:
             for caller in touched:
                 caller.flush()
 
-    def _begin_for(self, seconds: float) -> None:
-        turns = self._turns
+    def _begin_for(self, seconds: float) -> int:
+        """Answers how many were begun; who has left before its turn took no time."""
+        turns, total = self._turns, 0
         now = monotonic()
         end = now + seconds
         while turns and now < end:
@@ -222,23 +229,33 @@ class Backlog:
             queue = caller.queue
             if queue.is_held or not queue.lots:
                 continue
+            begun = 0
             try:
-                self._begin_some(caller, queue, now)
+                begun = self._begin_some(caller, queue, now)
             finally:
                 if queue.lots:
                     turns.append(caller)
-            now = monotonic()
+            before, now = now, monotonic()
+            if begun:
+                total += begun
+                self._each += ((now - before) / begun - self._each) / 4
+        return total
 
-    def _begin_some(self, caller: Caller, queue: Queue, now: float) -> None:
-        """Begin the next calls of a connection."""
+    def _begin_some(self, caller: Caller, queue: Queue, now: float) -> int:
+        """Begin the next calls of a connection, as many as fit into a slice; answers how many."""
+        together = TOGETHER if self._each * TOGETHER <= SLICE else max(1, int(SLICE / self._each))
+        least = max(SLICE, 2 * self._each)  # seconds; who has less left would hardly get its answer
         lots = queue.lots
         route, arrived = lots[0].route, lots[0].arrived
         numbers: list[int] = []
         received: list[Received] = []
         late: list[int] = []
         taken = gone = 0
-        while lots and lots[0].route is route and len(numbers) < TOGETHER:
+        while lots and lots[0].route is route and len(numbers) < together:
             lot = lots.popleft()
+            if len(lot.numbers) > (room := together - len(numbers)):
+                lot, rest = lot.split(room)
+                lots.appendleft(rest)
             waited = now - lot.arrived
             taken += len(lot.numbers)
             self._size -= lot.size
@@ -248,7 +265,7 @@ class Backlog:
                 elif timeout is None:
                     numbers.append(number)
                     received.append((message, None))
-                elif timeout - waited < _LEAST:
+                elif timeout - waited < least:
                     late.append(number)
                 else:
                     numbers.append(number)
@@ -262,6 +279,7 @@ class Backlog:
             caller.refuse(route, late, "late")
         if numbers:
             caller.begin_these(route, numbers, received, now - arrived)
+        return len(numbers)
 
 
 _PATIENT = 1e9  # seconds that a call has without a deadline

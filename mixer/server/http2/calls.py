@@ -7,8 +7,8 @@ from typing import Any, Protocol, cast
 
 import grpc
 
+from mixer.server.answering import Begin, Received, StatusError
 from mixer.server.front import Pending
-from mixer.server.handlers import Begin, Received, StatusError
 from mixer.server.http2 import frames, requests
 from mixer.server.http2.backlog import Backlog, Complete, Queue
 from mixer.server.http2.frames import WINDOW, ConnectionFault
@@ -369,11 +369,8 @@ class Calls:
 
     def give_up(self, number: int) -> None:
         """The peer does not want the answer any more."""
-        target = self.open.pop(number, self)
-        if target is None:
-            self._gave_up = True
-        elif target is self:
-            target = None
+        self._gave_up |= number in self.open and self.open[number] is None
+        target = self.open.pop(number, None)
         if self._spans:
             self._trace(number, None, _CANCELLED)
         self._early.pop(number, None)

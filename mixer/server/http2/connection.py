@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from mixer.server.http2 import calls, frames
+from mixer.server.http2.alike import alike
 from mixer.server.http2.backlog import TOGETHER, patience, reason_of
 from mixer.server.http2.calls import MAX_STREAMS, RECEIVE_WINDOW, Calls
-from mixer.server.http2.alike import alike
 from mixer.server.http2.frames import (
     ACK,
     CONTINUATION,

@@ -15,8 +15,9 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
 from mixer import config
 from mixer.metrics import Metrics
+from mixer.server.answering import Answering
 from mixer.server.front import ClientStream, Methods, Unary
-from mixer.server.handlers import QUIET, Answering, Handlers
+from mixer.server.handlers import QUIET, Handlers
 from mixer.server.health import Health
 from mixer.server.http2.backlog import Backlog
 from mixer.server.http2.connection import Connection
@@ -63,9 +64,7 @@ class AsyncioFront:
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
         handlers = self._handlers
-        self.backlog = backlog = Backlog(
-            self.loop, handlers.overload.max_in_flight, lambda: handlers.waiting
-        )
+        self.backlog = backlog = Backlog(self.loop, handlers.overload.max_in_flight, lambda: handlers.waiting)
         self._calls_waiting.set_function(lambda: backlog.waiting)
         services = {method.service for method in self._methods}
         self._health = Health(services)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from mixer.server.handlers import Begin, StatusError
+from mixer.server.answering import Begin, StatusError
 from mixer.server.http2.header_blocks import STATUS_200, Field, added, literal
 from mixer.server.listening import MAX_MESSAGE
 
@@ -46,9 +46,9 @@ Shed = Callable[[str, int], Refusal]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """A method that is served: unary ones by `begin`, as `Handlers.unary` gives it, others by `serve`, with the
-    stream. Of unary calls that are not begun, `shed` counts those that are refused for a reason, `gave_up` those that their
-    client does not want any more."""
+    """A method that is served: unary ones by `begin`, others by `serve`, with the stream. Of unary calls that are not
+    begun, `shed` counts those that are refused for a reason, `gave_up` those that their client does not want any more.
+    """
 
     begin: Begin | None = None
     serve: Serve | None = None
