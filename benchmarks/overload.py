@@ -56,6 +56,7 @@ class Seen(NamedTuple):
     late: float  # answered after the caller had given up
     refused: float
     given_up: float  # without an answer
+    slowest: float  # ms, the longest turn of the load's own loop: much of its deadlines, and it is no measure
 
 
 class Caller:
@@ -167,7 +168,7 @@ def flood(
         + b"\0" + len(message).to_bytes(4, "big") + message
         for message in messages
     ]  # fmt: skip
-    sent = 0
+    sent, slowest = 0, 0.0
     start = now = time.perf_counter()
     while (elapsed := now - start) < seconds + 2 * deadline:
         due = int(min(elapsed, seconds) * rate)
@@ -179,6 +180,7 @@ def flood(
             sent += min(count, len(bodies) - at)
         for ready in select.select(list(by_socket), [], [], 0.001)[0]:
             by_socket[ready].receive()
+        slowest = max(slowest, time.perf_counter() - now)
         now = time.perf_counter()
     first, last = start + WARM, start + seconds
 
@@ -191,6 +193,7 @@ def flood(
         rated(begun for caller in callers for begun, took in caller.took if took > deadline),
         rated(begun for caller in callers for begun in caller.refused),
         rated(begun for caller in callers for begun in caller.given_up),
+        slowest * 1000,
     )
 
 
