@@ -136,7 +136,7 @@ class Answering:
             answers = self._together([(parse(data), left) for data, left in calls] if parse else calls)
         except DecodeError:
             if len(calls) > 1:
-                return [begun for call in calls for begun in self.begin((call,))]
+                return [begun for call in calls for begun in self.begin((call,), waited)]
             answers = [malformed()]
         begun: list[Begun] = []
         done = 0

@@ -190,7 +190,7 @@ class AsyncioFront:
         if late:
             await asyncio.wait(late)
         last = max(end, self.loop.time() + _GRACE)  # for what was cancelled, and for bytes that are written
-        await self._until(lambda: not any(c.calls.waited_for() for c in self._connections), last)
+        await self._until(self._has_ended_all, last)
         for connection in list(self._connections):
             connection.close()
         await self._until(lambda: not self._connections, last)
@@ -203,6 +203,9 @@ class AsyncioFront:
         self._is_leaving = True
         for connection in self._connections:
             connection.leave()
+
+    def _has_ended_all(self) -> bool:
+        return not self.backlog.waiting and not any(c.calls.waited_for() for c in self._connections)
 
     def _all_have_left(self) -> bool:
         for connection in list(self._connections):
