@@ -114,19 +114,14 @@ class Backlog:
             self.is_behind = True
 
     def write(self, caller: Caller) -> None:
-        """Write what a connection has to say: with the answers of the next turn, if there is one to come."""
-        if self.is_behind:
-            self._touched.add(caller)
-        else:
-            caller.flush()
+        """Write what a connection has to say with the answers of the next turn; there is one while it is behind."""
+        self._touched.add(caller)
 
     # Calls that wait
 
     def refused_below(self, caller: Caller) -> float:
         """Seconds: calls of this connection that have less left are refused, as they could not be answered in time.
         Infinite: all are."""
-        if not self.is_behind:
-            return 0.0
         if self.waiting + self._in_flight() >= self._most or self._size >= MAX_BYTES:
             return float("inf")
         # In turns with the others' it waits for as many of each as are before it on its own connection; others may come

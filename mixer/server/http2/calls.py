@@ -174,9 +174,12 @@ class Calls:
     def begin(self) -> int:
         """Begin them; answers how many."""
         count = self.complete
-        for route, (numbers, received) in self.take().items():
-            if numbers:
-                self.begin_these(route, numbers, received)
+        if self._gave_up:
+            complete = self.take()
+        else:
+            complete, self._complete, self.complete = self._complete, {}, 0
+        for route, (numbers, received) in complete.items():
+            self.begin_these(route, numbers, received)
         return count
 
     def take(self) -> Complete:
@@ -185,6 +188,7 @@ class Calls:
         if self._gave_up:
             self._gave_up = False
             complete = {route: self._wanted(route, *calls) for route, calls in complete.items()}
+            complete = {route: calls for route, calls in complete.items() if calls[0]}
         return complete
 
     def _wanted(

@@ -138,8 +138,10 @@ class Connection(asyncio.Protocol):
         self._rest = data[used:] if used else data
         if self.calls.complete:
             self._backlog.begin(self.calls)
-        if self._writer.out:
+        if self._backlog.is_behind:
             self._backlog.write(self.calls)
+        else:
+            self._writer.flush()
 
     def _greet(self, data: bytes) -> bytes:
         if not data.startswith(PREFACE) or data[len(PREFACE) + 3] != SETTINGS:
@@ -158,7 +160,8 @@ class Connection(asyncio.Protocol):
         at, size = 0, len(data)
         calls, known = self.calls, self._decoder.known
         asked = calls.open.get
-        refused_below = self._backlog.refused_below(calls)
+        backlog = self._backlog
+        refused_below = backlog.refused_below(calls) if backlog.is_behind else 0.0
         while size - at >= HEAD:
             high, low, kind, flags, number = read_head(data, at)
             length = high << 8 | low
@@ -196,8 +199,9 @@ class Connection(asyncio.Protocol):
             else:
                 self._other(kind, flags, number, data[start:end])
             if calls.complete >= TOGETHER:
-                self._backlog.begin(calls)
-                refused_below = self._backlog.refused_below(calls)
+                backlog.begin(calls)
+                if backlog.is_behind:
+                    refused_below = backlog.refused_below(calls)
         calls.give_room()
         return at
 
