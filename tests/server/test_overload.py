@@ -209,50 +209,61 @@ async def test_calls_without_deadline_wait_for_their_turn() -> None:
 @on_loop
 async def test_at_three_times_the_capacity_as_much_is_answered_in_time_and_the_rest_refused_at_once() -> None:
     """A call takes 4 ms, so 250 a second are what can be answered; 750 come, with 400 ms each."""
-    method, seconds, rate, deadline = Busy(0.004), 4.0, 750, 0.4
+    method, seconds, rate, deadline = Dated(0.004), 4.0, 750, 0.4
     async with served("asyncio", "tcp", unary(method)) as running:
-        flooded = await asyncio.to_thread(lambda: asyncio.run(flood(running, rate, seconds, deadline)))
-        in_time, refused, elapsed = flooded
-        assert len(in_time) >= 0.7 * elapsed / method.mean
-        assert len(in_time) >= 0.7 * len(method.begun)  # without refusals hardly one would be in time
-        assert sorted(refused)[len(refused) // 2] < deadline / 4
-        assert shed(running, "late") >= len(refused) > len(in_time)
+        refused = await asyncio.to_thread(lambda: asyncio.run(flood(running, rate, seconds, deadline)))
+        in_time = sum(took < deadline for took in method.took)
+        # Without refusals none would be after the first 0.4 s. Benchmarks are strict, on a quiet machine.
+        assert in_time >= 0.4 * seconds / method.mean
+        assert in_time >= 0.6 * len(method.took)
+        assert len(refused) >= in_time
+        assert shed(running, "late") >= len(refused)
+        assert sorted(refused)[len(refused) // 2] < deadline / 2
 
 
-async def flood(
-    running: Served, rate: float, seconds: float, deadline: float
-) -> tuple[list[float], list[float], float]:
-    """Calls at a rate, each given up at its deadline: how long those took that were answered in time, and those that
-    were refused; and how long all of it did. In a loop of its own, since the front's is busy."""
+class Dated(Busy):
+    """Messages say when they were sent."""
+
+    def __init__(self, cost: float) -> None:
+        super().__init__(cost)
+        self.took: list[float] = []  # until the end of the call
+
+    def __call__(self, request: StringValue, timeout: float | None) -> bytes:
+        answer = super().__call__(request, timeout)
+        self.took.append(time.monotonic() - float(request.value))
+        return answer
+
+
+async def flood(running: Served, rate: float, seconds: float, deadline: float) -> list[float]:
+    """Calls at a rate, each given up at its deadline; how long it took until they were refused. In a loop of its own,
+    since the front's is busy."""
     sent: dict[int, float] = {}
-    in_time: list[float] = []
     refused: list[float] = []
 
     async def listen(client: Peer) -> None:
         while True:
             kind, flags, number, payload = await client.frame()
             if kind == HEADERS and (fields := dict(client._decoder.decode(payload))) and flags & END_STREAM:
-                took = time.monotonic() - sent.pop(number, 0.0)
-                if took <= deadline:
-                    (in_time if fields["grpc-status"] == OK else refused).append(took)
+                since = sent.pop(number, None)
+                if fields["grpc-status"] != OK and since is not None:
+                    refused.append(time.monotonic() - since)
 
     async with peer(running) as client:
         listening = asyncio.ensure_future(listen(client))
         count, start = 0, time.monotonic()
-        while sent or time.monotonic() - start < seconds:
-            now = time.monotonic()
+        while (now := time.monotonic()) - start < seconds + deadline:
             while count < min(seconds, now - start) * rate:
                 number = 2 * count + 1
-                sent[number] = time.monotonic()
+                sent[number] = now
                 headers = client.headers(number, grpc_timeout=f"{round(deadline * 1000)}m")
-                client.send(headers, frame(DATA, END_STREAM, number, prefixed(text(str(number)))))
+                client.send(headers, frame(DATA, END_STREAM, number, prefixed(text(str(now)))))
                 count += 1
             for number in [number for number, since in sent.items() if since < now - deadline]:
                 del sent[number]
                 client.send(frames.rst_stream(number, frames.CANCEL))
             await asyncio.sleep(0.005)
         listening.cancel()
-        return in_time, refused, time.monotonic() - start
+        return refused
 
 
 # Peers that mean harm

@@ -200,8 +200,7 @@ class Connection(asyncio.Protocol):
                 self._other(kind, flags, number, data[start:end])
             if calls.complete >= TOGETHER:
                 backlog.begin(calls)
-                if backlog.is_behind:
-                    refused_below = backlog.refused_below(calls)
+                refused_below = backlog.refused_below(calls) if backlog.is_behind else 0.0
         calls.give_room()
         return at
 
