@@ -12,21 +12,19 @@ from grpc import aio
 from structlog.testing import capture_logs
 
 from mixer.errors import CounterError, DecisionError
-from mixer.server.http2 import frames
+from mixer.server.http2 import backlog, frames
 from mixer.server.http2.alike import alike
-from mixer.server.http2.backlog import MAX_BYTES
 from mixer.server.http2.calls import MAX_STREAMS
 from mixer.server.http2.frames import (
     DATA,
     END_STREAM,
     HEADERS,
     MAX_FRAME,
-    PING,
     RST_STREAM,
     frame,
 )
 from tests.loop import on_loop
-from tests.server.served import PATIENCE, Served, eventually, served, text, unary
+from tests.server.served import Served, eventually, served, text, unary
 from tests.server.test_http2 import Peer, peer, prefixed
 
 COST = 0.005  # seconds of the loop that a call of `Busy` takes
@@ -270,22 +268,22 @@ async def flood(running: Served, rate: float, seconds: float, deadline: float) -
 
 
 @on_loop
-async def test_messages_that_wait_are_bounded_in_bytes() -> None:
-    method = Busy(0.05)
+async def test_messages_that_wait_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = 1024 * 1024
+    monkeypatch.setattr(backlog, "MAX_BYTES", bound)
+    method = Busy(0.01)
     async with served("asyncio", "tcp", unary(method)) as running, peer(running) as client:
-        message = text("m" * (2 * 1024 * 1024))
-        pieces = [prefixed(message)[at : at + MAX_FRAME] for at in range(0, len(message) + 5, MAX_FRAME)]
-        count = MAX_BYTES // len(message) + 40
-        client.send(*(client.call(n, text("first")) for n in range(1, 81, 2)))
-        for n in range(81, 81 + 2 * count, 2):
-            client.send(client.headers(n), *(frame(DATA, 0, n, piece) for piece in pieces[:-1]))
-            client.send(frame(DATA, END_STREAM, n, pieces[-1]))
-            await client.writer.drain()
-        client.send(frame(PING, 0, 0, b"afterall"))
-        async with asyncio.timeout(6 * PATIENCE):
-            while (await client.frame())[3] != b"afterall":
-                pass
-        assert running.value("mixer_calls_waiting", listener="check") * len(message) <= 2 * MAX_BYTES
+        message = text("m" * 15_000)
+        client.send(frames.window_update(0, 2**30))
+        small, large = range(1, 81, 2), range(81, 481, 2)
+        client.send(
+            *(client.call(n, text("first")) for n in small), *(client.call(n, message) for n in large)
+        )
+        found = await results(client, len(small) + len(large))
+        refused = {number for number, status in found.items() if status != OK}
+        assert len(refused) == shed(running, "full") > 0
+        assert (len(large) - len(refused)) * len(message) >= bound / 2
+        assert refused <= set(large)
 
 
 @on_loop
