@@ -88,7 +88,7 @@ class Owner(Protocol):
 
     def leave(self) -> None: ...
 
-    def shed(self, name: str, reason: str, count: int) -> None:
+    def overloaded(self, name: str, reason: str) -> None:
         """Calls of a method were refused so that others are answered in time."""
 
     def failure(self, name: str, error: Exception) -> "StatusError":
@@ -110,14 +110,17 @@ class Answering:
         self.refusals = {
             reason: StatusError(status_of(handlers.overload), details) for reason, details in _REFUSED.items()
         }
+        answered = metrics.calls.labels(name, handlers.overload.code)
+        self._refused = {reason: (answered, metrics.calls_shed.labels(name, reason)) for reason in _REFUSED}
         metrics.calls_in_flight.labels(name).set_function(lambda: self._waiting)
 
     def shed(self, reason: str, count: int) -> StatusError:
         """Take note of calls that are refused rather than begun; how that is told."""
-        refusal = self.refusals[reason]
-        self._calls.labels(self._name, refusal.code.name).inc(count)
-        self._handlers.shed(self._name, reason, count)
-        return refusal
+        answered, shed = self._refused[reason]
+        answered.inc(count)
+        shed.inc(count)
+        self._handlers.overloaded(self._name, reason)
+        return self.refusals[reason]
 
     def gave_up(self, count: int) -> None:
         """Take note of calls that their client does not want any more, before they were begun."""

@@ -97,9 +97,8 @@ class Handlers:
         if not self.waiting:
             self._idle.set()
 
-    def shed(self, name: str, reason: str, count: int) -> None:
-        """Calls were refused so that others are answered in time."""
-        self._metrics.calls_shed.labels(name, reason).inc(count)
+    def overloaded(self, name: str, reason: str) -> None:
+        """See `answering.Owner`."""
         if (held := self._throttle(reason)) is not None:
             log.warning("overloaded", method=name, reason=reason, held_back=held)
 
@@ -114,7 +113,7 @@ class Handlers:
             (answer,) = answering.begin(((data, None if left is None or left > _NO_DEADLINE else left),))
             try:
                 if isinstance(answer, StatusError):
-                    raise answer
+                    raise answer.with_traceback(None)  # it may be that of other calls, too
                 return answer if isinstance(answer, bytes) else await answer
             except StatusError as error:
                 await context.abort(error.code, error.details)
@@ -217,7 +216,8 @@ class Handlers:
             failure = error
         elif isinstance(error, CallError) and error.reason == OVERLOAD:
             failure = StatusError(status_of(self.overload), str(error))
-            self.shed(name, "backend", 1)
+            self._metrics.calls_shed.labels(name, "backend").inc()
+            self.overloaded(name, "backend")
         elif isinstance(error, MixerError):
             failure = StatusError(code_of(error), str(error))
         else:
