@@ -22,7 +22,7 @@ TOGETHER = (
 SLICE = 0.004  # seconds that calls are begun before what has come meanwhile is read
 MAX_BYTES = 64 * 1024 * 1024  # of messages that wait
 
-_FREE = 32  # calls that may begin in a few turns of the loop before anybody looks at the time
+_FREE = SLICE / 2  # seconds before a turn is asked for, so that not every turn of the loop has one
 
 Complete = dict[Route, tuple[list[int], list[Received]]]
 
@@ -49,8 +49,8 @@ class Caller(Protocol):
 
     queue: "Queue"
 
-    def begin(self) -> int:
-        """Begin those that are complete; answers how many."""
+    def begin(self) -> None:
+        """Begin those that are complete."""
 
     def take(self) -> Complete:
         """Those that are complete, which are the backlog's from now on."""
@@ -90,8 +90,8 @@ class Backlog:
         self._in_flight = in_flight
         self._size = 0
         self._turns: deque[Caller] = deque()
-        self._begun = 0
-        self._ends: float | None = None  # when calls have had the loop for long enough
+        self._spent = 0.0  # seconds that calls have had the loop since it was seen that all was read
+        self._is_due = False  # a turn
         self._each = 0.0  # seconds that a call takes to begin, lately
         self._outflow = Outflow()
         self._touched: set[Caller] = set()  # what has something to be written
@@ -101,17 +101,18 @@ class Backlog:
         if self.is_behind:
             self._keep(caller)
             return
-        self._begun += caller.begin()
-        if self._begun >= _FREE:
-            self._look()
+        start = monotonic()
+        caller.begin()
+        self._spent += monotonic() - start
+        if self._spent >= _FREE:
+            self._have_turn()
+            self.is_behind = self._spent >= SLICE
 
-    def _look(self) -> None:
-        """Whether calls have had the loop for long enough."""
-        if self._ends is None:
-            self._ends = monotonic() + SLICE
+    def _have_turn(self) -> None:
+        """Once what has come is read."""
+        if not self._is_due:
+            self._is_due = True
             self._loop.call_soon(self._turn)
-        elif monotonic() >= self._ends:
-            self.is_behind = True
 
     def write(self, caller: Caller) -> None:
         """Write what a connection has to say with the answers of the next turn; there is one while it is behind."""
@@ -190,13 +191,11 @@ class Backlog:
         if not self.is_behind:
             self.is_behind = True
             self._outflow.put(monotonic())
-            if self._ends is None:
-                self._ends = 0.0
-                self._loop.call_soon(self._turn)
+            self._have_turn()
 
     def _turn(self) -> None:
         """What has come was read; begin calls that wait, for a while."""
-        self._begun, self._ends = 0, None
+        self._spent, self._is_due = 0.0, False
         if not self.is_behind:
             return
         begun = 0
@@ -205,8 +204,7 @@ class Backlog:
         finally:
             if self._turns:
                 self._outflow.took(begun, monotonic())
-                self._ends = 0.0
-                self._loop.call_soon(self._turn)
+                self._have_turn()
             else:
                 self._outflow.emptied()
                 self.is_behind = False

@@ -171,16 +171,14 @@ class Calls:
 
     # Calls that are complete
 
-    def begin(self) -> int:
-        """Begin them; answers how many."""
-        count = self.complete
+    def begin(self) -> None:
+        """Begin them."""
         if self._gave_up:
             complete = self.take()
         else:
             complete, self._complete, self.complete = self._complete, {}, 0
         for route, (numbers, received) in complete.items():
             self.begin_these(route, numbers, received)
-        return count
 
     def take(self) -> Complete:
         """Those that are wanted, by their method: whoever takes them begins or refuses them."""
