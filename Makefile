@@ -14,7 +14,7 @@ help:
 	@echo 'make demo [ONCE=1]    start Mixer behind a real Envoy, send it traffic, show what happened'
 	@echo 'make test             fetch what the tests need, then lint, types and every test'
 	@echo 'make lint             ruff and mypy only'
-	@echo 'make bench [ONLY=…]   benchmarks beside their peers; ONLY=check, opa, quota, onehop, report or flood'
+	@echo 'make bench [ONLY=…]   benchmarks beside their peers; ONLY=check, opa, quota, onehop, report, flood or overload'
 	@echo 'make lock             renew requirements/*.txt from pyproject.toml'
 	@echo 'make proto            renew the code that is generated from proto/'
 	@echo 'make clean            remove .venv, caches and builds'

@@ -23,7 +23,7 @@ from tests.components.binaries import ComponentError
 from tests.components.processes import StartError
 
 PARTS = ("mixer", "grpcio", "gordon-to-regorus", "aiokafka", "redis", "protobuf", "uvloop")
-NAMES = ("check", "opa", "quota", "onehop", "report", "flood")
+NAMES = ("check", "opa", "quota", "onehop", "report", "flood", "overload")
 
 
 def main(argv: list[str]) -> int:

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.harness import LOAD_CPU, BenchmarkError, call
@@ -30,8 +31,9 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
-def header_block(method: str, authority: str) -> bytes:
-    """HPACK (RFC 7541) without dynamic table: indexed :method POST and :scheme http, the rest literal."""
+def header_block(method: str, authority: str, timeout: str = "") -> bytes:
+    """HPACK (RFC 7541) without dynamic table: indexed :method POST and :scheme http, the rest literal. `timeout`: as
+    grpc-timeout has it, "200m"."""
 
     def literal(name: str, value: str) -> bytes:
         return b"\x00" + b"".join(bytes((len(text),)) + text for text in (name.encode(), value.encode()))
@@ -43,7 +45,9 @@ def header_block(method: str, authority: str) -> bytes:
             (":authority", authority),
             ("content-type", "application/grpc"),
             ("te", "trailers"),
+            ("grpc-timeout", timeout),
         )
+        if value
     )
 
 
@@ -192,11 +196,18 @@ def _in_processes(
     address: str, method: str, messages: Sequence[bytes], runs: Iterable[tuple[str, int, int]]
 ) -> list[list[float]]:
     call(address, method, messages[0])
+    with kept(messages) as file:
+        return [_run(address, method, file, *run) for run in runs]
+
+
+@contextmanager
+def kept(messages: Iterable[bytes]) -> Iterator[str]:
+    """The path of a file from which a process of its own reads them: `read`."""
     with tempfile.NamedTemporaryFile() as file:
         for message in messages:
             file.write(len(message).to_bytes(4, "big") + message)
         file.flush()
-        return [_run(address, method, file.name, *run) for run in runs]
+        yield file.name
 
 
 def _run(address: str, method: str, file: str, how: str, calls: int, number: int) -> list[float]:
@@ -210,14 +221,19 @@ def _run(address: str, method: str, file: str, how: str, calls: int, number: int
     return [float(figure) for figure in done.stdout.split()]
 
 
-def main() -> None:
-    how, address, method, file, calls, number = sys.argv[1:]
+def read(file: str) -> list[bytes]:
     content = Path(file).read_bytes()
     messages, at = [], 0
     while at < len(content):
         size = int.from_bytes(content[at : at + 4], "big")
         messages.append(content[at + 4 : at + 4 + size])
         at += 4 + size
+    return messages
+
+
+def main() -> None:
+    how, address, method, file, calls, number = sys.argv[1:]
+    messages = read(file)
     if how == "pace":
         print(*pace(address, method, messages, int(calls), int(number)))
     else:

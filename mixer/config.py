@@ -218,12 +218,21 @@ class Tls(Settings):
     min_version: Annotated[Literal["1.2", "1.3"], BeforeValidator(_version)] = "1.2"
 
 
+class Overload(Settings):
+    """What becomes of calls that cannot be answered in their time, or are more than `max_in_flight`: they are refused
+    at once, by this `code`. Envoy's retry policies tell the two apart (`unavailable`, `resource-exhausted`)."""
+
+    max_in_flight: PositiveInt = 10_000  # unary calls read and not answered yet
+    code: Literal["UNAVAILABLE", "RESOURCE_EXHAUSTED"] = "UNAVAILABLE"
+
+
 class Listener(Settings):
     """A gRPC listener. `addresses`: one for each worker, instead of one that they share."""
 
     address: Address
     addresses: tuple[Address, ...] = ()
     server: Literal["asyncio", "grpcio"] = "asyncio"
+    overload: Overload = Overload()
     tls: Tls | None = None
 
 

@@ -23,7 +23,7 @@ MAX_LIMITS = 1000  # with series of their own
 class Metrics:
     """Every metric of Mixer itself. Istio's standard metrics of the proxied traffic are `telemetry.prometheus`'s."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry) -> None:  # noqa: PLR0915 (one list)
         self.registry = registry
 
         # Calls answered, by gRPC method ("Check") and code ("OK"). UNAVAILABLE: look at the error counters
@@ -39,6 +39,20 @@ class Metrics:
             ("method",),
             buckets=CALL_BUCKETS,
             registry=registry,
+        )
+        # Calls refused so that others are answered in time, by method and reason. late: more came than one loop can
+        # answer within their deadlines: add a Mixer; full: listeners' overload.max_in_flight waited already, and
+        # backend: OPA, Redis or an http.send is too slow for what comes: mend it, or give it more.
+        self.calls_shed = Counts(
+            "mixer_calls_shed",
+            "Calls refused under overload, by reason.",
+            ("method", "reason"),
+            registry=registry,
+        )
+        # Calls that are read and wait for the loop. Not 0 for long: more comes than can be answered; calls wait half of
+        # their time at most.
+        self.calls_waiting = Gauge(
+            "mixer_calls_waiting", "Calls that wait for the loop.", ("listener",), registry=registry
         )
         # Calls being answered now. Near Envoy's circuit breaker (1,024 requests): too slow or too few workers.
         self.calls_in_flight = Gauge(

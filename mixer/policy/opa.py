@@ -110,11 +110,14 @@ class OpaEngine:
         bound = self._settings.timeout if timeout is None else min(timeout, self._settings.timeout)
         try:
             return self._batches.put((document, self._reading.of(self.decision)), bound)
-        except FullError:
+        except FullError as error:
+            why = f"{self._settings.max_waiting} checks wait for OPA at {self._server.url} already"
+            if error.is_slow:
+                why = (
+                    f"checks wait for OPA at {self._server.url}, too many to answer one more in {bound:.3f} s"
+                )
             raise DecisionError(
-                "overload",
-                f"{self._settings.max_waiting} checks wait for OPA at {self._server.url} already "
-                "(policy.opa.max_waiting)",
+                "overload", why if error.is_slow else f"{why} (policy.opa.max_waiting)"
             ) from None
 
     def _late(self, seconds: float) -> DecisionError:
@@ -173,7 +176,7 @@ class OpaEngine:
             return answer
         try:
             answer, witness = await self._server.exchange(lane, [request, self._reading.witness(lane)])
-        except (DecisionError, LostError) as error:
+        except (DecisionError, LostError, asyncio.CancelledError) as error:
             self._reading.lost(epoch, lane)
             if isinstance(error, LostError):
                 return None

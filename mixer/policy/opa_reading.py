@@ -155,9 +155,11 @@ class Reading:
             try:
                 spare = f"{self._witness}-{self._server.lanes.count}"
                 _, answer = await self._server.exchange(lane, [_asked(witness), _asked(spare)])
-            except (DecisionError, LostError) as error:
+            except (DecisionError, LostError, asyncio.CancelledError) as error:
                 if epoch == self._epoch:
-                    self._forget(str(error))
+                    self._forget(str(error) or "nobody waits for the answer")
+                if isinstance(error, asyncio.CancelledError):
+                    raise
                 return
             if self.holds(epoch, answer):
                 self._lost[lane.number] = witness
@@ -190,8 +192,10 @@ class Reading:
             return epoch == self._epoch
         try:
             (answer,) = await self._server.exchange(lane, [self.witness(lane)])
-        except (DecisionError, LostError):
+        except (DecisionError, LostError, asyncio.CancelledError) as error:
             self.lost(epoch, lane)
+            if isinstance(error, asyncio.CancelledError):
+                raise
             return False
         return self.holds(epoch, answer)
 

@@ -17,6 +17,7 @@ import structlog
 from mixer import config
 from mixer.errors import CounterError
 from mixer.metrics import Metrics
+from mixer.outflow import Outflow
 from mixer.ratelimit import keys, scripts
 from mixer.ratelimit.batch import Batch, Call
 from mixer.ratelimit.breaker import Breaker
@@ -86,6 +87,7 @@ class Lane:
         self._errors = metrics.counter_errors
         self._batch_size = metrics.counter_batch.labels("redis")
         self._waiting: deque[Call] = deque()
+        self._outflow = Outflow()
         self._trips: list[_Trip] = []  # under way
         self._expiry: asyncio.TimerHandle | None = None
         self._expiry_at = inf
@@ -138,10 +140,14 @@ class Lane:
         if len(self._waiting) >= MAX_WAITING:
             raise self.failure("overload", f"{MAX_WAITING} calls wait for Redis already")
         waiting = self._waiting
+        if len(waiting) >= ENOUGH:
+            self._look(call, deadline)
         waiting.append(call)
         if len(waiting) >= ENOUGH:
             if len(self._trips) < MAX_TRIPS:
                 self._flush()
+            else:
+                self._outflow.put(call.arrived)
         elif not self._trips and not self._flush_is_due:
             self._flush_is_due = True
             self._loop.call_soon(self._flush_due)  # after what else arrived in this turn
@@ -151,6 +157,16 @@ class Lane:
             call.deadline = deadline
             if self._expiry is None or deadline < self._expiry_at:
                 self._expire_at(deadline)
+
+    def _look(self, call: Call, deadline: float) -> None:
+        """Whether one more may wait. Raises `CounterError` where it could not be counted in its time."""
+        waiting = self._waiting
+        while waiting and waiting[0].is_done():  # cancelled, or out of time
+            waiting.popleft()
+        left = min(deadline - call.arrived, self._timeout)
+        if waiting and self._link is not None and self._outflow.is_late(len(waiting), left, call.arrived):
+            message = f"{len(waiting)} calls wait for Redis at {self.name}, too many to count one more in {left:g} s"
+            raise self.failure("overload", message)
 
     def failure(self, reason: str, message: str) -> CounterError:
         """An error for a call, counted."""
@@ -200,7 +216,8 @@ class Lane:
             return
         if self._trips and (len(self._trips) >= MAX_TRIPS or len(self._waiting) < ENOUGH):
             return
-        waiting, most, oldest = self._waiting, self._max_batch, self._loop.time() - self._timeout
+        now = self._loop.time()
+        waiting, most, oldest = self._waiting, self._max_batch, now - self._timeout
         groups: dict[object, Batch] = {}
         group: Batch | None = None
         last: object = None  # whose batch `group` is
@@ -209,8 +226,8 @@ class Lane:
             call = waiting.popleft()
             if call.is_done():
                 continue  # cancelled, or out of time: not counted
-            if call.arrived < oldest:
-                self._expire(call, self._timeout)
+            if call.arrived < oldest or call.deadline <= now:
+                self._expire(call, min(self._timeout, call.deadline - call.arrived))
                 continue
             if group is None or call.group is not last:
                 last = call.group
@@ -218,6 +235,10 @@ class Lane:
                     group = groups[last] = self._make_batch()
             group.add(call)
             calls += 1
+        if waiting:
+            self._outflow.took(calls, now)
+        else:
+            self._outflow.emptied()
         if calls:
             self._batch_size.observe(calls)
             trip = _Trip(list(groups.values()))

@@ -29,7 +29,7 @@ class GrpcioFront:
     ) -> None:
         self.address = settings.address
         self._shared = shared
-        self._handlers = Handlers(methods, metrics, tracer)
+        self._handlers = Handlers(methods, metrics, tracer, settings.overload)
 
     async def start(self) -> None:
         address = to_bind(self.address, shared=self._shared)

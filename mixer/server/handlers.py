@@ -5,9 +5,7 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from functools import partial
-from itertools import starmap
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -15,9 +13,12 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
-from mixer.errors import MixerError, RequestError
+from mixer import config
+from mixer.errors import CallError, MixerError
+from mixer.log import Throttle
 from mixer.metrics import Metrics
-from mixer.server.front import Call, Calls, ClientStream, Done, Methods, Pending, Unary
+from mixer.server.answering import OVERLOAD, Answering, StatusError, malformed, status_of
+from mixer.server.front import ClientStream, Methods, Unary
 from mixer.server.status import code_of
 from mixer.tracing.tracer import Tracer
 
@@ -25,6 +26,7 @@ log = structlog.get_logger()
 
 CANCELLED: int = grpc.StatusCode.CANCELLED.value[0]
 _NO_DEADLINE = 1e6  # seconds; grpc gives a huge number where the caller set none
+_QUIET_LOG = 10.0  # seconds between two lines that say so
 QUIET = 0.1  # seconds; with no call begun for this long a front that drains closes, and ends a stream that is quiet
 # A stream that is to end for its age ends in a pause: what its caller sends before it hears of the end is lost. GAP:
 # seconds without a message that are one (behind an Envoy with 1,000 requests/s and a busy machine, 61 ends lost none of
@@ -36,60 +38,29 @@ _AFTER_END = 0.01  # seconds; a stream that its client cancelled may seem ended 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"  # generic only to the type checker
 AnyHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Handler = Callable[[Any, Context], Coroutine[Any, Any, Any]]
-Received = tuple[bytes, float | None]  # a message, and the seconds left
-
-
-class StatusError(Exception):
-    """How a call ends that has no answer."""
-
-    def __init__(self, code: grpc.StatusCode, details: str) -> None:
-        self.code = code
-        self.details = details
-        super().__init__(details)
-
-
-class Waiting(Pending[bytes]):
-    """A call whose answer comes later: `then` gets the answer, `StatusError` or `CancelledError`."""
-
-    __slots__ = ("_done", "_ended", "_pending")
-
-    def __init__(
-        self, pending: Pending[bytes], ended: Callable[[bytes | BaseException], bytes | BaseException]
-    ) -> None:
-        self._pending = pending
-        self._ended = ended  # takes note of how the call ended, and says how that is told
-        self._done: Done
-
-    def then(self, done: Done) -> None:
-        self._done = done
-        self._pending.then(self._finish)
-
-    def cancel(self) -> None:
-        self._pending.cancel()
-
-    def _finish(self, result: bytes | BaseException) -> None:
-        done = self._done
-        del self._done  # or it and this would keep each other
-        done(self._ended(result))
-
-
-Begun = bytes | Awaitable[bytes] | StatusError
-Begin = Callable[[Sequence[Received]], list[Begun]]
 
 
 class Handlers:
     """Handlers of one front, and what is in flight on it."""
 
-    def __init__(self, methods: Methods, metrics: Metrics, tracer: Tracer | None = None) -> None:
+    def __init__(
+        self,
+        methods: Methods,
+        metrics: Metrics,
+        tracer: Tracer | None = None,
+        overload: config.Overload = config.Overload(),  # noqa: B008 (frozen)
+    ) -> None:
         self._methods = methods
+        self.overload = overload
         self._tracer = tracer  # of unary calls
         self._metrics = metrics
+        self._throttle = Throttle(_QUIET_LOG)
         self._random = random.Random()  # noqa: S311 (spreads ends)
         # Handlers that wait for a message, and what they wait for; and those whose wait `drain` has ended.
         self._reads: dict[asyncio.Task[Any], Coroutine[Any, Any, Any]] = {}
         self._quiet: set[asyncio.Task[Any]] = set()
         self._draining = False
-        self._waiting = 0  # unary calls
+        self.waiting = 0  # unary calls
         self._moves = 0  # unary calls begun, streams ended
         self._streams = 0
         self._idle = asyncio.Event()
@@ -110,35 +81,39 @@ class Handlers:
             services.setdefault(method.service, {})[method.name] = handler
         return services
 
-    def unary(self, method: Unary) -> Begin:
-        """What a front calls for a unary method: messages and seconds left to the answers, in order. Each is the
-        answer, one to wait for, or how the call ends that has none. What is waited for raises `StatusError` alone
-        (and CancelledError, when its task is cancelled).
-        """
-        return _Answering(self, method, self._metrics).begin
+    def unary(self, method: Unary) -> "Answering":
+        return Answering(self, method, self._metrics)
 
     def begun(self, calls: int) -> None:
         self._moves += calls
 
     def enter(self) -> None:
         """A call waits for its answer."""
-        self._waiting += 1
+        self.waiting += 1
         self._idle.clear()
 
     def leave(self) -> None:
-        self._waiting -= 1
-        if not self._waiting:
+        self.waiting -= 1
+        if not self.waiting:
             self._idle.set()
 
+    def overloaded(self, name: str, reason: str) -> None:
+        """See `answering.Owner`."""
+        if (held := self._throttle(reason)) is not None:
+            log.warning("overloaded", method=name, reason=reason, held_back=held)
+
     def _unary(self, method: Unary) -> Handler:
-        begin = self.unary(method)
+        answering = self.unary(method)
 
         async def handle(data: bytes, context: Context) -> bytes:
             left = context.time_remaining()
-            (answer,) = begin(((data, None if left is None or left > _NO_DEADLINE else left),))
+            if left is not None and left <= 0:  # it has waited for the loop all its time
+                late = answering.shed("late", 1)
+                await context.abort(late.code, late.details)
+            (answer,) = answering.begin(((data, None if left is None or left > _NO_DEADLINE else left),))
             try:
                 if isinstance(answer, StatusError):
-                    raise answer
+                    raise answer.with_traceback(None)  # it may be that of other calls, too
                 return answer if isinstance(answer, bytes) else await answer
             except StatusError as error:
                 await context.abort(error.code, error.details)
@@ -236,9 +211,13 @@ class Handlers:
 
     def failure(self, name: str, error: Exception) -> StatusError:
         if isinstance(error, DecodeError):
-            error = _malformed()
+            error = malformed()
         if isinstance(error, StatusError):
             failure = error
+        elif isinstance(error, CallError) and error.reason == OVERLOAD:
+            failure = StatusError(status_of(self.overload), str(error))
+            self._metrics.calls_shed.labels(name, "backend").inc()
+            self.overloaded(name, "backend")
         elif isinstance(error, MixerError):
             failure = StatusError(code_of(error), str(error))
         else:
@@ -246,80 +225,6 @@ class Handlers:
             log.error("call_failed", method=name, exc_info=error)
         self._metrics.calls.labels(name, failure.code.name).inc()
         return failure
-
-
-class _Answering:
-    """Calls of one unary method, on their way to their answers."""
-
-    def __init__(self, handlers: Handlers, method: Unary, metrics: Metrics) -> None:
-        self._handlers = handlers
-        self._name = name = method.name
-        self._together = method.together or _one_by_one(method.call)
-        self._parse = None if method.request is None else method.request.FromString
-        self._waiting = 0
-        self._calls = metrics.calls
-        self._ok, self._seconds = metrics.calls.labels(name, "OK"), metrics.call_seconds.labels(name)
-        metrics.calls_in_flight.labels(name).set_function(lambda: self._waiting)
-
-    def begin(self, calls: Sequence[Received]) -> list[Begun]:
-        """See `Handlers.unary`."""
-        start = time.perf_counter()
-        parse = self._parse
-        self._handlers.begun(len(calls))
-        try:
-            answers = self._together([(parse(data), left) for data, left in calls] if parse else calls)
-        except DecodeError:
-            if len(calls) > 1:
-                return [begun for call in calls for begun in self.begin((call,))]
-            answers = [_malformed()]
-        begun: list[Begun] = []
-        done = 0
-        for answer in answers:
-            if isinstance(answer, bytes):
-                begun.append(answer)
-                done += 1
-            elif isinstance(answer, Exception):
-                begun.append(self._handlers.failure(self._name, answer))
-            elif isinstance(answer, Pending):
-                self._enter()
-                begun.append(Waiting(answer, partial(self._leave, start)))
-                continue
-            else:
-                begun.append(self._wait(answer, start))
-                continue
-            self._seconds.observe(time.perf_counter() - start)
-        self._ok.inc(done)
-        return begun
-
-    def _enter(self) -> None:
-        self._waiting += 1
-        self._handlers.enter()
-
-    def _leave(self, start: float, result: bytes | BaseException) -> bytes | BaseException:
-        """Take note of how a call that waited ended, and say how that is told."""
-        self._waiting -= 1
-        self._handlers.leave()
-        self._seconds.observe(time.perf_counter() - start)
-        if isinstance(result, bytes):
-            self._ok.inc()
-        elif isinstance(result, Exception):
-            return self._handlers.failure(self._name, result)
-        else:
-            self._calls.labels(self._name, "CANCELLED").inc()
-        return result
-
-    async def _wait(self, answer: Awaitable[bytes], start: float) -> bytes:
-        self._enter()
-        result: bytes | BaseException = asyncio.CancelledError()
-        try:
-            result = await answer
-        except Exception as error:
-            result = error
-        finally:
-            result = self._leave(start, result)
-        if isinstance(result, bytes):
-            return result
-        raise result from None
 
 
 def _traced(tracer: Tracer, method: Unary, handle: Handler) -> Handler:
@@ -342,22 +247,8 @@ def _traced(tracer: Tracer, method: Unary, handle: Handler) -> Handler:
     return traced
 
 
-def _one_by_one(call: Call) -> Calls:
-    def each(request: Any, left: float | None) -> bytes | Awaitable[bytes] | Exception:
-        try:
-            return call(request, left)
-        except Exception as error:
-            return error
-
-    return lambda requests: list(starmap(each, requests))
-
-
 def _parse(parse: Callable[[bytes], Any], data: bytes) -> Any:
     try:
         return parse(data)
     except DecodeError:
-        raise _malformed() from None
-
-
-def _malformed() -> RequestError:
-    return RequestError("the request is no valid protobuf message of this method")
+        raise malformed() from None

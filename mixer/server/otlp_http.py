@@ -12,8 +12,9 @@ from google.rpc.status_pb2 import Status
 
 from mixer import config
 from mixer.metrics import Metrics
+from mixer.server.answering import StatusError
 from mixer.server.front import Unary
-from mixer.server.handlers import Handlers, StatusError
+from mixer.server.handlers import Handlers
 from mixer.server.listening import MAX_MESSAGE, PlainListener
 from mixer.server.secured import TlsListener
 from mixer.telemetry import otlp_json
@@ -66,7 +67,7 @@ class OtlpHttpFront:
         self._refused = metrics.calls
         self._name = method.name
         self._handlers = Handlers((method,), metrics)
-        self._begin = self._handlers.unary(method)
+        self._begin = self._handlers.unary(method).begin
         self._held = 0
         self._fresh: dict[object, asyncio.TimerHandle] = {}  # connections on which nothing was asked yet
 

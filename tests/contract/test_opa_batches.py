@@ -126,6 +126,62 @@ async def test_deadline_ends_the_wait_and_frees_the_place(server: Opa) -> None:
 
 
 @on_loop
+async def test_check_that_nobody_waits_for_any_more_is_not_asked(server: Opa) -> None:
+    """Cancelled, or out of time, while it waited for a query that was on its way."""
+    async with engine_of(server, concurrency=1, max_batch=1, input="all") as engine:
+        before = queries(server, "v1/data")
+        server.pause()
+        try:
+            asked = asyncio.create_task(decide(engine, 1))
+            await asyncio.sleep(0)
+            cancelled = [asyncio.create_task(decide(engine, 2)) for _ in range(5)]
+            late = [asyncio.create_task(decide(engine, 3, timeout=0.05)) for _ in range(5)]
+            last = asyncio.create_task(decide(engine, 4))
+            assert set(await asyncio.gather(*late)) == {"timeout"}
+            for each in cancelled:
+                each.cancel()
+        finally:
+            server.resume()
+        assert [await asked, await last] == [2, 5]
+        assert queries(server, "v1/data") == before + 2
+
+
+@on_loop
+async def test_query_that_nobody_waits_for_any_more_is_ended(server: Opa) -> None:
+    async with engine_of(server, concurrency=1, timeout="60s") as engine:
+        lanes = engine._server.lanes
+        server.pause()
+        try:
+            checks = [asyncio.create_task(decide(engine, 1)), asyncio.create_task(decide(engine, 1, 0.3))]
+            async with asyncio.timeout(10):
+                while lanes._free:
+                    await asyncio.sleep(0.01)
+                checks[0].cancel()
+                assert await checks[1] == "timeout"
+                while not lanes._free:
+                    await asyncio.sleep(0.01)
+        finally:
+            server.resume()
+        assert [await decide(engine, x) for x in (1, 7, 20)] == [2, "undefined", 21]
+
+
+@on_loop
+async def test_check_is_refused_at_once_where_no_query_ends_in_its_time(server: Opa) -> None:
+    async with engine_of(server, concurrency=1, max_batch=1) as engine:
+        server.pause()
+        try:
+            waiting = [asyncio.create_task(decide(engine, 1)) for _ in range(3)]
+            assert await decide(engine, 1, timeout=0.2) == "timeout"
+            start = asyncio.get_running_loop().time()
+            assert await decide(engine, 1, timeout=0.1) == "overload"
+            assert asyncio.get_running_loop().time() - start < 0.05
+        finally:
+            server.resume()
+        assert await asyncio.gather(*waiting) == [2, 2, 2]
+        assert await decide(engine, 1, timeout=5) == 2
+
+
+@on_loop
 async def test_restart_costs_no_wrong_decision(server: Opa) -> None:
     seen: list[tuple[int, object]] = []
     stop = asyncio.Event()

@@ -147,3 +147,84 @@ async def test_late_and_cancelled_items_are_not_worked_on() -> None:
         assert work.begun == [[1], [4]]
         work.end(1)
         assert [await first, await kept] == [2, 8]
+
+
+@on_loop
+async def test_work_that_nobody_waits_for_any_more_is_cancelled() -> None:
+    async with batching(concurrency=1) as (work, batches):
+        first = [batches.put(number, 10) for number in (1, 2)]
+        await turns()
+        behind = batches.put(3, 10)
+        await turns()
+        assert work.begun == [[1, 2]]
+        first[0].cancel()
+        await turns()
+        assert len(work.begun) == 1  # the other one is still waited for
+        first[1].cancel()
+        await turns()
+        assert work.begun == [[1, 2], [3]]
+        work.end(1)
+        assert await behind == 6
+
+
+@on_loop
+async def test_work_whose_items_are_all_out_of_time_is_cancelled() -> None:
+    async with batching(concurrency=1) as (work, batches):
+        late = batches.put(1, 0.02)
+        await turns()
+        behind = batches.put(2, 10)
+        with pytest.raises(TimeoutError):
+            await late
+        await turns()
+        assert work.begun == [[1], [2]]
+        work.end(1)
+        assert await behind == 4
+
+
+@on_loop
+async def test_who_would_wait_for_too_long_is_refused_at_once() -> None:
+    async def slow(items: Sequence[Any]) -> list[Any]:
+        await asyncio.sleep(0.01)
+        return list(items)
+
+    def late(_: float) -> Exception:
+        return TimeoutError()
+
+    batches: Batches[Any, Any] = Batches(slow, late, max_items=1, concurrency=1, max_waiting=1000)
+    try:
+        for number in range(100):
+            batches.put(number, 60)
+        await asyncio.sleep(0.2)
+        with pytest.raises(FullError) as refused:
+            batches.put(100, 0.5)
+        assert refused.value.is_slow
+        batches.put(101, 60)
+    finally:
+        await batches.close()
+
+
+@on_loop
+async def test_where_nothing_moves_for_as_long_as_one_has_it_is_refused_at_once() -> None:
+    async with batching(concurrency=1, max_items=1) as (_, batches):
+        batches.put(1, 10)
+        await turns()
+        batches.put(2, 10)
+        batches.put(3, 0.1)
+        await asyncio.sleep(0.15)
+        with pytest.raises(FullError):
+            batches.put(4, 0.1)
+        batches.put(5, 10)
+
+
+@on_loop
+async def test_who_is_out_of_time_takes_up_no_room() -> None:
+    async with batching(concurrency=1, max_items=1, max_waiting=2) as (_, batches):
+        batches.put(1, 10)
+        await turns()
+        for _ in range(3):
+            late = [batches.put(number, 0.02) for number in (2, 3)]
+            with pytest.raises(FullError):
+                batches.put(4, 10)
+            for each in late:
+                with pytest.raises(TimeoutError):
+                    await each

@@ -126,6 +126,43 @@ def test_a_call_that_is_out_of_time_before_it_is_sent_is_not_counted(
     assert asked(server.url, scenario, timeout="20s") == [2]
 
 
+def test_calls_that_nobody_waits_for_any_more_are_not_counted_and_leave_at_once(
+    start_redis: Callable[..., Redis],
+) -> None:
+    """Two round trips are on their way; what is cancelled or out of time behind them leaves, and where nothing moves
+    for as long as a call has, it is refused at once."""
+    server = start_redis()
+
+    async def scenario(client: RedisCounters) -> tuple[list[list[int]], list[object], str, list[int]]:
+        await counts(client, [one("late")])
+        server.pause()
+        try:
+            sent = [asyncio.ensure_future(counts(client, [one("sent")])) for _ in range(2 * ENOUGH)]
+            await asyncio.sleep(0)
+            cancelled = [asyncio.ensure_future(counts(client, [one("late")])) for _ in range(20)]
+            asked = (counts(client, [one("late")], timeout=0.05) for _ in range(20))
+            late = await asyncio.gather(*asked, return_exceptions=True)
+            for call in cancelled[:10]:
+                call.cancel()
+            await asyncio.gather(*cancelled[:10], return_exceptions=True)
+            start = asyncio.get_running_loop().time()
+            with pytest.raises(CounterError) as refused:
+                await counts(client, [one("late")], timeout=0.03)
+            assert asyncio.get_running_loop().time() - start < 0.02
+            for call in cancelled[10:]:
+                call.cancel()
+        finally:
+            server.resume()
+        answered = await asyncio.gather(*sent)
+        return answered, late, refused.value.reason, await counts(client, [one("late")])
+
+    answered, late, reason, last = asked(server.url, scenario, timeout="20s")
+    assert sorted(answered) == [[number] for number in range(1, 2 * ENOUGH + 1)]
+    assert {error.reason for error in late if isinstance(error, CounterError)} == {"timeout"}
+    assert reason == "overload"
+    assert last == [2]
+
+
 def test_counters_are_readable_and_expire_after_their_window(redis_server: Redis) -> None:
     name = "shop|user=alice|"
 

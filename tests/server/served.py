@@ -98,6 +98,7 @@ async def served(
     transport: str,
     *methods: Method,
     tls: Mapping[str, Any] | None = None,
+    overload: Mapping[str, Any] | None = None,
     shared: bool = False,
 ) -> AsyncIterator[Served]:
     """A front of this kind ("asyncio", "grpcio") over this transport ("tcp", "unix"; "tls": with certificates that its
@@ -110,7 +111,9 @@ async def served(
             (folder / "ca.pem").write_bytes(authority.cert)
             tls = {**write(folder, authority.issue("mixer")), "client_ca": f"{folder}/ca.pem"}
             trusted = credentials(authority, authority.issue("client"))
-        settings = config.Listener.model_validate({"address": address, "server": kind, "tls": tls})
+        settings = config.Listener.model_validate(
+            {"address": address, "server": kind, "tls": tls, "overload": overload or {}}
+        )
         async with _running(settings, methods, trusted, shared=shared) as running:
             yield running
 

@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from mixer.errors import RequestError
 from mixer.metrics import Metrics
+from mixer.server.answering import StatusError
 from mixer.server.front import Unary
-from mixer.server.handlers import Handlers, StatusError
+from mixer.server.handlers import Handlers
 from tests.server.served import SERVICE, text
 
 
@@ -46,7 +47,7 @@ def answers(requests: Sequence[tuple[Any, float | None]]) -> list[bytes | Awaita
 )
 def test_each_call_has_its_own_outcome_in_its_place(method: Unary) -> None:
     registry = CollectorRegistry()
-    begin = Handlers([method], Metrics(registry)).unary(method)
+    begin = Handlers([method], Metrics(registry)).unary(method).begin
     messages = [text("a"), b"\xff\xff\xff", text("wrong"), text("later"), text("b")]
 
     async def run() -> list[object]:

@@ -404,6 +404,7 @@ async def test_streams_beyond_the_limit_are_refused_and_the_others_answered() ->
         kind, _, number, payload = await client.frame()
         assert (kind, number) == (RST_STREAM, 2 * MAX_STREAMS + 1)
         assert int.from_bytes(payload, "big") == frames.REFUSED_STREAM
+        await eventually(lambda: running.value("mixer_calls_in_flight", method="Unary") == MAX_STREAMS)
         gate.set()
         assert (await client.answer(1))[2]["grpc-status"] == "0"
 

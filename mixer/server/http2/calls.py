@@ -7,11 +7,12 @@ from typing import Any, Protocol, cast
 
 import grpc
 
+from mixer.server.answering import Begin, Received, StatusError
 from mixer.server.front import Pending
-from mixer.server.handlers import Begin, Received, StatusError
 from mixer.server.http2 import frames, requests
+from mixer.server.http2.backlog import Backlog, Complete, Queue
 from mixer.server.http2.frames import WINDOW, ConnectionFault
-from mixer.server.http2.requests import MALFORMED, Request, Route
+from mixer.server.http2.requests import MALFORMED, Request, Route, Shed
 from mixer.server.http2.streams import Body, Stream
 from mixer.server.http2.writer import Writer
 from mixer.tracing.tracer import Span, Tracer
@@ -34,6 +35,7 @@ class Owner(Protocol):
     """What the connections of a front share."""
 
     loop: asyncio.AbstractEventLoop
+    backlog: Backlog
     is_stopping: bool  # calls are refused
     tracer: Tracer | None
 
@@ -53,9 +55,12 @@ class Calls:
         self.complete = 0  # calls that are not begun yet
         self.used = 0  # bytes that the peer is to be told it may send again
         self.last = 0  # stream that the peer began
+        self.queue = Queue()  # of complete calls that wait for their turn
+        self.flush = writer.flush
         self._owner = owner
         self._writer = writer
-        self._complete: dict[Route, tuple[list[int], list[Received]]] = {}
+        self._complete: Complete = {}
+        self._gave_up = False  # the peer has, some that are complete
         self._ends: dict[int, float] = {}  # of calls that are waited for
         self._early: OrderedDict[int, None] = OrderedDict()
         self._tracer = owner.tracer
@@ -166,35 +171,70 @@ class Calls:
 
     # Calls that are complete
 
-    def begin(self) -> int:
-        """Begin them; answers how many."""
-        count = self.complete
-        complete, self._complete, self.complete = self._complete, {}, 0
-        still, respond = self.open.pop, self._writer.respond if self._tracer is None else self._respond
+    def begin(self) -> None:
+        """Begin them."""
+        if self._gave_up:
+            complete = self.take()
+        else:
+            complete, self._complete, self.complete = self._complete, {}, 0
         for route, (numbers, received) in complete.items():
-            if self._owner.is_stopping:
-                for number in numbers:
-                    self._fail(number, _STOPPING)
-                continue
-            begin = cast(Begin, route.begin)
-            for number, (_, timeout), answer in zip(numbers, received, begin(received), strict=True):
-                if still(number, self) is self:
-                    self._begun_in_vain(answer)
-                elif type(answer) is bytes:
-                    respond(number, answer)
-                elif isinstance(answer, StatusError):
-                    self._fail(number, answer)
-                else:
-                    self._wait(number, cast(Any, answer), timeout)
-        return count
+            self.begin_these(route, numbers, received)
 
-    def _begun_in_vain(self, answer: Any) -> None:
-        """The client gave the call up in the same breath."""
-        if isinstance(answer, Pending):
-            answer.then(lambda _: None)
-            answer.cancel()
-        elif not isinstance(answer, bytes | StatusError):
-            self._cancel(self._owner.loop.create_task(answer))
+    def take(self) -> Complete:
+        """Those that are wanted, by their method: whoever takes them begins or refuses them."""
+        complete, self._complete, self.complete = self._complete, {}, 0
+        if self._gave_up:
+            self._gave_up = False
+            complete = {route: self._wanted(route, *calls) for route, calls in complete.items()}
+            complete = {route: calls for route, calls in complete.items() if calls[0]}
+        return complete
+
+    def _wanted(
+        self, route: Route, numbers: list[int], received: list[Received]
+    ) -> tuple[list[int], list[Received]]:
+        """Without those that the peer gave up in the same breath."""
+        wanted = [pair for pair in zip(numbers, received, strict=True) if pair[0] in self.open]
+        if (gone := len(numbers) - len(wanted)) and route.gave_up is not None:
+            route.gave_up(gone)
+        return [number for number, _ in wanted], [call for _, call in wanted]
+
+    def is_wanted(self, number: int) -> bool:
+        return number in self.open
+
+    def begin_these(
+        self, route: Route, numbers: list[int], received: list[Received], waited: float = 0.0
+    ) -> None:
+        """`waited`: seconds that the first of them did."""
+        if self._owner.is_stopping:
+            for number in numbers:
+                self._fail(number, _STOPPING)
+            return
+        begin = cast(Begin, route.begin)
+        begun = begin(received) if not waited else begin(received, waited)
+        pop, respond = self.open.pop, self._writer.respond if self._tracer is None else self._respond
+        for number, (_, timeout), answer in zip(numbers, received, begun, strict=True):
+            pop(number)
+            if type(answer) is bytes:
+                respond(number, answer)
+            elif isinstance(answer, StatusError):
+                self._fail(number, answer)
+            else:
+                self._wait(number, cast(Any, answer), timeout)
+
+    def refuse(self, route: Route, numbers: list[int], reason: str) -> None:
+        """Refuse calls that are complete."""
+        for number in numbers:
+            self.open.pop(number, None)
+        refusal = cast(Shed, route.shed)(reason, len(numbers))
+        if self._spans:
+            for number in numbers:
+                self._trace(number, None, refusal.error.code.value[0], refusal.error.details)
+        self._writer.refuse_all([number.to_bytes(4, "big") for number in numbers], refusal.block)
+
+    def refuse_unread(self, route: Route, streams: list[bytes], reason: str) -> None:
+        """Refuse calls that are no streams here yet; `streams`: their numbers' bytes."""
+        self.last = int.from_bytes(streams[-1], "big")
+        self._writer.refuse_all(streams, cast(Shed, route.shed)(reason, len(streams)).block)
 
     def _cancel(self, waiting: Waiting) -> None:
         """A task of this turn of the loop has its first step before, in which it takes note of the call."""
@@ -331,6 +371,7 @@ class Calls:
 
     def give_up(self, number: int) -> None:
         """The peer does not want the answer any more."""
+        self._gave_up |= number in self.open and self.open[number] is None
         target = self.open.pop(number, None)
         if self._spans:
             self._trace(number, None, _CANCELLED)

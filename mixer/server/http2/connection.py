@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from mixer.server.http2 import calls, frames
+from mixer.server.http2.alike import alike
+from mixer.server.http2.backlog import TOGETHER, patience, reason_of
 from mixer.server.http2.calls import MAX_STREAMS, RECEIVE_WINDOW, Calls
 from mixer.server.http2.frames import (
     ACK,
@@ -43,11 +45,6 @@ from mixer.server.http2.writer import Writer
 GREETING = 10.0  # seconds that a peer has to say that it speaks HTTP/2
 STUCK = 60.0  # seconds without a byte read of the answers that wait
 
-_TOGETHER = (
-    16  # calls begun at once; more make a call hardly cheaper, and the first wait longer for their answer
-)
-_TURN = 64  # calls begun before others have the loop: 6 ms at 100 µs each
-
 _SETTINGS = frames.settings(
     {
         frames.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
@@ -80,16 +77,15 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._decoder = Decoder(owner.read_request)
         self._transport: asyncio.Transport
-        self._rest = b""  # of a frame that is not complete, or of what others have the loop for
+        self._rest = b""  # of a frame that is not complete
         self._greeted = False
         self._is_connected = False  # the peer has read our settings
         self._is_closing = False
         self._is_leaving = False
         self._has_left = False  # the peer has read that it is to begin nothing new here
-        self._is_paused = False  # the peer does not read
-        self._has_turn = True  # False: what is in `_rest` waits for the next turn of the loop
         self._guard: asyncio.TimerHandle | None = None  # of the greeting; of a peer that does not read
         self._continued: tuple[int, int, bytearray] | None = None  # stream, flags, and block so far
+        self._backlog = owner.backlog
         self._writer = Writer(self._write, owner.loop)
         self.calls = Calls(owner, self._writer)
 
@@ -108,20 +104,21 @@ class Connection(asyncio.Protocol):
         if self._guard is not None:
             self._guard.cancel()
         self.calls.give_up_all()
+        self._backlog.forget(self.calls)
         self._rest = b""
         self._owner.closed(self)
 
     def pause_writing(self) -> None:
-        self._is_paused = True
+        self._backlog.hold(self.calls)
         self._transport.pause_reading()
         self._guard = self._owner.loop.call_later(STUCK, self._transport.abort)
 
     def resume_writing(self) -> None:
-        self._is_paused = False
         if self._guard is not None:
             self._guard.cancel()
-        if self._has_turn:
-            self._go_on()
+        self._backlog.release(self.calls)
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         if self._is_closing:
@@ -140,8 +137,11 @@ class Connection(asyncio.Protocol):
             return
         self._rest = data[used:] if used else data
         if self.calls.complete:
-            self.calls.begin()
-        self._writer.flush()
+            self._backlog.begin(self.calls)
+        if self._backlog.is_behind:
+            self._backlog.write(self.calls)
+        else:
+            self._writer.flush()
 
     def _greet(self, data: bytes) -> bytes:
         if not data.startswith(PREFACE) or data[len(PREFACE) + 3] != SETTINGS:
@@ -160,7 +160,8 @@ class Connection(asyncio.Protocol):
         at, size = 0, len(data)
         calls, known = self.calls, self._decoder.known
         asked = calls.open.get
-        begun = 0
+        backlog = self._backlog
+        refused_below = backlog.refused_below(calls) if backlog.is_behind else 0.0
         while size - at >= HEAD:
             high, low, kind, flags, number = read_head(data, at)
             length = high << 8 | low
@@ -185,6 +186,11 @@ class Connection(asyncio.Protocol):
                 else:
                     self._data(number, flags, data[start:end])
             elif kind == HEADERS and flags == END_HEADERS and self._continued is None and number > calls.last:
+                if refused_below:
+                    if (past := self._refuse(data, start - HEAD, refused_below)) >= end:
+                        at = past
+                        continue
+                    refused_below = 0.0  # until more wait
                 block = data[start:end]
                 request = known(block)
                 if request is None:
@@ -192,26 +198,29 @@ class Connection(asyncio.Protocol):
                 calls.ask(number, request)
             else:
                 self._other(kind, flags, number, data[start:end])
-            if calls.complete >= _TOGETHER:
-                begun += calls.begin()
-                if begun >= _TURN and size - at >= HEAD:
-                    self._pause_for_others()
-                    break
+            if calls.complete >= TOGETHER:
+                backlog.begin(calls)
+                refused_below = backlog.refused_below(calls) if backlog.is_behind else 0.0
         calls.give_room()
         return at
 
-    def _pause_for_others(self) -> None:
-        self._has_turn = False
-        self._transport.pause_reading()
-        self._owner.loop.call_soon(self._go_on)
-
-    def _go_on(self) -> None:
-        self._has_turn = True
-        if self._is_closing or self._is_paused:
-            return
-        self.data_received(b"")
-        if self._has_turn and not self._is_paused and not self._transport.is_closing():
-            self._transport.resume_reading()
+    def _refuse(self, data: bytes, at: int, below: float) -> int:
+        """Refuse the calls that lie there, if the first is to be refused, and as far as they are alike; answers where
+        that ends. A peer that sends too much must not stop the others by what its refusals cost."""
+        high, low = read_head(data, at)[:2]
+        start = at + HEAD
+        block = data[start : start + (high << 8 | low)]
+        request = self._decoder.known(block)
+        if request is None or (route := request.route) is None or route.shed is None:
+            return at
+        calls = self.calls
+        if patience(request.timeout) >= below:
+            return at
+        streams, end = alike(data, at, block, calls.last)
+        if streams:
+            calls.used += end - at - len(streams) * (2 * HEAD + len(block))
+            calls.refuse_unread(route, streams, reason_of(below))
+        return end
 
     def _other(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         if self._continued is not None and kind != CONTINUATION:

@@ -15,11 +15,13 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
 from mixer import config
 from mixer.metrics import Metrics
+from mixer.server.answering import Answering
 from mixer.server.front import ClientStream, Methods, Unary
 from mixer.server.handlers import QUIET, Handlers
 from mixer.server.health import Health
+from mixer.server.http2.backlog import Backlog
 from mixer.server.http2.connection import Connection
-from mixer.server.http2.requests import Route, Serve, reader
+from mixer.server.http2.requests import Refusal, Route, Serve, failed, reader
 from mixer.server.http2.streams import Stream
 from mixer.server.listening import PlainListener
 from mixer.tracing.tracer import Tracer
@@ -50,15 +52,20 @@ class AsyncioFront:
         self.tracer = tracer
         self._listener = _listener(name, settings, lambda: Connection(self), metrics, shared)
         self.is_stopping = False
-        self._handlers = Handlers(methods, metrics)
+        self._handlers = Handlers(methods, metrics, overload=settings.overload)
+        self._calls_waiting = metrics.calls_waiting.labels(name)
         self._methods = methods
         self._connections: set[Connection] = set()
         self._is_leaving = False  # clients are asked to go on elsewhere
         self._moved = asyncio.Event()  # a connection has begun or ended; or a call, while clients leave
         self._wake: asyncio.TimerHandle | None = None
+        self._wakes_at = 0.0  # uvloop's own handle does not say it of a moment that has passed
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
+        handlers = self._handlers
+        self.backlog = backlog = Backlog(self.loop, handlers.overload.max_in_flight, lambda: handlers.waiting)
+        self._calls_waiting.set_function(lambda: backlog.waiting)
         services = {method.service for method in self._methods}
         self._health = Health(services)
         await self._health.start()
@@ -71,7 +78,7 @@ class AsyncioFront:
         for method in self._methods:
             path = f"/{method.service}/{method.name}".encode()
             if isinstance(method, Unary):
-                routes[path] = Route(begin=self._handlers.unary(method), name=path[1:].decode())
+                routes[path] = _unary(path[1:].decode(), self._handlers.unary(method))
             else:
                 routes[path] = Route(serve=self._client_stream(method))
         health = HEALTH.services_by_name["Health"].full_name
@@ -141,10 +148,10 @@ class AsyncioFront:
             self._moved.set()
 
     def wake_at(self, end: float) -> None:
-        if self._wake is None or end < self._wake.when():
+        if self._wake is None or end < self._wakes_at:
             if self._wake is not None:
                 self._wake.cancel()
-            self._wake = self.loop.call_at(end, self._expire)
+            self._wake, self._wakes_at = self.loop.call_at(end, self._expire), end
 
     def _expire(self) -> None:
         self._wake = None
@@ -183,7 +190,7 @@ class AsyncioFront:
         if late:
             await asyncio.wait(late)
         last = max(end, self.loop.time() + _GRACE)  # for what was cancelled, and for bytes that are written
-        await self._until(lambda: not any(c.calls.waited_for() for c in self._connections), last)
+        await self._until(self._has_ended_all, last)
         for connection in list(self._connections):
             connection.close()
         await self._until(lambda: not self._connections, last)
@@ -196,6 +203,9 @@ class AsyncioFront:
         self._is_leaving = True
         for connection in self._connections:
             connection.leave()
+
+    def _has_ended_all(self) -> bool:
+        return not self.backlog.waiting and not any(c.calls.waited_for() for c in self._connections)
 
     def _all_have_left(self) -> bool:
         for connection in list(self._connections):
@@ -219,6 +229,19 @@ def _listener(
     from mixer.server.secured import TlsListener
 
     return TlsListener(name, settings.address, tls, made, metrics, protocol="h2", shared=shared)
+
+
+def _unary(name: str, answering: Answering) -> Route:
+    refusals = {
+        reason: Refusal(error, failed(error.code, error.details))
+        for reason, error in answering.refusals.items()
+    }
+
+    def shed(reason: str, count: int) -> Refusal:
+        answering.shed(reason, count)
+        return refusals[reason]
+
+    return Route(begin=answering.begin, name=name, shed=shed, gave_up=answering.gave_up)
 
 
 async def _parsed(kind: type[Message], stream: Stream) -> AsyncIterator[Any]:

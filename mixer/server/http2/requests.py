@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from mixer.server.handlers import Begin, StatusError
+from mixer.server.answering import Begin, StatusError
 from mixer.server.http2.header_blocks import STATUS_200, Field, added, literal
 from mixer.server.listening import MAX_MESSAGE
 
@@ -34,14 +34,27 @@ OK_ADDED = added(b"grpc-status", b"0")
 Serve = Callable[[Any], Coroutine[Any, Any, None]]
 
 
+class Refusal(NamedTuple):
+    """How calls end that are not begun, and the header block that says so."""
+
+    error: StatusError
+    block: bytes
+
+
+Shed = Callable[[str, int], Refusal]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """A method that is served: unary ones by `begin`, as `Handlers.unary` gives it, others by `serve`, with the
-    stream."""
+    """A method that is served: unary ones by `begin`, others by `serve`, with the stream. Of unary calls that are not
+    begun, `shed` counts those that are refused for a reason, `gave_up` those that their client does not want any more.
+    """
 
     begin: Begin | None = None
     serve: Serve | None = None
     name: str = ""  # of a unary method: "envoy.service.auth.v3.Authorization/Check"
+    shed: Shed | None = None
+    gave_up: Callable[[int], None] | None = None
 
 
 class Request(NamedTuple):

@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
-from mixer.server.handlers import StatusError
+from mixer.server.answering import StatusError
 from mixer.server.http2.frames import WINDOW
 from mixer.server.http2.requests import TOO_LARGE, Request, Route, Serve, decompressed
 from mixer.server.listening import MAX_MESSAGE

@@ -1,7 +1,7 @@
 """What a connection writes: answers, as few bytes and as few writes as they need."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mixer.server.http2 import frames, requests
 from mixer.server.http2.frames import (
@@ -91,6 +91,15 @@ class Writer:
         """An answer that is a header block alone."""
         self.drop(number)
         self.out.append(frame(HEADERS, END_HEADERS | END_STREAM, number, self._prefix() + block))
+
+    def refuse_all(self, streams: Sequence[bytes], block: bytes) -> None:
+        """The same, to each of many; `streams`: the bytes of their numbers."""
+        if self._held or self._begins.startswith(EMPTY_TABLE):
+            for stream in streams:
+                self.refuse(int.from_bytes(stream, "big"), block)
+            return
+        head = b"%b%c%c" % (len(block).to_bytes(3, "big"), HEADERS, END_HEADERS | END_STREAM)
+        self.out += (head, (block + head).join(streams), block)
 
     def tell(self, number: int, block: bytes, body: bytes) -> None:
         """An answer that is none of gRPC."""
