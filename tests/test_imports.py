@@ -42,7 +42,8 @@ FOUNDATIONS = {  # what each may import of ours
     "mixer.histogram": set[str](),
     "mixer.tallies": set[str](),
     "mixer.metrics": {"mixer.histogram", "mixer.tallies"},
-    "mixer.config": {"mixer.errors"},
+    "mixer.yaml_bounds": set[str](),
+    "mixer.config": {"mixer.errors", "mixer.yaml_bounds"},
     "mixer.log": {"mixer.config"},
 }
 TOP = {
