@@ -1,0 +1,32 @@
+"""Every input that once broke something, or shows what is read, goes through its target; and some new ones do."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz import corpus
+from tests.fuzz.targets import TARGETS, judged, quiet
+
+SECONDS = 4  # that new inputs are looked for, for each target; `python -m tests.fuzz` takes any time
+SLOWEST = 2.0  # seconds of processor time for one input
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_known_inputs_are_taken_or_refused_in_time(name: str) -> None:
+    quiet()
+    target = TARGETS[name]()
+    for file, data in corpus(name).items():
+        started = time.process_time()
+        judged(target, data)
+        assert time.process_time() - started < SLOWEST, file
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_new_inputs_find_nothing(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.fuzz", name, f"--seconds={SECONDS}", f"--findings={tmp_path}"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    found = {file.name: file.read_bytes()[:200] for file in tmp_path.iterdir()}
+    assert ended.returncode == 0, f"{found}\n{ended.stderr[-4000:]}"
