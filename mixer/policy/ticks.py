@@ -11,8 +11,8 @@ what a policy's text or a document has, a builtin of ours is called, which lets 
 What has none of these, as most policies, is as fast as before.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from mixer.policy.sources import Module
 from mixer.policy.syntax import (
@@ -29,7 +29,6 @@ from mixer.policy.syntax import (
     indices,
     is_expression,
     kind_of,
-    meet,
     package,
     pattern,
     rule_head,
@@ -41,13 +40,15 @@ _LOOPS: Final = frozenset(["SomeIn", "Every"])  # statements
 _CALL: Final = b"mixer.tick()"
 _FEW_CALLS: Final = 64  # of functions, for one call of a function
 _FEW_GROWING: Final = 6  # calls that make their operands longer, one after the other
+# Those of regorus; builtins of ours let signals in by themselves.
 _GROWING: Final = frozenset(
     """
-    array.concat base64.encode base64url.encode base64url.encode_no_pad concat hex.encode json.marshal
-    json.marshal_with_options json.patch mixer.marshalled mixer.plus mixer.times object.union object.union_n
-    regex.replace replace sprintf strings.render_template strings.replace_n urlquery.encode yaml.marshal
+    array.concat base64.encode base64url.encode base64url.encode_no_pad concat hex.encode json.marshal json.patch
+    object.union object.union_n regex.replace replace urlquery.encode yaml.marshal
     """.split()  # noqa: SIM905
 )
+
+Found = TypeVar("Found")
 
 
 class _Work:
@@ -61,53 +62,77 @@ class _Work:
                 if "Spec" in rule:
                     path: Pattern = (*package(module), *pattern(rule_head(rule)))
                     self._rules.setdefault(path, []).append(_Rule(editor, module, rule))
-        self._loops: dict[Pattern, bool] = {}
-        self._calls: dict[Pattern, int] = {}
-        self._growing: dict[Pattern, int] = {}
+        self._known: dict[Pattern, list[Pattern]] = {}  # rules by what is constant of their paths
+        for path in self._rules:
+            self._known.setdefault(_constant(path), []).append(path)
+        self._above = {path[:end] for path in self._known for end in range(len(path))}
+        called = {
+            path: [each for rule in rules for each in rule.calls] for path, rules in self._rules.items()
+        }
+        self._loops: dict[Pattern, bool] = _settled(
+            called, lambda path, below: any(below) or any(rule.loops for rule in self._rules[path])
+        )
+        # How many calls of functions one call of a function makes at most, itself included.
+        calls: dict[Pattern, int] = _settled(called, lambda _, below: min(1 + sum(below), 2 * _FEW_CALLS))
+        self._multiplies = {path for path in called if len(called[path]) > 1 and calls[path] > _FEW_CALLS}
+        used = {
+            path: [each for rule in rules for use in rule.uses for each in self._met(use)]
+            for path, rules in self._rules.items()
+        }
+        growing: dict[Pattern, int] = _settled(
+            used, lambda path, below: max(below, default=0) + sum(rule.growing for rule in self._rules[path])
+        )
+        self._grows = {path for path, calls in growing.items() if calls > _FEW_GROWING}
 
     def loops(self, path: Pattern) -> bool:
         """Whether one call of a function loops."""
-        if path not in self._loops:
-            self._loops[path] = False
-            rules = self._rules.get(path, ())
-            self._loops[path] = any(
-                rule.loops or any(self.loops(each) for each in rule.calls) for rule in rules
-            )
-        return self._loops[path]
-
-    def calls(self, path: Pattern) -> int:
-        """How many calls of functions one call of this one makes at most, itself included."""
-        if path not in self._calls:
-            self._calls[path] = 1
-            below = [self.calls(each) for rule in self._rules.get(path, ()) for each in rule.calls]
-            self._calls[path] = min(1 + sum(below), 2 * _FEW_CALLS)
-        return self._calls[path]
+        return self._loops.get(path, False)
 
     def multiplies(self, path: Pattern) -> bool:
         """Whether a function calls many, by several calls."""
-        several = sum(len(rule.calls) for rule in self._rules.get(path, ())) > 1
-        return several and self.calls(path) > _FEW_CALLS
+        return path in self._multiplies
 
     def grows(self, path: Pattern) -> bool:
-        return self._grown(path) > _FEW_GROWING
+        """Whether many calls that make their operands longer come one after the other, up to this rule."""
+        return path in self._grows
 
     def is_whole(self, path: Pattern | None) -> bool:
         """Whether what a path names is had as one: a document, or a rule; not what has rules below it."""
-        return path is None or not any(
-            len(rule) > len(path) and rule[len(path) :] != (None,) and meet(path, rule)
-            for rule in self._rules
-        )
-
-    def _grown(self, path: Pattern) -> int:
-        if path not in self._growing:
-            self._growing[path] = 0
-            rules = self._rules.get(path, ())
-            below = [self._grown(each) for rule in rules for use in rule.uses for each in self._met(use)]
-            self._growing[path] = sum(rule.growing for rule in rules) + max(below, default=0)
-        return self._growing[path]
+        return path is None or _constant(path) not in self._above
 
     def _met(self, use: Pattern) -> list[Pattern]:
-        return [use] if use in self._rules else [path for path in self._rules if meet(use, path)]
+        """The rules that a reference reaches, or that are within what it reaches."""
+        use = _constant(use)
+        for end in range(1, len(use) + 1):
+            if (rules := self._known.get(use[:end])) is not None:
+                return rules
+            if use[:end] not in self._above:
+                return []
+        return [path for path in self._rules if path[: len(use)] == use]
+
+
+def _constant(path: Pattern) -> Pattern:
+    return path[: path.index(None)] if None in path else path
+
+
+def _settled(
+    below: Mapping[Pattern, Sequence[Pattern]], value: Callable[[Pattern, list[Found]], Found]
+) -> dict[Pattern, Found]:
+    """Each path's value, made of those below it; its own name is there, too, where it is a rule's head."""
+    found: dict[Pattern, Found] = {}
+    begun: set[Pattern] = set()
+    todo = list(below)
+    while todo:
+        path = todo[-1]
+        missing = [each for each in below[path] if each in below and each not in found and each != path]
+        if path in found or not missing or path in begun:
+            if path not in found:
+                found[path] = value(path, [found[each] for each in below[path] if each in found])
+            todo.pop()
+        else:
+            begun.add(path)
+            todo += missing
+    return found
 
 
 class _Rule:
