@@ -46,13 +46,13 @@ class CutOffError(Exception):
 class _Watch:
     """Of the evaluations of the main thread, which come one at a time."""
 
-    __slots__ = ("_grown", "_seen", "_since", "cut", "number", "running", "started")
+    __slots__ = ("_cut", "_grown", "_seen", "_since", "number", "running", "started")
 
     def __init__(self) -> None:
         self.number = 0  # of the evaluation
         self.running: Budget | None = None
-        self.cut = ""  # what the evaluation took too much of, if it was cut off
         self.started = False
+        self._cut = (0, "")  # the evaluation that was cut off last, and why
         self._seen = 0  # the evaluation that a signal met last, and what was so then
         self._since = 0.0
         self._grown = 0
@@ -71,10 +71,11 @@ class _Watch:
             )  # at its end Python lets go of the handler
         return True
 
-    def begin(self, budget: Budget) -> None:
-        self.number += 1
-        self.cut = ""
-        self.running = budget
+    @property
+    def cut(self) -> str:
+        """What the evaluation took too much of, if it was cut off."""
+        number, what = self._cut
+        return what if number == self.number else ""
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         budget = self.running
@@ -83,7 +84,9 @@ class _Watch:
         if self._seen != self.number:
             self._seen, self._since, self._grown = self.number, time.thread_time(), _resident()
             return
-        if time.thread_time() - self._since + _TICK > budget.seconds:
+        now = time.thread_time()
+        if now - self._since + _TICK > budget.seconds:
+            self._since = now  # it has the time to end; if it does not, it is told again
             raise self.exceeded(f"takes longer than {budget.seconds:g} s (policy.max_evaluation)")
         if _resident() - self._grown > budget.memory:
             raise self.exceeded(
@@ -92,7 +95,7 @@ class _Watch:
 
     def exceeded(self, what: str) -> CutOffError:
         """What to raise."""
-        self.cut = what
+        self._cut = self.number, what
         return CutOffError(what)
 
 

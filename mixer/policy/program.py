@@ -213,13 +213,14 @@ class Program:
     def _compile(self) -> None:
         """regorus compiles at the first evaluation; what that finds is a mistake of the policy, not of a request."""
         if self._budget is not None:
-            WATCH.begin(self._budget.loading())
+            WATCH.number += 1
+            WATCH.running = self._budget.loading()
         try:
             self._guarded.eval_rule_as_json(self._rule)
         except RuntimeError as error:
-            if self._budget is not None and WATCH.cut:
+            if self._budget is not None and (cut := WATCH.cut):
                 raise PolicyError(
-                    [Problem(self._files, "", f"{self._rule} over an empty input {WATCH.cut}")]
+                    [Problem(self._files, "", f"{self._rule} over an empty input {cut}")]
                 ) from None
             if any(words in str(error) for words in _OF_THE_POLICY):
                 raise PolicyError([_problem(self._files, str(error))]) from None
@@ -228,7 +229,8 @@ class Program:
                 raise
             self._make_engines()  # the empty input's fault, perhaps
         finally:
-            WATCH.running = None
+            if self._budget is not None:
+                WATCH.running = None
 
     def __del__(self) -> None:
         if self._thread != threading.get_ident():
@@ -256,30 +258,29 @@ class Program:
 
         `value`: what the text says, where that is at hand. Raises `DecisionError` for an evaluation that failed.
         """
-        if self._budget is None:
-            return self._evaluated(document, value)
-        WATCH.begin(self._budget)
+        if (budget := self._budget) is not None:
+            watch = WATCH
+            watch.number += 1
+            watch.running = budget
         try:
-            return self._evaluated(document, value)
+            if self._jwt is not None:
+                self._jwt.reset()
+            if isinstance(compiled := self._compiled.get(self._decision), Compiled):
+                try:
+                    decision = compiled.evaluate(read(document) if value is None else value)
+                except UnsureError as error:
+                    self._leave(error)
+                    if self._jwt is not None:
+                        self._jwt.reset()
+                else:
+                    self._left -= self._left > 0
+                    return decision
+            return self._interpreted(None if document is None else document.decode())
         except CutOffError as error:
             raise DecisionError("limit", f"{self._decision} {error}") from None
         finally:
-            WATCH.running = None
-
-    def _evaluated(self, document: bytes | None, value: object) -> str | None:
-        if self._jwt is not None:
-            self._jwt.reset()
-        if isinstance(compiled := self._compiled.get(self._decision), Compiled):
-            try:
-                decision = compiled.evaluate(read(document) if value is None else value)
-            except UnsureError as error:
-                self._leave(error)
-                if self._jwt is not None:
-                    self._jwt.reset()
-            else:
-                self._left -= self._left > 0
-                return decision
-        return self._interpreted(None if document is None else document.decode())
+            if budget is not None:
+                watch.running = None
 
     def _leave(self, error: UnsureError) -> None:
         """The interpreter decides once more; where it has to so often, it is not tried without it any longer."""
@@ -329,8 +330,8 @@ class Program:
 
     def _go_on(self) -> None:
         """Raises `CutOffError` where that is what regorus was ended by."""
-        if self._budget is not None and WATCH.cut:
-            raise CutOffError(WATCH.cut)
+        if self._budget is not None and (cut := WATCH.cut):
+            raise CutOffError(cut)
 
     def _recovered(self, error: BaseException) -> BaseException:
         """What to raise for an error; for a panic one of ours. Its engine would keep failing, so there are new ones."""

@@ -226,7 +226,7 @@ def http2() -> Target:
     """The first byte says in how many pieces the rest comes, and whether it begins as it has to."""
     loop, metrics = asyncio.new_event_loop(), new_metrics()
     echo = Unary("test.Service", "Unary", None, lambda message, _: bytes(message))
-    listener = config.Listener(address=f"unix:{_file('front.sock')}")
+    listener = config.Listener(server="asyncio", address=f"unix:{_file('front.sock')}")
     front = AsyncioFront(listener, [echo], metrics)
     loop.run_until_complete(front.start())
 
@@ -363,7 +363,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
 
 def quiet() -> None:
     """What is logged of an input is of no use here."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(60))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
 def judged(target: Target, data: bytes) -> None:

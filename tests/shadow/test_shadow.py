@@ -69,7 +69,7 @@ class Shadowed:
             (folder / name / "p.rego").write_text(text)
         chosen = config.Shadow(paths=(folder / "candidate",), **settings)
         policy = config.Policy(
-            paths=(folder / "live",), decision="p/allow", shadow=chosen, max_evaluation=60.0
+            paths=(folder / "live",), decision="p/allow", shadow=chosen, max_evaluation="60s"
         )
         self.told: list[Decided] = []
         self.registry = CollectorRegistry()
