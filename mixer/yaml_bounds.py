@@ -4,6 +4,7 @@ PyYAML has no limits. A text that may be beyond ours is gone through by its even
 """
 
 import re
+from typing import cast
 
 import yaml
 
@@ -36,7 +37,7 @@ def _go_through(text: str) -> None:
     values = aliased = 0
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            size = sizes.get(event.anchor, 1)
+            size = sizes.get(event.anchor or "", 1)
             values, aliased = values + size, aliased + size
             if aliased > _MOST_ALIASED:
                 raise _refused(f"its aliases stand for more than {_MOST_ALIASED} values", event)
@@ -56,4 +57,5 @@ def _go_through(text: str) -> None:
 
 
 def _refused(what: str, event: yaml.Event) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(None, None, what, event.start_mark)
+    mark = event.start_mark  # libyaml's own, which has what PyYAML's has
+    return yaml.MarkedYAMLError(None, None, what, cast("yaml.Mark | None", mark))

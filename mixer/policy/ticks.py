@@ -336,7 +336,7 @@ def _shallow(node: Node) -> list[Node]:
         found.append(item)
         if kind_of(item) not in COMPREHENSIONS:
             todo += _parts(item)
-    return sorted(found, key=lambda item: item[kind_of(item)]["span"]["start"])  # type: ignore[no-any-return]
+    return sorted(found, key=lambda item: item[kind_of(item)]["span"]["start"])
 
 
 def _parts(node: Node) -> list[Node]:
@@ -376,5 +376,5 @@ def _assigned(node: Any, source: bytes) -> Iterator[list[str]]:
 
 
 def _end(statement: Node, source: bytes) -> int:
-    ends = [extent(each, source)[1] for each in children(statement)]
-    return max([statement["span"]["end"], *ends])
+    end: int = statement["span"]["end"]
+    return max([end, *(extent(each, source)[1] for each in children(statement))])

@@ -27,7 +27,11 @@ def main() -> None:
     parser.add_argument("--findings", type=Path, default=Path(tempfile.gettempdir()))
     chosen = parser.parse_args()
     targets.quiet()
-    target = targets.TARGETS[chosen.target]()
+    known = corpus(chosen.target)
+    with atheris.instrument_imports(include=["mixer"]):  # some is imported when it is first needed
+        target = targets.TARGETS[chosen.target]()
+        for data in known.values():
+            targets.judged(target, data)
 
     def one(data: bytes) -> None:
         started = time.process_time()
@@ -36,7 +40,7 @@ def main() -> None:
             raise TimeoutError(f"took {took:.1f} s")
 
     folder = Path(tempfile.mkdtemp())
-    for name, data in corpus(chosen.target).items():
+    for name, data in known.items():
         (folder / name).write_bytes(data)
     options = [
         *(f"-max_total_time={chosen.seconds}", f"-max_len={LONGEST}", f"-rss_limit_mb={MEMORY}"),

@@ -326,11 +326,12 @@ _NAMES = sorted(name for name in MODULES if not name.startswith(("mixer.", "cryp
 def builtin() -> Target:
     """The first byte is a builtin's number; the rest, its operands as a JSON array, or one text."""
 
+    functions = [supplied(name) for name in _NAMES]
+
     def call(data: bytes) -> None:
-        if not data:
+        if not data or (found := functions[data[0] % len(functions)]) is None:
             return
-        name = _NAMES[data[0] % len(_NAMES)]
-        arity, function = supplied(name)  # type: ignore[misc]
+        arity, function = found
         rest = data[1:].decode("utf-8", "replace")
         try:
             operands = orjson.loads(rest)
