@@ -50,6 +50,7 @@ from mixer.telemetry.service import ReportService
 
 Target = Callable[[bytes], object]
 
+_LOOP = asyncio.new_event_loop()  # of all targets, as long as the process
 EXPECTED = (MixerError, DecodeError)
 BUDGET = Budget(0.5, 256 * 1024 * 1024)
 POLICY = """package p
@@ -105,7 +106,7 @@ def check() -> Target:
     (folder / "p.rego").write_text(POLICY)
     settings = config.Policy(paths=(folder,), decision="p/allow")
     engine = EmbeddedEngine(settings)
-    asyncio.run(engine.start())
+    _LOOP.run_until_complete(engine.start())
     metrics = new_metrics()
     service = CheckService(engine, DecisionCache(100, 60.0, metrics), metrics)
     return lambda data: service.check(CheckRequest.FromString(data), None)
@@ -124,7 +125,7 @@ def quota() -> Target:
 
 
 def report() -> Target:
-    loop, metrics = asyncio.new_event_loop(), new_metrics()
+    metrics = new_metrics()
     settings = config.Config(telemetry=config.Telemetry(max_series=200))
     sinks: list[Any] = [series_of(settings, metrics), Kept()]
     service = ReportService(sinks, metrics, metadata=["envoy.filters.http.ext_authz"])
@@ -133,15 +134,15 @@ def report() -> Target:
         async def messages() -> AsyncIterator[StreamAccessLogsMessage]:
             yield StreamAccessLogsMessage.FromString(data)
 
-        loop.run_until_complete(service.stream(messages()))
+        _LOOP.run_until_complete(service.stream(messages()))
 
     return take
 
 
 def otlp() -> Target:
-    loop, metrics = asyncio.new_event_loop(), new_metrics()
+    metrics = new_metrics()
     service = ExportService([Kept()], metrics, Redaction(), 10.0)  # type: ignore[list-item]
-    return lambda data: loop.run_until_complete(service.export(data, None))
+    return lambda data: _LOOP.run_until_complete(service.export(data, None))
 
 
 def otlp_as_json() -> Target:
@@ -224,11 +225,11 @@ class Transport(asyncio.Transport):
 
 def http2() -> Target:
     """The first byte says in how many pieces the rest comes, and whether it begins as it has to."""
-    loop, metrics = asyncio.new_event_loop(), new_metrics()
+    metrics = new_metrics()
     echo = Unary("test.Service", "Unary", None, lambda message, _: bytes(message))
     listener = config.Listener(server="asyncio", address=f"unix:{_file('front.sock')}")
     front = AsyncioFront(listener, [echo], metrics)
-    loop.run_until_complete(front.start())
+    _LOOP.run_until_complete(front.start())
 
     async def converse(data: bytes) -> None:
         connection, transport = Connection(front), Transport()
@@ -245,7 +246,7 @@ def http2() -> Target:
         connection.connection_lost(None)
         await asyncio.sleep(0)
 
-    return lambda data: loop.run_until_complete(converse(data)) if data else None
+    return lambda data: _LOOP.run_until_complete(converse(data)) if data else None
 
 
 def hpack() -> Target:
