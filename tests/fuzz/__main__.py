@@ -22,14 +22,14 @@ MEMORY = 1024  # MiB that the process may have
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m tests.fuzz")
-    parser.add_argument("target", choices=targets.TARGETS)
+    parser.add_argument("target", choices=[*targets.TARGETS, "all"])
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--findings", type=Path, default=Path(tempfile.gettempdir()))
     chosen = parser.parse_args()
     targets.quiet()
-    known = corpus(chosen.target)
+    known = targets.every_input() if chosen.target == "all" else corpus(chosen.target)
     with atheris.instrument_imports(include=["mixer"]):  # some is imported when it is first needed
-        target = targets.TARGETS[chosen.target]()
+        target = targets.every() if chosen.target == "all" else targets.TARGETS[chosen.target]()
         for data in known.values():
             targets.judged(target, data)
 

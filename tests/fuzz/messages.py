@@ -1,4 +1,4 @@
-"""Protobuf messages of any type, as a hypothesis strategy: any field may be there, with what a hostile client writes."""
+"""Protobuf messages of any type, as a hypothesis strategy: any field may be there, with what hostile clients write."""
 
 from typing import Any
 

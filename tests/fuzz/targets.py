@@ -47,6 +47,7 @@ from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
 from mixer.telemetry.record import AccessRecord
 from mixer.telemetry.redaction import Redaction
 from mixer.telemetry.service import ReportService
+from tests.fuzz import corpus
 
 Target = Callable[[bytes], object]
 
@@ -361,6 +362,20 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "body": body,
     "builtin": builtin,
 }
+
+
+def every() -> Target:
+    """All targets in one: the first byte is one's number."""
+    made = [make() for make in TARGETS.values()]
+    return lambda data: made[data[0] % len(made)](data[1:]) if data else None
+
+
+def every_input() -> dict[str, bytes]:
+    return {
+        f"{name}-{file}": bytes([number]) + data
+        for number, name in enumerate(TARGETS)
+        for file, data in corpus(name).items()
+    }
 
 
 def quiet() -> None:
