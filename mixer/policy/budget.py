@@ -20,6 +20,7 @@ from mixer import config
 _TICK: Final = 0.01  # seconds of the process' time between two signals
 _STATM: Final = Path("/proc/self/statm")
 _PAGE: Final = 4096
+_TO_END: Final = 0.1  # seconds, to give back what it holds
 _LOADING: Final = 5  # times an evaluation's may a policy's first take, for which regorus prepares it
 
 
@@ -85,8 +86,9 @@ class _Watch:
             self._seen, self._since, self._grown = self.number, time.thread_time(), _resident()
             return
         now = time.thread_time()
+        if now < self._since:
+            return
         if now - self._since + _TICK > budget.seconds:
-            self._since = now  # it has the time to end; if it does not, it is told again
             raise self.exceeded(f"takes longer than {budget.seconds:g} s (policy.max_evaluation)")
         if _resident() - self._grown > budget.memory:
             raise self.exceeded(
@@ -94,8 +96,9 @@ class _Watch:
             )
 
     def exceeded(self, what: str) -> CutOffError:
-        """What to raise."""
+        """What to raise. The evaluation has a while to end; if it does not, it is told again."""
         self._cut = self.number, what
+        self._since = time.thread_time() + _TO_END
         return CutOffError(what)
 
 

@@ -44,7 +44,7 @@ def main() -> None:
         (folder / name).write_bytes(data)
     options = [
         *(f"-max_total_time={chosen.seconds}", f"-max_len={LONGEST}", f"-rss_limit_mb={MEMORY}"),
-        *("-timeout=30", f"-artifact_prefix={chosen.findings}/{chosen.target}-", "-print_final_stats=1"),
+        *("-timeout=120", f"-artifact_prefix={chosen.findings}/{chosen.target}-", "-print_final_stats=1"),
     ]
     atheris.Setup([sys.argv[0], *options, str(folder)], one)
     atheris.Fuzz()
