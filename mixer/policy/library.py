@@ -104,7 +104,7 @@ numbers_range_(a, b) := mixer.exceeded("numbers.range") if abs(b - a) > 1000000
 else := numbers.range(a, b)
 """,
     "numbers.range_step": """
-numbers_range_step_(a, b, s) := mixer.exceeded("numbers.range_step") if abs(b - a) > 1000000 * s
+numbers_range_step_(a, b, s) := mixer.exceeded("numbers.range_step") if { s > 0; abs(b - a) > 1000000 * s }
 else := numbers.range_step(a, b, s)
 """,
     "replace": """
