@@ -3,13 +3,14 @@
 Backends are imported when the settings name them, which keeps an idle process small.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from mixer import config
 from mixer.errors import SinkError
 from mixer.metrics import Metrics
+from mixer.policy.budget import budget_of
 from mixer.policy.engine import PolicyEngine
 from mixer.policy.sources import Sources, sources_of
 from mixer.server.front import Front, Methods, Unary
@@ -98,7 +99,9 @@ def record_mask_of(
     """Raises `PolicyError` where the policies have no such rule."""
     from mixer.telemetry.masking import RecordMask
 
-    return RecordMask(sources_of(policy) if loaded is None else loaded, rule, metrics)
+    return RecordMask(
+        sources_of(policy) if loaded is None else loaded, rule, metrics, budget=budget_of(policy)
+    )
 
 
 def series_of(settings: config.Config, metrics: Metrics) -> "Sink[Any]":
@@ -227,7 +230,7 @@ def log_policy_of(
 
     if loaded is None:
         return None, {}
-    return LogPolicy(loaded), loaded.bundles if policy.engine == "embedded" else {}
+    return LogPolicy(loaded, budget=budget_of(policy)), loaded.bundles if policy.engine == "embedded" else {}
 
 
 def limits_of(settings: config.RateLimits) -> "Limits":
@@ -237,6 +240,18 @@ def limits_of(settings: config.RateLimits) -> "Limits":
     return limits.load(
         settings.paths,
         settings.merge_domain_config,
+        counts_over=settings.count_over_limit,
+        key_format=settings.key_format,
+        has_shares=settings.instances is not None,
+    )
+
+
+def limits_from(files: Iterable[tuple[str, bytes]], settings: config.RateLimits) -> "Limits":
+    """What limits files say that were read before."""
+    from mixer.ratelimit import limits
+
+    return limits.made(
+        *(files, (), settings.merge_domain_config),
         counts_over=settings.count_over_limit,
         key_format=settings.key_format,
         has_shares=settings.instances is not None,

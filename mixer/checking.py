@@ -13,6 +13,7 @@ from mixer.backends import ENGINES, bodies_of, embedded, log_policy_of, shares_o
 from mixer.errors import PolicyError, Problem, StartError
 from mixer.loaded import Loaded
 from mixer.metrics import Metrics
+from mixer.policy.budget import budget_of
 from mixer.policy.cache import DecisionCache
 from mixer.policy.engine import PolicyEngine
 from mixer.policy.network import Network
@@ -205,7 +206,7 @@ class Checking:
         if (policy := self._settings.policy) is None:
             return
         loaded = sources_of(policy, bundles)
-        log_policy = LogPolicy(loaded) if self.decision_log is not None else None
+        log_policy = LogPolicy(loaded, budget=budget_of(policy)) if self.decision_log is not None else None
         engine = embedded(policy, self._others(self._settings), loaded, self._network)
         await engine.start()
         # From here on without a pause: a request finds all of the old policy, or all of the new one.

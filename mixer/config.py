@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from mixer import yaml_bounds
 from mixer.errors import Problem, SettingsError
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
@@ -407,6 +408,9 @@ class Policy(Settings):
     # Others, by the name that a route of Envoy asks for in its context extension `mixer_decision`.
     decisions: dict[DecisionName, DecisionPath] = Field(default_factory=dict)
     cache: Annotated[Cache | None, OFF] = Cache()
+    # Of one evaluation by the embedded engine: processor time, and bytes by which the process grows.
+    max_evaluation: Annotated[Seconds, Field(ge=0.02)] = 0.2
+    max_evaluation_memory: PositiveInt = 256 * 1024 * 1024
     http: Http = Http()
     proto_descriptor: Path | None = None  # descriptor set by which bodies of gRPC calls are parsed
     skip_request_body_parse: bool = (
@@ -756,7 +760,9 @@ def load(path: Path, env: Mapping[str, str] = os.environ) -> Config:
     """
     file = str(path)
     try:
-        document = yaml.load(path.read_text("utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        text = path.read_text("utf-8")
+        yaml_bounds.check(text)
+        document = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
         raise SettingsError([Problem(file, "", f"cannot be read: {error.strerror}")]) from error
     except UnicodeDecodeError as error:
@@ -814,6 +820,13 @@ def _expand(
         return found
 
     return _ENV.sub(replace, value)
+
+
+def of_values(values: dict[str, Any], file: str) -> Config:
+    """Settings that were loaded from `file` before, from what `plain.plain` told of them, secrets included."""
+    config = Config.model_validate(values)
+    config._file = file
+    return config
 
 
 def written_secrets(path: Path) -> list[str]:

@@ -99,7 +99,8 @@ class Metrics:
             "mixer_dry_run_passed", "Requests not allowed that a dry run let pass.", registry=registry
         )
         # Decisions and limits of policies that could not be made, by reason. undefined, illegal, evaluation, timeout,
-        # unavailable, overload: the log names the rule and line; Envoy's failure mode decided meanwhile.
+        # unavailable, overload: the log names the rule and line; Envoy's failure mode decided meanwhile. limit: it was
+        # cut off (policy.max_evaluation, max_evaluation_memory): a policy that loops over what a client sends.
         # request_malformed: a path, query or body that cannot be parsed, answered 400; much of it is a client's
         # mistake, or one who tries.
         self.engine_errors = Counter(

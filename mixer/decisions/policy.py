@@ -9,7 +9,9 @@ import regorus
 import structlog
 
 from mixer.decisions.mask import Mask, masks
+from mixer.policy.budget import Budget
 from mixer.policy.dialect import known
+from mixer.policy.nesting import nested
 from mixer.policy.program import Program, rules_of
 from mixer.policy.sources import Module, Sources
 
@@ -26,7 +28,9 @@ class LogPolicy:
     Raises `PolicyError` for rules that it cannot use. It belongs to the thread that makes it.
     """
 
-    def __init__(self, loaded: Sources, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, loaded: Sources, clock: Callable[[], float] = time.time, budget: Budget | None = None
+    ) -> None:
         self.rules: tuple[str, ...] = ()
         self._programs: dict[str, Program] = {}
         if (own := needed(loaded, "system.log")) is None:
@@ -38,7 +42,7 @@ class LogPolicy:
         )
         if self.rules:
             paths = [rules[name] for name in self.rules]
-            program = Program(own, paths[0], others=paths[1:], clock=clock)
+            program = Program(own, paths[0], others=paths[1:], clock=clock, budget=budget)
             self._programs = {name: program.of(rules[name]) for name in self.rules}
 
     def drops(self, event: str) -> bool:
@@ -73,6 +77,8 @@ def needed(loaded: Sources, package: str) -> Sources | None:
 def _is_of(module: Module, package: str) -> bool:
     if package.partition(".")[0] not in module.source:
         return False
+    if any(nested([module])):
+        return True
     try:
         return str(regorus.Engine().add_policy(module.file, known(module.source))) == f"data.{package}"
     except RuntimeError:

@@ -17,10 +17,11 @@ from mixer.policy.builtins.catalog import ARITY, NATIVE, NONDETERMINISTIC
 from mixer.policy.library import WHOLE_PACKAGE
 from mixer.policy.sources import Module
 from mixer.policy.syntax import Edit, Editor, Node, extent, replaced
+from mixer.policy.ticks import TICK
 
 PACKAGE = "mixer_guard"
 # Relations and effects have no value to guard; what reads the clock must stay the one of this evaluation.
-_UNGUARDED = (NONDETERMINISTIC & NATIVE) | {"walk", "print", "trace"}
+_UNGUARDED = (NONDETERMINISTIC & NATIVE) | {"walk", "print", "trace", TICK}
 _OPERATORS = {
     "Add": "plus",
     "Sub": "minus",

@@ -7,7 +7,7 @@ the call shows that regorus' own builtin is right.
 from collections.abc import Callable, Iterable, Iterator
 
 from mixer.policy.sources import Module
-from mixer.policy.syntax import Node
+from mixer.policy.syntax import STRINGS, Node
 
 PACKAGE = "mixer_lib"
 WHOLE_PACKAGE = "mixer_whole"  # whose calls of regorus' builtins need no guard
@@ -82,6 +82,38 @@ split_without_ends(p, s, parts) := array.slice(parts, first, last) if {
 split_end(found, at, part) := 1 if { found[at] == ""; part == "" }
 else := 0
 """,
+    # What would take any time and memory in one call is not begun (`builtins.bounds`).
+    "concat": """
+concat_(d, x) := mixer.exceeded("concat") if sum([count(y) | some y in x]) + count(d) * count(x) > 67108864
+else := concat(d, x)
+""",
+    "graph.reachable_paths": """
+graph_reachable_paths_(g, i) := graph.reachable_paths(g, i) if {
+    mixer.few_paths([[k, [w | w := v[_]]] | v := g[k]], [x | x := i[_]])
+}
+""",
+    "json.patch": """
+json_patch_(x, p) := mixer.exceeded("json.patch") if count([1 | p[_].op == "copy"]) > 16
+else := json.patch(x, p)
+""",
+    "net.cidr_expand": """
+net_cidr_expand_(c) := net.cidr_expand(c) if mixer.few_addresses(c)
+""",
+    "numbers.range": """
+numbers_range_(a, b) := mixer.exceeded("numbers.range") if abs(b - a) > 1000000
+else := numbers.range(a, b)
+""",
+    "numbers.range_step": """
+numbers_range_step_(a, b, s) := mixer.exceeded("numbers.range_step") if { s > 0; abs(b - a) > 1000000 * s }
+else := numbers.range_step(a, b, s)
+""",
+    "replace": """
+replace_(s, a, b) := mixer.exceeded("replace") if {
+    count(s) * count(b) > 67108864
+    count(split(s, a)) * count(b) > 67108864
+}
+else := replace(s, a, b)
+""",
     # Sets do not cross to Python whole.
     "-": """
 minus(a, b) := a - b if is_set(a)
@@ -126,7 +158,11 @@ DIRECT = {
     "sum": "mixer.sum",
 }
 # What seldom fails is evaluated without a guard first, as regorus' own builtins are.
-SOUND = frozenset(["mixer.divided", "mixer.marshalled", "mixer.minus", "mixer.plus", "mixer.times"])
+SOUND = frozenset(
+    """
+    mixer.divided mixer.exceeded mixer.few_paths mixer.marshalled mixer.minus mixer.plus mixer.times
+    """.split()  # noqa: SIM905
+)
 # regorus' own, whose value goes through one of ours: Go escapes what HTML has a meaning for.
 WRAPPED = {"json.marshal": "mixer.marshalled"}
 # Those that are `regex.match` with a pattern that a builtin of ours makes, of these operands; and what it matches with.
@@ -158,6 +194,10 @@ def stands_by_itself(name: str, operands: list[Node], is_collection: Callable[[N
     if name in ("indexof", "indexof_n"):
         text = operands[1].get("String") or operands[1].get("RawString")
         return text is not None and text["value"] != ""
+    if name == "replace":
+        return not STRINGS.isdisjoint(operands[2])
+    if name == "concat":
+        return "Array" in operands[1]
     return False
 
 

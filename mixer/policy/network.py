@@ -117,8 +117,8 @@ class Network:
         value: Result | None = None
         try:
             value = evaluate()
-        except DecisionError:
-            if not evaluation.waits:
+        except DecisionError as error:
+            if not evaluation.waits or error.reason == "limit":
                 raise
         finally:
             self._now = None

@@ -19,16 +19,15 @@ for that, one more is kept. All of it holds for one server: behind a load balanc
 
 import asyncio
 import contextlib
-import re
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 import orjson
 import structlog
 
-from mixer.errors import DecisionError, MixerError, PolicyError, Problem, StartError
+from mixer.errors import DecisionError, MixerError, PolicyError, StartError
 from mixer.policy.builtins.catalog import ARITY
 from mixer.policy.deps import IN_OPA
 from mixer.policy.engine import WHOLE_INPUT, References
@@ -45,8 +44,6 @@ _CHANGING: Final = "the OPA server may change its policies at any time"
 _BEAT: Final = 1.0  # seconds from one look at the server to the next where no check asks
 _QUIET: Final = 5.0  # seconds; policies that change again within them are read with a growing pause
 _LONGEST: Final = 60.0  # seconds between two attempts
-_BRACKETS: Final = re.compile(r"[\[\](){}]")
-_DEEPEST: Final = 14
 _WAIT: Final = 0.05  # seconds between two looks at another's push
 
 
@@ -278,7 +275,6 @@ class Reading:
         assert self._known is not None  # noqa: S101 (for the type checker)
         given, compiled = self._known
         try:
-            _refuse_nested(given)
             found = referenced(given, decision, _Unstable())
             foreign = self._foreign(given, decision) if self._push is not None else ()
             why = f"bundle {compiled} has rules in WebAssembly" if compiled is not None else None
@@ -336,18 +332,6 @@ def _is_hit(answer: bytes) -> bool:
         return int(orjson.loads(answer)["metrics"]["counter_server_query_cache_hit"]) == 1
     except (ValueError, KeyError, TypeError):
         raise RefusedError(200, "to tell its metrics", None) from None
-
-
-def _refuse_nested(given: Iterable[Module]) -> None:
-    """Raises `PolicyError` for a module that would hold the loop: regorus parses brackets in 2 to the power of their
-    depth (15 levels: 0.1 s, 22: 17 s)."""
-    for module in given:
-        depth = deepest = 0
-        for bracket in _BRACKETS.findall(module.source):
-            depth = max(0, depth + (1 if bracket in "[{(" else -1))
-            deepest = max(deepest, depth)
-        if deepest > _DEEPEST:
-            raise PolicyError([Problem(module.file, "", f"nests brackets more than {_DEEPEST} levels deep")])
 
 
 def _retrieved(task: "asyncio.Task[None]") -> None:

@@ -22,6 +22,7 @@ import regorus
 
 from mixer.errors import DecisionError, PolicyError, Problem
 from mixer.policy.annotations import CALLS, Metadata
+from mixer.policy.budget import WATCH, Budget, CutOffError, tick
 from mixer.policy.builtins import Builtin, supplied
 from mixer.policy.builtins.catalog import ARITY, HOLDING, MODULES, NATIVE, NETWORK, NONDETERMINISTIC, REFUSED
 from mixer.policy.builtins.operands import string
@@ -31,6 +32,7 @@ from mixer.policy.engine import References
 from mixer.policy.guard import add_guards, guarded_modules, is_panic
 from mixer.policy.keywords import split
 from mixer.policy.library import AS_PATTERN, DIRECT, FUNCTIONS, SOUND, WRAPPED, library
+from mixer.policy.nesting import nested
 from mixer.policy.patterns import rust
 from mixer.policy.prefixes import fillers
 from mixer.policy.recursion import circles
@@ -38,6 +40,7 @@ from mixer.policy.references import Uses, analyse, documents, references
 from mixer.policy.rewrite import PATTERN, AsOpa
 from mixer.policy.sources import Module, Sources
 from mixer.policy.syntax import Node, Pattern, functions, replaced, share_names
+from mixer.policy.ticks import TICK, ticked
 from mixer.policy.unfit import OPA_RUNS_IT, conflicts, unfit
 
 if TYPE_CHECKING:
@@ -81,7 +84,9 @@ class Program:
         clock: Callable[[], float] = time.time,
         base: regorus.Engine | None = None,
         network: "Network | None" = None,
+        budget: Budget | None = None,
     ) -> None:
+        self._budget = budget if budget is not None and WATCH.start() else None
         self._thread = threading.get_ident()
         _LEFT.pop(self._thread, None)
         self._decision = decision
@@ -105,6 +110,8 @@ class Program:
             self._rules[path] = f"data.{_ENTRY}.decision_{number}"
         self._rule = self._rules[decision]
         rewritten = _parsed(modules)
+        if self._budget is not None and (interruptible := ticked(rewritten)) is not None:
+            modules, rewritten = interruptible, _parsed(interruptible)
         self._modules_guarded, guards = guarded_modules(rewritten)
         failing = self._supplied.keys() - SOUND
         self._modules = modules if strict_errors else guarded_modules(rewritten, only=failing)[0]
@@ -113,6 +120,7 @@ class Program:
             self._base.add_data_json(orjson.dumps(loaded.data).decode())
         for name, builtin in self._supplied.items():
             self._base.add_extension(name, *builtin)
+        self._base.add_extension(TICK, 0, tick)
         add_guards(self._base, guards, self._supplied)
         self._make_engines()
         self._prints = any(call.name == "print" for call in self.uses.calls)
@@ -204,15 +212,25 @@ class Program:
 
     def _compile(self) -> None:
         """regorus compiles at the first evaluation; what that finds is a mistake of the policy, not of a request."""
+        if self._budget is not None:
+            WATCH.number += 1
+            WATCH.running = self._budget.loading()
         try:
             self._guarded.eval_rule_as_json(self._rule)
         except RuntimeError as error:
+            if self._budget is not None and (cut := WATCH.cut):
+                raise PolicyError(
+                    [Problem(self._files, "", f"{self._rule} over an empty input {cut}")]
+                ) from None
             if any(words in str(error) for words in _OF_THE_POLICY):
                 raise PolicyError([_problem(self._files, str(error))]) from None
         except BaseException as error:
             if not is_panic(error):
                 raise
             self._make_engines()  # the empty input's fault, perhaps
+        finally:
+            if self._budget is not None:
+                WATCH.running = None
 
     def __del__(self) -> None:
         if self._thread != threading.get_ident():
@@ -240,19 +258,29 @@ class Program:
 
         `value`: what the text says, where that is at hand. Raises `DecisionError` for an evaluation that failed.
         """
-        if self._jwt is not None:
-            self._jwt.reset()
-        if isinstance(compiled := self._compiled.get(self._decision), Compiled):
-            try:
-                decision = compiled.evaluate(read(document) if value is None else value)
-            except UnsureError as error:
-                self._leave(error)
-                if self._jwt is not None:
-                    self._jwt.reset()
-            else:
-                self._left -= self._left > 0
-                return decision
-        return self._interpreted(None if document is None else document.decode())
+        if (budget := self._budget) is not None:
+            watch = WATCH
+            watch.number += 1
+            watch.running = budget
+        try:
+            if self._jwt is not None:
+                self._jwt.reset()
+            if isinstance(compiled := self._compiled.get(self._decision), Compiled):
+                try:
+                    decision = compiled.evaluate(read(document) if value is None else value)
+                except UnsureError as error:
+                    self._leave(error)
+                    if self._jwt is not None:
+                        self._jwt.reset()
+                else:
+                    self._left -= self._left > 0
+                    return decision
+            return self._interpreted(None if document is None else document.decode())
+        except CutOffError as error:
+            raise DecisionError("limit", f"{self._decision} {error}") from None
+        finally:
+            if budget is not None:
+                watch.running = None
 
     def _leave(self, error: UnsureError) -> None:
         """The interpreter decides once more; where it has to so often, it is not tried without it any longer."""
@@ -269,6 +297,7 @@ class Program:
                 self._engine.set_input_json(document)
             decision: str = self._engine.eval_rule_as_json(self._rule)
         except RuntimeError as error:
+            self._go_on()
             if self._strict_errors:
                 raise DecisionError("evaluation", _failure(self._decision, str(error))) from None
             decision = self._evaluate_guarded(document)
@@ -292,11 +321,17 @@ class Program:
                 self._guarded.set_input_json(document)
             return self._guarded.eval_rule_as_json(self._rule)  # type: ignore[no-any-return]
         except RuntimeError as error:
+            self._go_on()
             raise DecisionError("evaluation", _failure(self._decision, str(error))) from None
         except BaseException as error:
             raise self._recovered(error) from None
         finally:
             self._guarded.take_prints()
+
+    def _go_on(self) -> None:
+        """Raises `CutOffError` where that is what regorus was ended by."""
+        if self._budget is not None and (cut := WATCH.cut):
+            raise CutOffError(cut)
 
     def _recovered(self, error: BaseException) -> BaseException:
         """What to raise for an error; for a panic one of ours. Its engine would keep failing, so there are new ones."""
@@ -317,7 +352,7 @@ class Program:
 
 def rules_of(modules: Iterable[Module]) -> set[str]:
     """The rules and functions that modules define, "envoy/authz/allow". Raises `PolicyError` for what is no Rego."""
-    return analyse(_parsed(Module(module.file, known(module.source)) for module in modules)).rules
+    return analyse(_parsed(Module(module.file, known(module.source)) for module in _parsable(modules))).rules
 
 
 def referenced(
@@ -361,9 +396,16 @@ def _loaded(base: regorus.Engine, modules: Iterable[Module]) -> regorus.Engine:
     return engine
 
 
+def _parsable(modules: Iterable[Module]) -> tuple[Module, ...]:
+    modules = tuple(modules)
+    if problems := list(nested(modules)):
+        raise PolicyError(problems)
+    return modules
+
+
 def _readable(modules: Iterable[Module]) -> Iterator[Module]:
-    """The modules in the Rego that regorus' parser knows."""
-    for module in modules:
+    """The modules in the Rego that regorus' parser knows. Raises `PolicyError` for what it would not be done with."""
+    for module in _parsable(modules):
         for text in split(known(module.source)):
             yield Module(module.file, text)
 

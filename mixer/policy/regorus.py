@@ -8,6 +8,7 @@ import structlog
 
 from mixer import config
 from mixer.errors import DecisionError
+from mixer.policy.budget import budget_of
 from mixer.policy.engine import Evaluation, References
 from mixer.policy.network import Network
 from mixer.policy.program import Program, new_engine
@@ -49,7 +50,15 @@ class EmbeddedEngine:
         await fill(base, loaded.data)
         others = (*self._settings.decisions.values(), *self._others)
         self._ask(
-            Program(loaded, self.decision, others=others, clock=self._clock, base=base, network=self._network)
+            Program(
+                loaded,
+                self.decision,
+                others=others,
+                clock=self._clock,
+                base=base,
+                network=self._network,
+                budget=budget_of(self._settings),
+            )
         )
         self.revision = loaded.revision
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from mixer import yaml_bounds
+
 _BOOLEAN = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
 _NULL = re.compile(r"^(?:~|null|Null|NULL|)$")
 _NUMBER = re.compile(
@@ -25,11 +27,13 @@ _LARGEST_INTEGER = 2**64 - 1
 
 def load(text: str) -> Any:
     """The document. Raises `yaml.YAMLError`, and `ValueError` for what JSON cannot hold."""
+    yaml_bounds.check(text)
     return _plain(yaml.load(text, Loader=_Loader))  # noqa: S506 (a SafeLoader)
 
 
 def load_all(text: str) -> list[Any]:
     """All documents of a text. Raises as `load`."""
+    yaml_bounds.check(text)
     return [_plain(document) for document in yaml.load_all(text, Loader=_Loader)]
 
 

@@ -14,13 +14,16 @@ from mixer.ratelimit.tree import Domain
 _SUFFIXES = (".yaml", ".yml")
 _log = structlog.get_logger()
 
+File = tuple[str, bytes]
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the files say. `warnings` name what they say without effect."""
+    """What the files say. `warnings` name what they say without effect. `files`: their names and contents."""
 
     domains: Mapping[str, Domain]
     warnings: tuple[Problem, ...] = ()
+    files: tuple[File, ...] = ()
 
     def summary(self) -> str:
         """One line for people: the domains, and how many limits each has."""
@@ -46,23 +49,43 @@ def load(
     Raises:
         LimitsError: with every mistake of every file.
     """
-    reader = Reader(merge_domain_config, counts_over, keys.FORMATS[key_format], has_shares)
+    files: list[File] = []
     problems: list[Problem] = []
     for path in paths:
         for file in _files(path, problems):
             try:
-                content = file.read_bytes()
+                files.append((str(file), file.read_bytes()))
             except OSError as error:
                 problems.append(Problem(str(file), "", f"cannot be read: {error.strerror}"))
-            else:
-                reader.read(str(file), content)
-    reader.finish()
-    problems += reader.findings.problems
-    if problems:
-        raise LimitsError(problems)
-    for warning in reader.findings.warnings:
+    limits = made(
+        *(files, problems, merge_domain_config),
+        counts_over=counts_over,
+        key_format=key_format,
+        has_shares=has_shares,
+    )
+    for warning in limits.warnings:
         _log.warning("limits_warning", file=warning.file, path=warning.path, message=warning.expected)
-    return Limits(reader.domains, tuple(reader.findings.warnings))
+    return limits
+
+
+def made(
+    files: Iterable[File],
+    problems: Iterable[Problem] = (),
+    merge_domain_config: bool = False,
+    *,
+    counts_over: bool = True,
+    key_format: str = "mixer",
+    has_shares: bool = False,
+) -> Limits:
+    """See `load`; of files that are read already. `problems`: mistakes that are known."""
+    files = tuple(files)
+    reader = Reader(merge_domain_config, counts_over, keys.FORMATS[key_format], has_shares)
+    for name, content in files:
+        reader.read(name, content)
+    reader.finish()
+    if found := [*problems, *reader.findings.problems]:
+        raise LimitsError(found)
+    return Limits(reader.domains, tuple(reader.findings.warnings), files)
 
 
 def _files(path: Path, problems: list[Problem]) -> list[Path]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import pickle
 import signal
 import socket
 import sys
@@ -88,14 +87,14 @@ class Worker:
     async def _obey(self, reader: asyncio.StreamReader) -> str:
         """Until an order to end, which is answered."""
         while (message := await messages.received(reader)) is not None:
-            what, files = pickle.loads(message)  # noqa: S301 (of the parent, which started this)
+            what, files = messages.ordered(message)
             if what in ("stop", "retire"):
                 return str(what)
-            if what == "prepare":
+            if what == "prepare" and files is not None:
                 self._writer.write(messages.told(prepared=await self._prepare(files)))
             elif what == "exchange" and self._prepared is not None:
-                (files, prepared), self._prepared = self._prepared, None
-                await self._runtime.exchange(files, prepared)
+                (fresh, prepared), self._prepared = self._prepared, None
+                await self._runtime.exchange(fresh, prepared)
                 self._writer.write(messages.told(exchanged=True))
             elif what == "discard" and self._prepared is not None:
                 (_, prepared), self._prepared = self._prepared, None
@@ -137,7 +136,7 @@ async def _main(control: socket.socket) -> int:
     message = await messages.received(reader)
     if message is None:
         return 1
-    start: Start = pickle.loads(message)  # noqa: S301 (of the parent, which started this)
+    start = messages.started(message)
     logs.setup(start.files.settings.logging, role=start.role, worker=start.number)
     try:
         await Worker(start, writer).run(reader)

@@ -1,16 +1,17 @@
 """What the supervisor and a worker say to each other, over a socket that ends with either of them.
 
-The supervisor sends pickles, for they hold policies and data; a worker, JSON.
+Both send JSON, each message after its length.
 """
 
 import asyncio
-import json
-import pickle
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import orjson
+
 from mixer.loaded import Loaded
 from mixer.supervision import WorkerRole
+from mixer.supervision.handed import packed, unpacked
 
 _HEAD = 4  # bytes of a message's length, big-endian
 
@@ -30,15 +31,28 @@ class Start:
 
 
 def order(what: Order, files: Loaded | None = None) -> bytes:
-    return _framed(pickle.dumps((what, files)))
+    return _framed(orjson.dumps({"order": what, "files": files and packed(files)}))
+
+
+def ordered(message: bytes) -> tuple[str, Loaded | None]:
+    """What an order says."""
+    told = orjson.loads(message)
+    return told["order"], None if told["files"] is None else unpacked(told["files"])
 
 
 def start(what: Start) -> bytes:
-    return _framed(pickle.dumps(what))
+    told = {"role": what.role, "number": what.number, "admin": what.admin, "beat": what.beat}
+    return _framed(orjson.dumps({**told, "files": packed(what.files)}))
+
+
+def started(message: bytes) -> Start:
+    """What `start` says."""
+    told = orjson.loads(message)
+    return Start(**{**told, "files": unpacked(told["files"])})
 
 
 def told(**what: Any) -> bytes:
-    return _framed(json.dumps(what).encode())
+    return _framed(orjson.dumps(what))
 
 
 async def received(reader: asyncio.StreamReader) -> bytes | None:

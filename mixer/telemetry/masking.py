@@ -17,6 +17,7 @@ from mixer.decisions.policy import needed
 from mixer.errors import PolicyError, Problem
 from mixer.log import Throttle
 from mixer.metrics import Metrics
+from mixer.policy.budget import Budget
 from mixer.policy.engine import Path
 from mixer.policy.program import Program, rules_of
 from mixer.policy.sources import Sources
@@ -70,13 +71,18 @@ class RecordMask:
     """
 
     def __init__(
-        self, loaded: Sources, rule: str, metrics: Metrics, clock: Callable[[], float] = time.time
+        self,
+        loaded: Sources,
+        rule: str,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+        budget: Budget | None = None,
     ) -> None:
         package = rule.rpartition("/")[0]
         own = needed(loaded, package.replace("/", "."))
         if own is None or not any(f"{each}/".startswith(f"{rule}/") for each in rules_of(own.modules)):
             raise PolicyError([Problem("telemetry.mask", "", f"policy.paths have no rule {rule}")])
-        self._program = Program(own, rule, clock=clock)
+        self._program = Program(own, rule, clock=clock, budget=budget)
         references = self._program.references
         self._paths = tuple(sorted(references.paths))
         self._keeps = () not in references.paths and not references.uncacheable

@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 from mixer import config
 from mixer.errors import DecisionError, PolicyError
+from mixer.policy.budget import Budget
 from mixer.policy.network import Network
 from mixer.policy.program import Program
 from mixer.policy.sources import Module, Sources
 from tests.conformance.cases import Case
 
 _RULE = re.compile(r"data((?:\.[A-Za-z_]\w*)+) = (\w+)")
+BUDGET = Budget(5.0, 2**30)  # with the places where an evaluation could be ended
 _QUERY_PACKAGE = "conformance_query"
 
 
@@ -44,7 +46,7 @@ def run(case: Case) -> Outcome:
     network = Network(config.Http())
     try:
         loaded = Sources(tuple(modules), case.data, "")
-        program = Program(loaded, decision, strict_errors=case.strict_error, network=network)
+        program = Program(loaded, decision, strict_errors=case.strict_error, network=network, budget=BUDGET)
     except PolicyError as error:
         return Outcome("refused", str(error))
     try:

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mixer.errors import DecisionError, PolicyError
+from mixer.policy.budget import Budget
 from mixer.policy.program import Program
 from mixer.policy.sources import Module, Sources
 from tests.components import processes
@@ -68,7 +69,7 @@ def test_generated_modules_have_opas_answer(
     rule = last_rule(module)
     loaded = Sources((Module("e.rego", LIBRARY), Module("p.rego", module)), DATA, "")
     try:
-        program = Program(loaded, f"p/{rule}")
+        program = Program(loaded, f"p/{rule}", budget=Budget(5.0, 2**30))
     except PolicyError:
         return
     for document in documents:

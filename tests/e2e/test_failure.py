@@ -42,6 +42,34 @@ def test_requests_pass_again_once_mixer_is_back() -> None:
             wait_until(lambda: envoy.call("GET", "/api", user="root").status == 200, within=20)
 
 
+def test_policy_that_does_not_end_is_an_error_and_the_next_request_is_answered() -> None:
+    def endless_for_some(policies: Path) -> None:
+        (policies / "authz.rego").write_text(
+            """package envoy.authz
+
+headers := input.attributes.request.http.headers
+
+characters := split(headers["x-many"], "")
+
+default allow := true
+
+allow := count([1 | some a in characters; some b in characters; some c in characters; a != b; b != c]) == 0 if {
+	headers["x-many"]
+}
+"""
+        )
+
+    with fleet(prepare=endless_for_some) as running:
+        assert running.call("GET", "/api").status == 200
+        refused = running.call("GET", "/api", headers={"x-many": "a" * 4000})
+        assert refused.status == 503
+        assert "Traceback" not in refused.body
+        assert "max_evaluation" not in refused.body
+        assert running.call("GET", "/api").status == 200
+        assert running.record(refused.request_id)["envoy.response_code_details"] == "ext_authz_error"
+        assert running.series().total("mixer_engine_errors_total", reason="limit") == 1
+
+
 def test_undefined_decision_is_no_denial() -> None:
     def undefined_for_some(policies: Path) -> None:
         (policies / "authz.rego").write_text(

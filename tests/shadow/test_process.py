@@ -50,6 +50,7 @@ def mixer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mixer]:
         (tmp_path / name / "p.rego").write_text(text)
     policy: dict[str, Any] = {
         "decision": "p/allow",
+        "max_evaluation": "60s",  # of the candidate too
         "decisions": {"admin": "p/admin", "plain": "p/plain", "alone": "p/alone"},
         "shadow": {
             "paths": [tmp_path / "next"],

@@ -68,7 +68,9 @@ class Shadowed:
             (folder / name).mkdir()
             (folder / name / "p.rego").write_text(text)
         chosen = config.Shadow(paths=(folder / "candidate",), **settings)
-        policy = config.Policy(paths=(folder / "live",), decision="p/allow", shadow=chosen)
+        policy = config.Policy(
+            paths=(folder / "live",), decision="p/allow", shadow=chosen, max_evaluation="60s"
+        )
         self.told: list[Decided] = []
         self.registry = CollectorRegistry()
         self._metrics = Metrics(self.registry)

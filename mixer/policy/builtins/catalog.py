@@ -45,7 +45,9 @@ _BY_ARITY = {
 ARITY = {name: arity for arity, names in _BY_ARITY.items() for name in names.split()}
 # Of ours, which rewritten modules call.
 ARITY |= {
+    "mixer.exceeded": 1,
     "mixer.fail": 1,
+    "mixer.few_addresses": 1,
     "mixer.glob": 2,
     "mixer.http_send": 1,
     "mixer.json_unmarshal": 1,
@@ -60,6 +62,7 @@ ARITY |= {
 }
 ARITY |= {
     "mixer.divided": 2,
+    "mixer.few_paths": 2,
     "mixer.minus": 2,
     "mixer.plus": 2,
     "mixer.template_pattern": 3,
@@ -70,6 +73,7 @@ ARITY |= {
 
 # Builtins that we supply, by the module that has them; regorus lacks them, or answers otherwise than OPA.
 _BY_MODULE = {
+    "bounds": "mixer.exceeded mixer.few_addresses mixer.few_paths",
     "aws": "providers.aws.sign_req",
     "certificate_requests": "mixer.x509_request",
     "certificates": "mixer.x509_certificates",

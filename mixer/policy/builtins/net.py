@@ -23,7 +23,7 @@ def _address(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _network(value: object) -> Network:
+def network_of(value: object) -> Network:
     """Go's `net.ParseCIDR`."""
     text, slash, length = string(value).partition("/")
     try:
@@ -44,15 +44,15 @@ def _includes(network: Network, address: Address) -> bool:
 
 
 def _intersects(one: object, other: object) -> bool:
-    a, b = _network(one), _network(other)
+    a, b = network_of(one), network_of(other)
     return _includes(a, b.network_address) or _includes(b, a.network_address)
 
 
 def _contains(cidr: object, other: object) -> bool:
-    network, text = _network(cidr), string(other)
+    network, text = network_of(cidr), string(other)
     if (address := _address(text)) is not None:
         return _includes(network, address)
-    inner = _network(text)
+    inner = network_of(text)
     return _includes(network, inner.network_address) and _includes(network, inner.broadcast_address)
 
 
@@ -114,7 +114,7 @@ def _range(value: object) -> _Range:
     text = string(value)
     address = _address(text)
     if address is None:
-        network = _network(text)
+        network = network_of(text)
         shown = str(network)
     elif isinstance(address, ipaddress.IPv6Address):
         raise BuiltinError("an IPv6 address needs its prefix length")

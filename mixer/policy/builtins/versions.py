@@ -21,7 +21,7 @@ def _parse(text: str) -> Version:
     match = _VERSION.fullmatch(text)
     if match is None:
         raise BuiltinError("not a semantic version")
-    numbers = tuple(map(int, match["numbers"].split(".")))
+    numbers = tuple(_number(digits) for digits in match["numbers"].split("."))
     identifiers = match["pre"].split(".") if match["pre"] else []
     if max(numbers) >= 2**63 or any(
         len(item) > 1 and item[0] == "0" and item.isdigit() for item in identifiers
@@ -29,10 +29,15 @@ def _parse(text: str) -> Version:
         raise BuiltinError("not a semantic version")
     # A number beyond 64 bits counts as the largest one (Go's `strconv.Atoi`, whose error is not looked at).
     pre = tuple(
-        (not item.isdigit(), min(int(item), 2**63 - 1), "") if item.isdigit() else (True, 0, item)
+        (not item.isdigit(), min(_number(item), 2**63 - 1), "") if item.isdigit() else (True, 0, item)
         for item in identifiers
     )
     return Version(numbers, not pre, pre)
+
+
+def _number(digits: str) -> int:
+    """What is beyond 64 bits is just large: Python refuses to read thousands of digits."""
+    return int(digits.lstrip("0")[:20] or "0")
 
 
 def _compare(one: object, other: object) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from mixer.policy.builtins import supplied
+from mixer.policy.builtins.bounds import LONGEST, exceeded
 from mixer.policy.compiled.values import UNDEFINED, Set, UnsureError, held, lookup, plain
 
 # What `policy.builtins` has for operands that are text or are checked to be; nothing else gets through.
@@ -25,6 +26,7 @@ _OF_TEXT = frozenset(
 )
 _OF_ANYTHING = frozenset(["sprintf", "strings.replace_n", "strings.split_n", "urlquery.decode_object"])
 _SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+_FEW = 64  # texts, whose length need not be looked at
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,14})")
 _CONTROL = re.compile(r"\\[bfu]|\x7f")
 _SPECIAL = re.compile("[<>&\u2028\u2029]")
@@ -85,6 +87,8 @@ def _concat(delimiter: Any, parts: Any) -> Any:
             parts.sort()
     if type(delimiter) is not str or type(parts) is not list or not all(type(part) is str for part in parts):
         return UNDEFINED
+    if len(parts) > _FEW and sum(map(len, parts)) + len(delimiter) * len(parts) > LONGEST:
+        exceeded("concat")
     return delimiter.join(parts)
 
 
@@ -99,6 +103,8 @@ def _indexof(text: str, part: str) -> Any:
 def _replace(text: Any, old: Any, new: Any) -> Any:
     if type(text) is not str or type(old) is not str or type(new) is not str:
         return UNDEFINED
+    if len(text) * len(new) > LONGEST and text.count(old) * len(new) > LONGEST:
+        exceeded("replace")
     return text.replace(old, new)
 
 

@@ -177,6 +177,7 @@ class Connection(asyncio.Protocol):
                 request = asked(number)
                 if (
                     type(request) is Request
+                    and request.route is not None
                     and length > 4
                     and not data[start]
                     and int.from_bytes(data[start + 1 : start + 5], "big") == length - 5
