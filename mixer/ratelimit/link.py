@@ -82,7 +82,9 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_lost = True
-        lost = ConnectionResetError(self._why_lost or (str(error) if error else "Redis closed the connection"))
+        lost = ConnectionResetError(
+            self._why_lost or (str(error) if error else "Redis closed the connection")
+        )
         while self._expected:
             self._expected.popleft()(lost)
         self._on_lost(self)

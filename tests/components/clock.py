@@ -38,6 +38,8 @@ class Clock:
 @functools.cache
 def _library() -> str:
     """As faketime itself preloads it."""
-    done = subprocess.run([binaries.faketime(), "-f", "+0", "env"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [binaries.faketime(), "-f", "+0", "env"], capture_output=True, text=True, check=True
+    )
     (found,) = (line for line in done.stdout.splitlines() if line.startswith("LD_PRELOAD="))
     return found.partition("=")[2]

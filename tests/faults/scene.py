@@ -11,7 +11,9 @@ from tests.components.processes import Mixer, wait_until
 from tests.faults.asks import Answers, Asker, asker
 from tests.faults.table import Row
 
-SETTLES = 40.0  # seconds until the stated answers at most: Kafka counts as away after 5, and machines are busy
+SETTLES = (
+    40.0  # seconds until the stated answers at most: Kafka counts as away after 5, and machines are busy
+)
 TIMES = 3  # that an answer is given in a row until it counts as the one that is given
 
 
@@ -29,20 +31,22 @@ class Scene:
         try:
             answers = self.shows(row)
             if row.watch:
-                assert self.watched(row) > before, f"{row.watch} has not moved"
+                wait_until(lambda: self.asked_and_watched(row) > before, SETTLES, f"{row.watch} moved")
         finally:
             end()
         self.is_as_before(row.back)
         return answers
 
     def shows(self, row: Row) -> Answers:
-        """The answers, once they are as the row states them, `TIMES` in a row. No call ever takes longer than stated."""
+        """The answers, once they are as the row states them, `TIMES` in a row. No call takes longer than stated."""
         deadline, count = time.monotonic() + SETTLES, 0
         while True:
             answers = self.ask.all()
             assert answers.slowest <= row.within, f"{answers} took longer than {row.within:g} s"
             ready = self.ask.ready()
-            as_stated = _codes(answers) == (row.check, row.quota, row.report, row.export) and _fits(row, *ready)
+            as_stated = _codes(answers) == (row.check, row.quota, row.report, row.export) and _fits(
+                row, *ready
+            )
             count = count + 1 if as_stated else 0
             if count == TIMES:
                 return answers
@@ -58,6 +62,10 @@ class Scene:
 
     def series(self) -> Series:
         return Series(self.mixer.call("/metrics")[1])
+
+    def asked_and_watched(self, row: Row) -> float:
+        self.ask.all()
+        return self.watched(row)
 
     def watched(self, row: Row) -> float:
         """The sum of the series that the row names."""

@@ -46,7 +46,18 @@ def folder_of(folder: Path) -> Path:
     return folder
 
 
-def settings(folder: Path, opa: str, redis: str, kafka: str, topic: str, **buffer: Any) -> dict[str, Any]:
+def kafka(broker: str, topic: str, **buffer: Any) -> dict[str, Any]:
+    """The sink."""
+    return {
+        "type": "kafka",
+        "bootstrap_servers": [broker],
+        "topic": topic,
+        "request_timeout": "2s",
+        "buffer": buffer or {"type": "memory"},
+    }
+
+
+def settings(folder: Path, opa: str, redis: str, broker: str, topic: str) -> dict[str, Any]:
     """Times are the defaults, but for those of which a test would have to wait: `request_timeout` (30 s) and
     `export_timeout` (10 s)."""
     return {
@@ -60,15 +71,7 @@ def settings(folder: Path, opa: str, redis: str, kafka: str, topic: str, **buffe
         },
         "telemetry": {
             "export_timeout": "1s",
-            "sinks": [
-                {
-                    "type": "kafka",
-                    "bootstrap_servers": [kafka],
-                    "topic": topic,
-                    "request_timeout": "2s",
-                    "buffer": buffer or {"type": "memory"},
-                }
-            ],
+            "sinks": [kafka(broker, topic)],
         },
         "drain_timeout": "1s",
     }

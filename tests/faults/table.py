@@ -3,6 +3,7 @@
 Seconds are those of the default settings, but where `how` names others.
 """
 
+import sys
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,9 +13,9 @@ FAULTS: Final = ("absent at start", "dies", "hangs", "slow", "garbage", "returns
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One fault of one dependency. `check`, `quota`, `report` (Envoy's access log service) and `export` (OTLP): the
-    answers meanwhile. `ready`: what `/readyz` says. `within`: seconds until each answer. `back`: seconds from the
-    fault's end until all is as before. `watch`: the series that moves."""
+    """One fault of one dependency. `check`, `quota`, `report` (Envoy's access log service; `waits`: a stream is not
+    ended) and `export` (OTLP): the answers meanwhile. `ready`: what `/readyz` says. `within`: seconds until each
+    answer. `back`: seconds from the fault's end until all is as before. `watch`: the series that moves."""
 
     dependency: str
     fault: str
@@ -44,6 +45,7 @@ class Senseless:
 
 
 AWAY: Final = "UNAVAILABLE"
+WAITS: Final = "waits"
 _OPA: Final = 'mixer_engine_errors_total{reason="unavailable"}'
 _OPA_LATE: Final = 'mixer_engine_errors_total{reason="timeout"}'
 _REDIS: Final = 'mixer_counter_errors_total{reason="unavailable"}'
@@ -100,6 +102,29 @@ ROWS: Final = (
         more="records may come twice, under one `event_id`",
     ),
     Row(
+        "disk", "absent at start", "the folder of `buffer.path` is missing", "-", "-", "-", "-", ready="-",
+        more="Mixer does not start (exit code 1) and names file and key; it starts once the folder is there",
+    ),
+    Row(
+        "disk", "dies", "no space is left", report=WAITS, export=AWAY, ready="degraded: kafka: cannot write",
+        within=4, back=5,
+        more="records wait in memory, up to 16 MiB; then they are dropped and counted, or with `when_full: block` "
+        "streams are not read on",
+    ),
+    Row(
+        "disk", "dies", "its folder is removed", report=WAITS, export=AWAY, ready="degraded: kafka: cannot write",
+        within=4, back=5, more="as where no space is left; what was on the disk and not in memory is lost",
+    ),
+    Row(
+        "disk", "hangs", "a file sink's write does not return", export=AWAY, ready="ready", watch=_WAITING, back=5,
+        more="lines wait in the sink's buffer; other sinks go on",
+    ),
+    Row(
+        "disk", "garbage", "the spool's file is garbage, at start", watch="mixer_sink_spools_set_aside_total",
+        more="it is renamed to `.corrupt-…`, and a new one begun; `sqlite3 FILE .recover` may read what was in it",
+    ),
+    Row("disk", "returns", "with room again", back=5, more="what waited is written and delivered; nothing is lost"),
+    Row(
         "clock", "hangs", "stands still",
         more="windows do not end and buckets do not fill until it goes on; what is used up stays so",
     ),
@@ -115,6 +140,32 @@ ROWS: Final = (
     Row(
         "clock", "returns", "set right after an hour ahead",
         more="a decision that was made meanwhile is not kept; buckets fill from then on",
+    ),
+    Row(
+        "DNS", "absent at start", "no resolver listens", AWAY, AWAY, ready="not ready: OPA at", within=12, back=15,
+        watch=_REDIS, more="as where each server whose name it is were away",
+    ),
+    Row(
+        "DNS", "dies", "no resolver listens", more="connections that stand are used on; nobody notices",
+    ),
+    Row(
+        "DNS", "dies", "no resolver listens, and a connection to Redis is lost", quota=AWAY,
+        ready="not ready: redis at", back=5, watch=_REDIS,
+        more="who has to connect anew finds nobody: as where that server is away",
+    ),
+    Row(
+        "DNS", "hangs", "the resolver is silent, and a connection to Redis is lost", quota=AWAY,
+        ready="not ready: redis at", back=15, watch=_REDIS,
+        more="an attempt that is under way ends when the system's resolver gives up (10 s by resolv.conf's defaults)",
+    ),
+    Row("DNS", "slow", "0.3 s for each answer, and a connection to Redis is lost", back=5),
+    Row(
+        "DNS", "garbage", "no DNS, and a connection to Redis is lost", quota=AWAY, ready="not ready: redis at",
+        back=15, watch=_REDIS, more="the system's resolver drops it, and it is as where it hangs",
+    ),
+    Row(
+        "DNS", "returns", "with another address of Redis, whose old one is gone", back=5,
+        more="the name is resolved anew for each connection",
     ),
     Row(
         "bundle server", "absent at start", "nothing listens", AWAY, ready="not ready: no policy yet", watch=_POLLS,
@@ -144,9 +195,46 @@ ROWS: Final = (
     Row("bundle server", "returns", "with another revision", more="taken with the next poll"),
 )  # fmt: skip
 
+_ALWAYS_THERE: Final = "a machine has a clock, or does not run"
+
 SENSELESS: Final = (
+    Senseless("clock", "absent at start", _ALWAYS_THERE),
+    Senseless("clock", "dies", _ALWAYS_THERE),
+    Senseless("disk", "slow", "a commit that takes longer has more records in it: see where it hangs"),
+    Senseless("clock", "slow", "a clock that drifts is wrong by a little: see garbage"),
 )
+
+HEAD: Final = ("fault", "Check", "Quota", "Report", "OTLP", "`/readyz`", "moves", "back within")
 
 
 def rows(dependency: str) -> list[Row]:
     return [row for row in ROWS if row.dependency == dependency]
+
+
+def markdown(dependency: str) -> list[str]:
+    """The lines of its table on the page, and of the notes below it."""
+
+    def line(*cells: str) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    lines = [line(*HEAD), "|---" * len(HEAD) + "|"]
+    for fault in FAULTS:
+        for row in rows(dependency):
+            if row.fault == fault:
+                watch = f"`{row.watch}`" if row.watch else ""
+                answers = (row.check, row.quota, row.report, row.export)
+                lines.append(
+                    line(f"**{fault}**: {row.how}", *answers, f"`{row.ready}`", watch, f"{row.back:g} s")
+                )
+        if any((none.dependency, none.fault) == (dependency, fault) for none in SENSELESS):
+            lines.append(line(f"**{fault}**", *["-"] * 7))
+    notes = [
+        *(f"- {row.fault}, {row.how}: {row.more}." for row in rows(dependency) if row.more),
+        *(f"- {none.fault}: {none.why}." for none in SENSELESS if none.dependency == dependency),
+    ]
+    return [*lines, "", *notes] if notes else lines
+
+
+if __name__ == "__main__":
+    for each in DEPENDENCIES:
+        sys.stdout.write("\n".join((f"## {each}", "", *markdown(each), "", "")))

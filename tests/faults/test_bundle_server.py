@@ -18,7 +18,12 @@ from tests.faults.table import Row, rows
 from tests.policy.test_polling import policy
 
 POLL, TIMEOUT = "300ms", 0.5  # 30 s by default, each
-MODES = {"HTTP 500": "500", "a page of HTML": "html", "half of the bundle": "cut", "a body without an end": "endless"}
+MODES = {
+    "HTTP 500": "500",
+    "a page of HTML": "html",
+    "half of the bundle": "cut",
+    "a body without an end": "endless",
+}
 _revisions = (f"r{number}" for number in itertools.count(1))
 
 
@@ -63,7 +68,7 @@ def of(*faults: str) -> pytest.MarkDecorator:
 
 
 def fault(row: Row, server: BundleServer) -> tuple[Callable[[], None], Callable[[], None]]:
-    """What brings it about, and what lifts it. A new revision waits behind what is wrong, and must come with its end."""
+    """What brings it about, and what lifts it."""
     if row.fault == "dies":
         return server.kill, server.start
     if row.fault == "hangs":
@@ -73,11 +78,7 @@ def fault(row: Row, server: BundleServer) -> tuple[Callable[[], None], Callable[
 
 @pytest.mark.parametrize(
     "row",
-    [
-        row
-        for row in rows("bundle server")
-        if row.fault == "dies" or row.how == "SIGSTOP" or row.how in MODES
-    ],
+    [row for row in rows("bundle server") if row.fault == "dies" or row.how == "SIGSTOP" or row.how in MODES],
     ids=lambda row: row.name,
 )
 def test_the_revision_of_before_decides_meanwhile(server: BundleServer, direct: Scene, row: Row) -> None:
