@@ -116,8 +116,8 @@ ROWS: Final = (
         within=4, back=5, more="as where no space is left; what was on the disk and not in memory is lost",
     ),
     Row(
-        "disk", "hangs", "a file sink's write does not return", export=AWAY, ready="ready", watch=_WAITING, back=5,
-        more="lines wait in the sink's buffer; other sinks go on",
+        "disk", "hangs", "a file sink's write does not return", export=AWAY, ready="degraded: file:", back=5,
+        within=3, watch=_WAITING, more="said after 5 s; lines wait in that sink's buffer, and other sinks go on",
     ),
     Row(
         "disk", "garbage", "the spool's file is garbage, at start", watch="mixer_sink_spools_set_aside_total",
