@@ -70,7 +70,7 @@ def settings(folder: Path, opa: str, redis: str, broker: str, topic: str) -> dic
             "instances": 2,
         },
         "telemetry": {
-            "export_timeout": "1s",
+            "export_timeout": "600ms",
             "sinks": [kafka(broker, topic)],
         },
         "drain_timeout": "1s",
@@ -84,7 +84,7 @@ def embedded(folder: Path, policy: dict[str, Any], *sinks: dict[str, Any]) -> di
         "policy": policy,
         "rate_limits": {"paths": [str(folder / "limits.yaml")], "counters": "memory", "instances": 2},
         "telemetry": {
-            "export_timeout": "1s",
+            "export_timeout": "600ms",
             "sinks": sinks or [{"type": "file", "path": str(folder / "access.jsonl")}],
         },
         "drain_timeout": "1s",

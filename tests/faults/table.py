@@ -92,7 +92,7 @@ ROWS: Final = (
         "Kafka", "hangs", "SIGSTOP", export=AWAY, ready="degraded: kafka:", watch=_WAITING, within=3, back=12,
         more="as where it dies",
     ),
-    Row("Kafka", "slow", "0.5 s for each answer", within=3, more="an OTLP Export waits for the acknowledgement"),
+    Row("Kafka", "slow", "0.2 s for each answer", within=3, more="an OTLP Export waits for the acknowledgement"),
     Row(
         "Kafka", "garbage", "no answer of Kafka's", export=AWAY, ready="degraded: kafka:", watch=_WAITING,
         within=3, back=12, more="as where it dies",

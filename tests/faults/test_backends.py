@@ -17,7 +17,7 @@ from tests.faults import stage
 from tests.faults.scene import Scene, scene
 from tests.faults.table import Row, rows
 
-DELAYS = {"OPA": 0.3, "Redis": 0.2, "Kafka": 0.5}
+DELAYS = {"OPA": 0.3, "Redis": 0.2, "Kafka": 0.2}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ import pytest
 
 from tests.faults.table import Row, rows
 
+pytestmark = pytest.mark.timeout(360)  # all rows are played at once
+
 ROOT = Path(__file__).parents[2]
 NAMESPACES = ["unshare", "--user", "--map-root-user", "--mount", "--net"]
 
@@ -22,7 +24,7 @@ def outcomes() -> dict[str, str]:
             f"this machine allows no user namespaces, which these tests need: {tried.stderr}", pytrace=False
         )
     command = [*NAMESPACES, sys.executable, "-m", "tests.faults.dns_scene"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=170)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=340)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
