@@ -64,8 +64,7 @@ ROWS: Final = (
     Row("OPA", "garbage", "no HTTP", AWAY, ready="not ready: OPA at", watch=_OPA),
     Row(
         "OPA", "returns", "without the policies that it had", back=3,
-        more="with `policy.opa.push` they are put back before it decides anything; without, Check is UNAVAILABLE "
-        "until somebody puts them back",
+        more="with `policy.opa.push`: they are put back before it decides anything",
     ),
     Row("Redis", "absent at start", "nothing listens", quota=AWAY, ready="not ready: redis at", watch=_REDIS, back=3),
     Row("Redis", "dies", "SIGKILL", quota=AWAY, ready="not ready: redis at", watch=_REDIS, back=3),
@@ -113,7 +112,8 @@ ROWS: Final = (
     ),
     Row(
         "disk", "dies", "its folder is removed", report=WAITS, export=AWAY, ready="degraded: kafka: cannot write",
-        within=4, back=5, more="as where no space is left; what was on the disk and not in memory is lost",
+        within=4, back=5, more="as where no space is left; what it held is delivered from "
+        "the open file, and is lost if Mixer ends before that",
     ),
     Row(
         "disk", "hangs", "a file sink's write does not return", export=AWAY, ready="degraded: file:", back=5,
@@ -135,7 +135,7 @@ ROWS: Final = (
     Row(
         "clock", "garbage", "an hour behind",
         more="tokens count an hour longer; counters in memory go on as they were; in Redis, a bucket or sliding "
-        "window that was used fills once its key ends, which takes as long as all of it takes to fill",
+        "window that was used fills once its key ends, some seconds after all of it would have filled",
     ),
     Row(
         "clock", "returns", "set right after an hour ahead",
