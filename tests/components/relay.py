@@ -5,7 +5,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 
 class Relay:
@@ -15,11 +15,11 @@ class Relay:
     `rewritten`: what replies are changed by, all the time, such as the address that a broker gives itself.
     """
 
-    def __init__(self, port: int, rewritten: Mapping[bytes, bytes] | None = None) -> None:
+    def __init__(self, port: int) -> None:
         self.delay = 0.0
         self.garbage = False
+        self.rewritten: dict[bytes, bytes] = {}
         self._to = port
-        self._rewritten = dict(rewritten or {})
         self._random = random.Random(0)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -27,9 +27,6 @@ class Relay:
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-
-    def rewrite(self, old: bytes, new: bytes) -> None:
-        self._rewritten[old] = new
 
     def start(self) -> None:
         self._start(self._accept)
@@ -45,8 +42,8 @@ class Relay:
         for thread in self._threads:
             thread.join()
 
-    def _start(self, target: object, *args: object) -> None:
-        thread = threading.Thread(target=target, args=args)  # type: ignore[arg-type]
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args)
         self._threads.append(thread)
         thread.start()
 
@@ -83,15 +80,15 @@ class Relay:
             time.sleep(self.delay)
         if self.garbage:
             return self._random.randbytes(len(data))
-        for old, new in self._rewritten.items():
+        for old, new in self.rewritten.items():
             data = data.replace(old, new)
         return data
 
 
 @contextlib.contextmanager
-def relay(port: int, rewritten: Mapping[bytes, bytes] | None = None) -> Iterator[Relay]:
+def relay(port: int) -> Iterator[Relay]:
     """A relay to a port of 127.0.0.1."""
-    made = Relay(port, rewritten)
+    made = Relay(port)
     made.start()
     try:
         yield made
@@ -99,14 +96,10 @@ def relay(port: int, rewritten: Mapping[bytes, bytes] | None = None) -> Iterator
         made.close()
 
 
-def kafka_relay(port: int) -> contextlib.AbstractContextManager[Relay]:
-    """A relay to a broker, which also names itself by the relay's address (host and port of a Metadata answer)."""
-    return _kafka_relay(port)
-
-
 @contextlib.contextmanager
-def _kafka_relay(port: int) -> Iterator[Relay]:
+def kafka_relay(port: int) -> Iterator[Relay]:
+    """A relay to a broker, which also names itself by the relay's address (host and port of a Metadata answer)."""
+    host = b"127.0.0.1"
     with relay(port) as made:
-        host = b"127.0.0.1"
-        made.rewrite(host + port.to_bytes(4), host + made.port.to_bytes(4))
+        made.rewritten[host + port.to_bytes(4)] = host + made.port.to_bytes(4)
         yield made

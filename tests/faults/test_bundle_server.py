@@ -62,9 +62,10 @@ def relayed(way: Relay, folder: Path) -> Iterator[Scene]:
         yield made
 
 
-def of(*faults: str) -> pytest.MarkDecorator:
-    chosen = [row for row in rows("bundle server") if row.fault in faults]
-    return pytest.mark.parametrize("row", chosen, ids=lambda row: row.name)
+def where(chosen: Callable[[Row], bool]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "row", [row for row in rows("bundle server") if chosen(row)], ids=lambda row: row.name
+    )
 
 
 def fault(row: Row, server: BundleServer) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -76,21 +77,13 @@ def fault(row: Row, server: BundleServer) -> tuple[Callable[[], None], Callable[
     return lambda: server.misbehave(MODES[row.how]), lambda: server.misbehave("")
 
 
-@pytest.mark.parametrize(
-    "row",
-    [row for row in rows("bundle server") if row.fault == "dies" or row.how == "SIGSTOP" or row.how in MODES],
-    ids=lambda row: row.name,
-)
+@where(lambda row: row.fault == "dies" or row.how == "SIGSTOP" or row.how in MODES)
 def test_the_revision_of_before_decides_meanwhile(server: BundleServer, direct: Scene, row: Row) -> None:
     begin, end = fault(row, server)
     direct.play(row, begin, end)
 
 
-@pytest.mark.parametrize(
-    "row",
-    [row for row in rows("bundle server") if row.fault == "slow" or row.how == "no HTTP"],
-    ids=lambda row: row.name,
-)
+@where(lambda row: row.fault == "slow" or row.how == "no HTTP")
 def test_what_is_on_the_way_does_no_harm(way: Relay, relayed: Scene, row: Row) -> None:
     def be(delay: float, garbage: bool) -> None:
         way.delay, way.garbage = delay, garbage
@@ -112,7 +105,7 @@ def test_what_a_server_says_is_not_repeated_at_length(way: Relay, relayed: Scene
     relayed.is_as_before(20)
 
 
-@of("absent at start")
+@where(lambda row: row.fault == "absent at start")
 def test_it_is_absent_at_start(server: BundleServer, folder: Path, row: Row) -> None:
     server.stop()
     try:
