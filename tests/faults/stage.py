@@ -13,13 +13,14 @@ allow if {
 	request.path != "/no"
 	not request.headers["x-token"]
 }
-
-allow if {
-	[valid, _, _] := io.jwt.decode_verify(request.headers["x-token"], {"secret": "%s", "alg": "HS256"})
-	valid
-}
 """
 SECRET = "a secret of thirty-two characters"
+TOKENS = f"""{POLICY}
+allow if {{
+	[valid, _, _] := io.jwt.decode_verify(request.headers["x-token"], {{"secret": "{SECRET}", "alg": "HS256"}})
+	valid
+}}
+"""
 LIMITS = """domain: faults
 descriptors:
   - key: caller
@@ -38,10 +39,10 @@ descriptors:
 LISTENERS = {name: {"address": "127.0.0.1:0"} for name in ("check", "report", "admin")}
 
 
-def folder_of(folder: Path) -> Path:
+def folder_of(folder: Path, policy: str = POLICY) -> Path:
     """With the policy and the limits."""
     (folder / "policies").mkdir(parents=True, exist_ok=True)
-    (folder / "policies" / "authz.rego").write_text(POLICY % SECRET)
+    (folder / "policies" / "authz.rego").write_text(policy)
     (folder / "limits.yaml").write_text(LIMITS)
     return folder
 

@@ -24,7 +24,7 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
 
 @pytest.fixture(scope="module")
 def made(clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    folder = stage.folder_of(tmp_path_factory.mktemp("faults"))
+    folder = stage.folder_of(tmp_path_factory.mktemp("faults"), stage.TOKENS)
     chosen = stage.embedded(folder, {"paths": [str(folder / "policies")]})
     with processes.mixer(chosen, env=clock.env) as mixer, scene(mixer) as running:
         yield running
