@@ -25,6 +25,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "MIXER_KAFKA_LIBS",
         "MIXER_RATELIMIT",
         "MIXER_PROMETHEUS",
+        "MIXER_FAKETIME",
         "JAVA_HOME",
     ):
         monkeypatch.delenv(variable, raising=False)
@@ -62,7 +63,7 @@ def test_every_missing_toolchain_is_named_in_one_message_before_anything_is_fetc
         "Java 17 or newer",
         "Maven",
         "Prometheus 2.42 or newer",
-        "apt install default-jdk-headless golang maven prometheus",
+        "apt install default-jdk-headless faketime golang maven prometheus",
         "MIXER_OPA",
     ):
         assert what in done.stderr
@@ -86,6 +87,7 @@ def test_an_older_go_is_enough_if_it_may_fetch_the_toolchain_that_opa_asks_for(
     script(bare / "java", "echo 'openjdk version \"21.0.1\"' >&2")
     script(bare / "mvn", "")
     script(bare / "prometheus", "echo 'prometheus, version 2.42.0'")
+    script(bare / "faketime", "")
     done = components("--check")
     assert (done.returncode, "Go 1.26" in done.stderr) == ((0, False) if enough else (2, True))
 

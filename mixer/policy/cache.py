@@ -9,13 +9,14 @@ class DecisionCache:
     """Decisions (their JSON text) by the part of the input that they can read.
 
     The key is all that the decision depends on; see `policy.references`. An entry ends after `ttl` seconds, or
-    when the engine said that its answer does. One runtime has one cache, so new policies start with none.
+    when the engine said that its answer does; also when the clock is set back to before it was made, or it would stay
+    for as long as that. One runtime has one cache, so new policies start with none.
     """
 
     def __init__(self, max_entries: int, ttl: float, metrics: Metrics) -> None:
         self.ttl = ttl
         self._max_entries = max_entries
-        self._entries: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
+        self._entries: OrderedDict[bytes, tuple[float, float, str]] = OrderedDict()
         self._hits = metrics.cache_lookups.labels("hit")
         self._evictions = metrics.cache_evictions
 
@@ -30,12 +31,13 @@ class DecisionCache:
         entry = self._entries.get(key)
         if entry is None:
             return None
-        if entry[0] <= now:
+        since, end, decision = entry
+        if not since <= now < end:
             del self._entries[key]
             return None
         self._entries.move_to_end(key)
         self._hits.inc()
-        return entry[1]
+        return decision
 
     def put(
         self, key: bytes, decision: str, now: float, valid_until: float | None, ttl: float | None = None
@@ -46,7 +48,7 @@ class DecisionCache:
             end = min(end, valid_until)
         if end <= now:
             return
-        self._entries[key] = (end, decision)
+        self._entries[key] = (now, end, decision)
         self._entries.move_to_end(key)
         if len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)

@@ -9,6 +9,7 @@ from mixer.errors import BundleError, LoadError, PolicyError
 from mixer.trust import trust
 
 _CHUNK = 1 << 16
+_MOST_SAID = 300  # characters of an error; it may show what a server sent
 
 
 class Download:
@@ -50,8 +51,11 @@ class Download:
             why = getattr(error.certificate_error, "verify_message", error.certificate_error)
             whom = self._settings.tls.ca or "the system's authorities"
             raise self._failed(f"its certificate is not trusted by {whom}: {why}") from None
+        except aiohttp.ClientResponseError:  # its message shows what came, whatever that was
+            raise self._failed("the answer is no HTTP") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise self._failed(f"{type(error).__name__}: {error}") from None
+            said = f"{type(error).__name__}: {error}".encode("ascii", "backslashreplace").decode()
+            raise self._failed(said[:_MOST_SAID]) from None
         digest = hashlib.sha256(raw).digest()
         self._etag, unchanged, self._digest = etag, digest == self._digest, digest
         return None if unchanged else raw

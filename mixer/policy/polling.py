@@ -5,7 +5,7 @@ import contextlib
 import gc
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 import aiohttp
@@ -21,6 +21,7 @@ from mixer.policy.download import Download
 log = structlog.get_logger()
 
 _FIRST_RETRY = 0.5  # seconds after a first failed download; doubled up to the poll interval
+_FIRST_WAIT = 5.0  # seconds that a start waits for servers that do not answer; other calls are to be served
 _JITTER = 0.1  # share of the poll interval, so that a fleet does not ask at one moment
 
 
@@ -65,6 +66,7 @@ class _Source:
     refusal: str | None = None  # why what was had cannot be used
     failures: int = 0  # downloads, one after the other
     told: str | None = None  # what the log said last
+    asked: asyncio.Event = field(default_factory=asyncio.Event)  # set once the first poll has an end
 
     @property
     def problem(self) -> str | None:
@@ -97,10 +99,14 @@ class Bundles(Generic[Made]):
         ]
 
     async def start(self) -> None:
-        """Ask for each bundle once, then go on by the clock. A server that is away does not fail the start."""
+        """Ask for each bundle once, then go on by the clock. A server that is away does not fail the start, and one
+        that hangs does not hold it."""
         self._session = aiohttp.ClientSession(auto_decompress=False)
-        await asyncio.gather(*(self._once(source) for source in self._sources))
         self._tasks = [asyncio.create_task(self._run(source)) for source in self._sources]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_WAIT):
+                for source in self._sources:
+                    await source.asked.wait()
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -124,8 +130,9 @@ class Bundles(Generic[Made]):
 
     async def _run(self, source: _Source) -> None:
         while True:
-            await asyncio.sleep(self._pause(source))
             await self._once(source)
+            source.asked.set()
+            await asyncio.sleep(self._pause(source))
 
     async def _once(self, source: _Source) -> None:
         try:

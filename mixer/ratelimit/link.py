@@ -30,6 +30,7 @@ class Link(asyncio.Protocol):
 
     def __init__(self, on_lost: Callable[["Link"], None]) -> None:
         self.is_lost = False
+        self._why_lost = ""  # where it is this end that gave it up
         self._on_lost = on_lost
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._expected: deque[OnReply] = deque()
@@ -65,19 +66,25 @@ class Link(asyncio.Protocol):
         while True:
             try:
                 reply = self._reader.gets()
-            except hiredis.ProtocolError:  # no Redis
-                self.abort()
+            except hiredis.ProtocolError:
+                self._give_up("the reply is none of Redis'")
                 return
             if reply is _INCOMPLETE:
                 return
-            if not self._expected:  # a reply that nobody asked for
-                self.abort()
+            if not self._expected:
+                self._give_up("a reply that nobody asked for")
                 return
             self._expected.popleft()(reply)
 
+    def _give_up(self, why: str) -> None:
+        self._why_lost = why
+        self._transport.abort()
+
     def connection_lost(self, error: Exception | None) -> None:
         self.is_lost = True
-        lost = ConnectionResetError(str(error) if error else "Redis closed the connection")
+        lost = ConnectionResetError(
+            self._why_lost or (str(error) if error else "Redis closed the connection")
+        )
         while self._expected:
             self._expected.popleft()(lost)
         self._on_lost(self)

@@ -11,6 +11,7 @@ from mixer.ratelimit.algorithms import Bucket, Sliding
 from mixer.ratelimit.counters import SECOND, Hit, Outcome, Outcomes, Rule
 
 MAX_COUNTERS = 1_000_000  # about 200 MB with names of 60 characters
+SET_BACK = 10 * SECOND  # µs by which a clock goes back at once only if somebody sets it
 SWEEP = 1_000  # counters that are kept before those that have ended are looked for
 
 Counts = dict[str, int]
@@ -25,6 +26,9 @@ _NO_LEASES: tuple[int, Leases] = (0, {})
 
 class MemoryCounters:
     """See `Counters`. Answers at once.
+
+    Time is one clock's here. Where that is set back, what was counted is as old afterwards as it was before, or buckets
+    and sliding windows would stand still until the clock is where it was.
 
     Bounded: what has ended is dropped as more counters are needed, and at most `max_counters` are kept. A hit that
     needs one more fails with `full`, for to forget a counter would be to admit more than its limit; Redis has room for
@@ -42,6 +46,7 @@ class MemoryCounters:
         self._slots: States[Leases] = {}
         self._held: dict[str, set[Place]] = {}  # by holder
         self._counters = 0  # of all kinds
+        self._latest = 0  # time of a hit
         self._sweep_at = SWEEP
         self._swept = 0.0
         self._full = metrics.counter_errors.labels("memory", "full")
@@ -57,6 +62,10 @@ class MemoryCounters:
 
     def hit(self, hits: Sequence[Hit], now: int, timeout: float | None = None) -> Outcomes:
         do, windows = self._do, self._windows
+        if now < self._latest - SET_BACK:
+            self._set_back(now)
+        elif now > self._latest:
+            self._latest = now
         outcomes = []
         for hit in hits:
             name, rule, number, _ = hit
@@ -167,6 +176,21 @@ class MemoryCounters:
                 "full", f"{self._max_counters} counters in memory already; use rate_limits.counters: redis"
             )
         self._counters += 1
+
+    def _set_back(self, now: int) -> None:
+        """Move what was counted by a clock that has been set back since."""
+        before, self._latest = self._latest, now
+        step = before - now
+        for window in [window for window in self._windows if window[1] > now]:
+            self._counters -= len(self._windows.pop(window))
+        for place, (end, sliding) in self._slidings.items():
+            length = place[1]
+            moved = before // length * length - now // length * length
+            self._slidings[place] = end - moved, sliding._replace(start=sliding.start - moved)
+        for place, (end, bucket) in self._buckets.items():
+            self._buckets[place] = end - step, bucket._replace(stamp=bucket.stamp - step)
+        for place, (end, leases) in self._slots.items():
+            self._slots[place] = end - step, {holder: until - step for holder, until in leases.items()}
 
     def _sweep(self) -> None:
         """Drop what has ended. To look at all of it is worth it once for as many new ones as were left, and where

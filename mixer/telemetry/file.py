@@ -5,6 +5,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 MAX_WRITE = 256 * 1024  # bytes joined for one write; more saves nothing
+SLOW = 5.0  # seconds after which a write that has not returned is told
 RETRY = 1.0  # seconds between attempts while the disk is full or the pipe is closed
 
 
@@ -46,6 +48,7 @@ class FileSink:
         self._receipts: deque[Receipt | None] = deque()  # of each line that is not written whole
         self._closing = self._abandoned = self._moved = False
         self._status = OK
+        self._begun = inf  # by the monotonic clock, what the thread is at
         self._thread: threading.Thread | None = None
 
     async def start(self) -> None:
@@ -89,7 +92,8 @@ class FileSink:
         """Memory is all there is."""
 
     def status(self) -> str:
-        return self._status
+        seconds = monotonic() - self._begun
+        return f"{self._path} has not answered for {seconds:.0f} s" if seconds > SLOW else self._status
 
     async def close(self, timeout: float) -> None:
         end = monotonic() + timeout
@@ -169,13 +173,16 @@ class FileSink:
 
     def _try(self, step: Callable[[], T]) -> T | None:
         """What it answers; None where it failed, which is told, and some time has passed since."""
+        self._begun = monotonic()
         try:
             result = step()
         except OSError as error:
+            self._begun = inf
             self._failed(error)
             with self._changed:
                 self._changed.wait_for(lambda: self._abandoned, RETRY)
             return None
+        self._begun = inf
         if self._status != OK:
             self._status = OK
             log.info("sink_back", sink=self.name)

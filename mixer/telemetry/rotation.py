@@ -47,9 +47,13 @@ class LogFile:
             self._size += os.write(file, b"\n")
 
     def write(self, data: bytes) -> int:
-        """Append; how many bytes were written. A line is never divided between two files."""
-        if self._whole and self._rotates and self._is_due(len(data)):
-            self._rotate()
+        """Append; how many bytes were written. A line is never divided between two files. A file that was removed is
+        made anew: nobody would find what is written to it."""
+        if self._whole:
+            if self._was_removed():
+                self.open()
+            if self._rotates and self._is_due(len(data)):
+                self._rotate()
         written = os.write(self._file, data)
         self._size += written
         self._whole = data[:written].endswith(b"\n")
@@ -71,6 +75,9 @@ class LogFile:
         if self._file >= 0:
             file, self._file = self._file, -1
             os.close(file)
+
+    def _was_removed(self) -> bool:
+        return str(self._path) != "-" and os.fstat(self._file).st_nlink == 0
 
     @property
     def _rotates(self) -> bool:

@@ -15,7 +15,7 @@ import structlog
 
 from mixer.errors import SinkError
 from mixer.telemetry.item import Item
-from mixer.telemetry.spool_file import CorruptError, FileError, Found, SpoolFile
+from mixer.telemetry.spool_file import CorruptError, FileError, Found, GoneError, SpoolFile
 
 log = structlog.get_logger()
 
@@ -186,6 +186,8 @@ class Spool:
             if self.trouble != trouble:
                 self.trouble = trouble
                 log.error("spool_stuck", sink=self._name, error=trouble)
+            if isinstance(error, GoneError):
+                return self._leave_gone()
             if self._largest > MIN_COMMIT:
                 self._largest //= 2
                 return True
@@ -248,6 +250,15 @@ class Spool:
                 self._file.discard()
         except (FileError, CorruptError):
             return False
+        self._gone = []
+        return True
+
+    def _leave_gone(self) -> bool:
+        """Go on in a new file under the name, once nothing in the one that was removed is needed any more. Whether it
+        was left."""
+        if self._kept or self._window:
+            return False
+        self._file.close()
         self._gone = []
         return True
 

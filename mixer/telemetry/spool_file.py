@@ -41,6 +41,10 @@ class BusyError(FileError):
     """Another process has it open."""
 
 
+class GoneError(FileError):
+    """What lies under the file's name now is another file, or none."""
+
+
 class CorruptError(Exception):
     """The file is none of ours, or no more."""
 
@@ -61,6 +65,7 @@ class SpoolFile:
         self.path = path
         self._max_pages = max(64, max_bytes // PAGE)
         self._database: sqlite3.Connection | None = None
+        self._identity = (0, 0)  # of the open file: device and inode
 
     def look(self) -> Found:
         """What an earlier process left, the file checked for it."""
@@ -75,8 +80,10 @@ class SpoolFile:
             raise _translated(error) from error
 
     def write(self, gone: Iterable[int], batch: Sequence[Item]) -> None:
-        """Delete and insert, both or neither; durable when it returns."""
+        """Delete and insert, both or neither; durable when it returns. Raises `GoneError` where nobody would find what
+        is written; `read` still answers."""
         try:
+            self._refuse_gone()
             database = self._open()
             database.execute("BEGIN IMMEDIATE")
             database.executemany(_DELETE, ranges(gone))
@@ -136,7 +143,9 @@ class SpoolFile:
     def _open(self) -> sqlite3.Connection:
         if self._database is not None:
             return self._database
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+        self._identity = _identity(os.fstat(file))
+        os.close(file)
         database = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             database.execute(
@@ -158,6 +167,16 @@ class SpoolFile:
         self._database = database
         return database
 
+    def _refuse_gone(self) -> None:
+        if self._database is None:
+            return
+        try:
+            found = _identity(os.stat(self.path))
+        except FileNotFoundError:
+            raise GoneError("it was removed") from None
+        if found != self._identity:
+            raise GoneError("another file has taken its place")
+
     def _roll_back(self) -> None:
         if self._database is not None and self._database.in_transaction:
             try:
@@ -167,6 +186,10 @@ class SpoolFile:
 
     def _files(self) -> Iterator[Path]:
         return (self.path.with_name(self.path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal"))
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def ranges(seqs: Iterable[int]) -> Iterator[tuple[int, int]]:

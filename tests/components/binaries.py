@@ -138,6 +138,14 @@ def prometheus() -> Path:
     )
 
 
+def faketime() -> Path:
+    """faketime, which sets the clock of a process: MIXER_FAKETIME, PATH."""
+    found = shutil.which("faketime")
+    if given := _given("MIXER_FAKETIME") or (Path(found) if found else None):
+        return given
+    raise AbsentError("faketime is not on PATH: on Debian: apt install faketime; or set MIXER_FAKETIME")
+
+
 @cache
 def version_of(binary: Path, argument: str) -> tuple[int, ...] | None:
     """The version that a binary prints, or None when it cannot be run or prints none."""

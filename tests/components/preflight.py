@@ -76,6 +76,8 @@ def lacks() -> list[Lack]:
                 "prometheus",
             )
         )
+    if absent(binaries.faketime):
+        found.append(Lack("faketime", "sets a process' clock", "none", "faketime"))
     return found
 
 

@@ -37,6 +37,13 @@ def test_answer_that_has_ended_already_is_not_kept(registry: CollectorRegistry) 
     assert kept.get(b"a", 99.0) is None
 
 
+def test_entry_does_not_outlive_a_clock_that_is_set_back(registry: CollectorRegistry) -> None:
+    kept = cache(registry, ttl=60)
+    kept.put(b"a", "true", 3700.0, None)
+    assert kept.get(b"a", 100.0) is None
+    assert kept.get(b"a", 3700.0) is None
+
+
 def test_least_recently_used_goes_first(registry: CollectorRegistry) -> None:
     kept = cache(registry, max_entries=2)
     kept.put(b"a", "1", 0.0, None)

@@ -9,7 +9,7 @@ from mixer.errors import CounterError
 from mixer.metrics import Metrics
 from mixer.ratelimit.counters import SECOND
 from mixer.ratelimit.memory import MemoryCounters
-from tests.ratelimit.counting import START, counts, one
+from tests.ratelimit.counting import START, counts, one, outcome
 
 
 class Memory:
@@ -80,3 +80,25 @@ def test_the_window_before_is_kept_for_a_clock_that_is_set_back() -> None:
     memory.hit("a", START + 60)
     memory.now = START + 59
     assert memory.hit("a") == 2
+
+
+@pytest.mark.parametrize("algorithm", ["sliding_window", "token_bucket", "concurrency"])
+def test_a_clock_that_is_set_back_by_an_hour_keeps_nobody_out_for_an_hour(algorithm: str) -> None:
+    memory = Memory()
+
+    def is_over(at: int, holder: str = "") -> bool:
+        hit = one("a", holder=holder, limit=2, algorithm=algorithm)
+        return asyncio.run(outcome(memory.counters, hit, at * SECOND)).over
+
+    later = START + 3600 + 70
+    assert [is_over(later, holder) for holder in "abc"] == [False, False, True]
+    assert is_over(later - 3600, "d")
+    assert not is_over(later - 3600 + 120, "d")
+    assert not is_over(later + 120, "e")
+
+
+def test_windows_of_a_time_that_has_not_come_are_forgotten() -> None:
+    memory = Memory()
+    for name in "abc":
+        memory.hit(name, START + 3600)
+    assert [memory.hit(name) for name in "def"] == [1, 1, 1]

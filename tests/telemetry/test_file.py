@@ -128,6 +128,21 @@ def test_file_that_was_moved_away_is_opened_anew_on_demand(path: Path) -> None:
     run(test())
 
 
+def test_file_that_was_removed_is_made_anew(path: Path) -> None:
+    async def test() -> None:
+        metrics = new_metrics()
+        sink = FileSink(settings(path), metrics)
+        await sink.start()
+        sink.write(records(2))
+        await until(lambda: Account(metrics, sink).delivered == 2)
+        path.unlink()
+        sink.write(records(3))
+        await sink.close(5)
+        assert path.read_bytes().count(b"\n") == 3
+
+    run(test())
+
+
 class Disk:
     """`fdatasync`, counted; fails while `broken`."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import time
@@ -301,3 +302,39 @@ def test_bound_of_the_file_holds(path: Path) -> None:
 )
 def test_numbers_are_deleted_by_their_runs(seqs: Sequence[int], expected: list[tuple[int, int]]) -> None:
     assert list(ranges(seqs)) == expected
+
+
+def test_file_that_is_removed_is_told_and_left_once_nothing_in_it_is_needed(path: Path) -> None:
+    async def test() -> None:
+        async with opened(path) as it:
+            first, second = items(1, 3), items(4, 2)
+            it.spool.put(first)
+            await it.got(3)
+            path.unlink()
+            it.spool.put(second)
+            await it.until(lambda: it.spool.trouble is not None)
+            assert it.spool.trouble == f"cannot write to {path}: it was removed"
+            assert it.spool.waiting_records == 2
+            it.spool.remove(first)
+            await it.got(5)
+            assert (it.spool.trouble, it.handed) == (None, [*first, *second])
+        assert on_disk(path) == [4, 5]
+
+    asyncio.run(test())
+
+
+def test_folder_that_is_removed_is_written_to_again_when_it_is_back(path: Path) -> None:
+    folder = path.parent / "folder"
+    folder.mkdir()
+
+    async def test() -> None:
+        async with opened(folder / "spool.db") as it:
+            shutil.rmtree(folder)
+            it.spool.put(items(1, 2))
+            await it.until(lambda: "No such file or directory" in (it.spool.trouble or ""))
+            folder.mkdir()
+            await it.got(2)
+            assert it.spool.trouble is None
+        assert on_disk(folder / "spool.db") == [1, 2]
+
+    asyncio.run(test())
