@@ -609,14 +609,14 @@ async def test_hand_over_waits_for_the_call_in_flight_and_no_longer_than_allowed
     serve: Serve, gate: Gate
 ) -> None:
     async with serve(unary(gate), shared=True) as old:
-        call = old.call(text("slow"))
+        call = old.call(text("slow"), timeout=PATIENCE)
         await eventually(lambda: gate.waiting == 1)
         async with another(old, unary(echo)) as new:
             await old.front.hand_over(0.3)
             assert not call.done()
             gate.opened.set()
             assert await call == text("slow")
-            assert await new.call(text("")) == text("")
+            assert await new.call(text(""), timeout=PATIENCE) == text("")
 
 
 # Addresses
