@@ -37,6 +37,14 @@ class Account:
         """Whether not even an empty record fits."""
         return self.records >= self._max_records or self.bytes >= self._max_bytes
 
+    @property
+    def free(self) -> int:
+        """About how many records fit, if they are like those that are held."""
+        records = self._max_records - self.records
+        if self.records:
+            records = min(records, (self._max_bytes - self.bytes) * self.records // max(1, self.bytes))
+        return max(0, records)
+
     def take(self, size: int, beyond: bool = False, records: int = 1) -> bool:
         """Hold more records, of `size` bytes together; False when not all fit, and are not to go `beyond` the bound."""
         if (self.records + records > self._max_records or self.bytes + size > self._max_bytes) and not beyond:

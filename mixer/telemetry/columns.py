@@ -106,12 +106,9 @@ class Table:
         self.entries = entries
         self._reader = reader
         self._parse()
-        unknown: Any = UnknownFieldSet(
-            self.parsed.log_entry.common_properties
-        )  # iterable, which its stubs lack
-        for field in unknown:
-            if field.field_number >= _OWN:
-                raise RequestError(_NOT_ENVOYS)
+        unknown = UnknownFieldSet(self.parsed.log_entry.common_properties)
+        if any(unknown[number].field_number >= _OWN for number in range(len(unknown))):
+            raise RequestError(_NOT_ENVOYS)
 
     def mark(self, part: Part, name: str, mark: Any) -> None:
         self._reader.add(part, name, mark)

@@ -28,6 +28,7 @@ from mixer.telemetry.item import Item
 from mixer.telemetry.lane import MAX_BATCH, BatchLimit, Lane, RefusedError
 from mixer.telemetry.routing import Routing
 from mixer.telemetry.security import security
+from mixer.telemetry.shares import Shares
 from mixer.telemetry.sink import OK, Kind, Receipt, RecordT
 from mixer.telemetry.spool import Spool
 
@@ -65,6 +66,7 @@ class KafkaSink(Generic[RecordT]):
         self._settings = settings
         self._clock = clock
         self._account = Account(name, settings.buffer, metrics)
+        self._shares = Shares()
         self._blocks = settings.buffer.when_full == "block"
         self._blocked = 0  # calls that wait for room
         self._blocked_seconds = metrics.sink_blocked_seconds.labels(name)
@@ -126,18 +128,19 @@ class KafkaSink(Generic[RecordT]):
         if self._closing:
             account.refused("shutdown", len(records), receipt)
             return
-        if not blocks and (account.full or self._waits_for_disk()):
-            account.refused("buffer_full", len(records), receipt)
+        now = self._clock()
+        if not blocks and (room := self._admitted(records, now)) < len(records):
+            account.refused("buffer_full", len(records) - room, receipt)
             self._log_dropped("buffer_full")
-            return
-        now = int(self._clock() * 1000)
+            records = records[:room]
+        timestamp = int(now * 1000)
         values = list(map(self._encoded, records))
         keys: Sequence[bytes | None] = [None] * len(records) if self._key is None else self._keys(records)
         sizes = [
             len(value) + OVERHEAD + (len(key) if key else 0) for value, key in zip(values, keys, strict=True)
         ]
         items = [
-            (key, value, record.event_id, now, size, 0, receipt)
+            (key, value, record.event_id, timestamp, size, 0, receipt)
             for key, value, record, size in zip(keys, values, records, sizes, strict=True)
         ]
         if sizes and max(sizes) <= self._max_record and account.take(sum(sizes), blocks, len(sizes)):
@@ -248,6 +251,17 @@ class KafkaSink(Generic[RecordT]):
 
     def _is_full(self) -> bool:
         return self._account.full or self._waits_for_disk()
+
+    def _admitted(self, records: Sequence[RecordT], now: float) -> int:
+        """How many of the first of them may be taken."""
+        account = self._account
+        if not records:
+            return 0
+        admitted = self._shares.admit(
+            self._kind.sender(records[0]), len(records),
+            now=now, free=account.free, held=account.records, delivered=account.delivered_records,
+        )  # fmt: skip
+        return 0 if self._is_full() else admitted
 
     def _next(self, items: Sequence[Item]) -> None:
         """From the spool."""

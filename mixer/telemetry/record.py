@@ -272,4 +272,5 @@ ACCESS = Kind(
     {"protobuf": AccessRecord.to_protobuf, "json": AccessRecord.to_json},
     accessor,
     example='"client.address" or "http.request.header.x-tenant"',
+    sender=lambda record: record.origin.fields.get("envoy_node_id"),
 )

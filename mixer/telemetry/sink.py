@@ -32,13 +32,14 @@ class Kind(Generic[RecordT]):
 
     `schema` names it to who reads the messages. `formats`: how a record is written, by the setting's name. `accessor`
     answers a function for a field's value (None: absent), and raises `KeyError` for a name that no field has; `example`
-    says in an error what a name looks like.
+    says in an error what a name looks like. `sender` tells those apart whose records come together in one `write`.
     """
 
     schema: str
     formats: Mapping[str, Callable[[RecordT], bytes]]
     accessor: Callable[[str], Callable[[RecordT], object]]
     example: str
+    sender: Callable[[RecordT], object] = lambda _: None
 
 
 class Receipt:

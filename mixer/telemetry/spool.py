@@ -209,9 +209,7 @@ class Spool:
             return
         self._file.write(self._gone, batch)
         self._gone = []
-        if self.trouble is not None:
-            self.trouble = None
-            log.info("spool_back", sink=self._name)
+        self._is_back()
         self._largest = min(MAX_COMMIT, 2 * self._largest)
         for _ in batch:
             self._todo.popleft()
@@ -231,6 +229,8 @@ class Spool:
         if not self._has_more():
             return
         rows = self._file.read(self._read, WINDOW - self._window)
+        if not (self._todo or self._gone):
+            self._is_back()
         size = sum(row[4] for row in rows)
         self._kept -= len(rows)
         self._kept_bytes -= size
@@ -251,6 +251,8 @@ class Spool:
         except (FileError, CorruptError):
             return False
         self._gone = []
+        if not self._todo:
+            self._is_back()
         return True
 
     def _leave_gone(self) -> bool:
@@ -261,6 +263,12 @@ class Spool:
         self._file.close()
         self._gone = []
         return True
+
+    def _is_back(self) -> None:
+        """Nothing is left that could not be done."""
+        if self.trouble is not None:
+            self.trouble = None
+            log.info("spool_back", sink=self._name)
 
     def _begin_anew(self, why: str) -> bool:
         """Set a file aside that cannot be used any more. What is in the loop's hands is delivered all the same."""

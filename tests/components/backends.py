@@ -160,22 +160,29 @@ class Kafka(Server):
     """One broker, its own controller (KRaft). Topics outlive `restart`, and are made on first use.
 
     `secured`: has a second address too, that wants TLS and a user with a password (SASL PLAIN). One that is pinned
-    to a core is compiled for load, others to start soon.
+    to a core is compiled for load, others to start soon. `beside`: the first broker of a cluster of two, whose
+    controller is the controller of this one too.
     """
 
     USER, PASSWORD = "mixer", "mixer-secret"
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, str], cpu: int | None, secured: bool = False
+        self,
+        folder: Path,
+        settings: Mapping[str, str],
+        cpu: int | None,
+        secured: bool = False,
+        beside: "Kafka | None" = None,
     ) -> None:
-        self.port, controller = free_port(), free_port()
+        self.port, self.node = free_port(), 1 if beside is None else 2
+        self.controller: int = free_port() if beside is None else beside.controller
         self.secured, self.authority = "", folder / "authority.pem"
         self.address = self.bootstrap = f"127.0.0.1:{self.port}"
         properties = {
             "process.roles": "broker,controller",
             "node.id": "1",
-            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{controller}",
+            "controller.quorum.voters": f"1@127.0.0.1:{self.controller}",
+            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{self.controller}",
             "advertised.listeners": f"PLAINTEXT://{self.address}",
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(folder / "logs"),
@@ -189,6 +196,12 @@ class Kafka(Server):
             "broker.session.timeout.ms": "3000",  # a killed broker may come back only after that
             **settings,
         }
+        if beside is not None:
+            properties |= {
+                "process.roles": "broker",
+                "node.id": "2",
+                "listeners": f"PLAINTEXT://{self.address}",
+            }
         if secured:
             self.secured = f"127.0.0.1:{free_port()}"
             for key in ("listeners", "advertised.listeners"):
@@ -198,7 +211,7 @@ class Kafka(Server):
         file.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
         logs = folder / "logs"
         logs.mkdir()
-        for name, content in _formatted().items():
+        for name, content in _formatted(self.node).items():
             (logs / name).write_bytes(content)
         super().__init__(
             "kafka",
@@ -230,37 +243,49 @@ class Kafka(Server):
             "listener.name.sasl_ssl.plain.sasl.jaas.config": f'{module} required user_{self.USER}="{self.PASSWORD}";',
         }
 
-    def create_topic(self, name: str, partitions: int = 1, settings: Mapping[str, str] | None = None) -> None:
-        """Make a topic, and return once its partitions have leaders. Not for a running event loop."""
-        asyncio.run(self._create_topic(name, partitions, dict(settings or {})))
+    def create_topic(
+        self,
+        name: str,
+        partitions: int = 1,
+        settings: Mapping[str, str] | None = None,
+        replicas: Sequence[int] = (1,),
+    ) -> None:
+        """Make a topic, and return once its partitions have leaders. Not for a running event loop. `replicas`: the
+        nodes that have each partition, the leader first."""
+        asyncio.run(self._create_topic(name, partitions, dict(settings or {}), list(replicas)))
 
-    async def _create_topic(self, name: str, partitions: int, settings: dict[str, str]) -> None:
+    async def _create_topic(
+        self, name: str, partitions: int, settings: dict[str, str], replicas: list[int]
+    ) -> None:
         from aiokafka.admin import AIOKafkaAdminClient, NewTopic
         from aiokafka.errors import for_code
 
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
         await admin.start()
         try:
-            answer = await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=settings)])
+            where = dict.fromkeys(range(partitions), replicas)
+            new = NewTopic(name, -1, -1, replica_assignments=where, topic_configs=settings)
+            answer = await admin.create_topics([new])
             _, code, message = answer.topic_errors[0]
             if code:
                 raise for_code(code)(message)
             while True:
                 (topic,) = await admin.describe_topics([name])
-                if [p["leader"] for p in topic["partitions"]] == [1] * partitions:
+                if [p["leader"] for p in topic["partitions"]] == replicas[:1] * partitions:
                     return
                 await asyncio.sleep(0.02)
         finally:
             await admin.close()
 
     def _answers_metadata(self) -> bool:
-        """Whether the broker names itself in a Metadata answer (version 0, no topics asked by name)."""
+        """Whether the broker names itself, the second of two, in a Metadata answer (version 0, no topics asked by
+        name)."""
         with connect(self.address) as connection:
             # length, api key 3, version 0, correlation id 1, client id "t", no topics
             connection.sendall(bytes.fromhex("0000000f000300000000000100017400000000"))
             answer = connection.recv(65536)
         # length, correlation id, count of brokers
-        return len(answer) >= 12 and int.from_bytes(answer[8:12]) == 1
+        return len(answer) >= 12 and int.from_bytes(answer[8:12]) >= self.node
 
 
 def _java(*options: str) -> list[str | Path]:
@@ -269,13 +294,13 @@ def _java(*options: str) -> list[str | Path]:
 
 
 @functools.cache
-def _formatted() -> Mapping[str, bytes]:
-    """The files of a broker's empty storage: the same for each, and a start of Java to make."""
+def _formatted(node: int = 1) -> Mapping[str, bytes]:
+    """The files of a broker's empty storage: the same for each of a number, and a start of Java to make."""
     with scratch("kafka") as folder:
         properties = {
             "process.roles": "broker,controller",
-            "node.id": "1",
-            "controller.quorum.voters": "1@127.0.0.1:1",
+            "node.id": str(node),
+            "controller.quorum.voters": f"{node}@127.0.0.1:1",
             "listeners": "CONTROLLER://127.0.0.1:1,PLAINTEXT://127.0.0.1:2",
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(folder / "logs"),
@@ -298,6 +323,18 @@ def kafka(
     """A Kafka broker; `settings` are server properties."""
     with scratch("kafka") as folder, running(Kafka(folder, settings or {}, cpu, secured)) as server:
         yield server
+
+
+@contextlib.contextmanager
+def kafka_pair() -> Iterator[tuple[Kafka, Kafka]]:
+    """Two brokers of one cluster. The first is the controller too, so that it is the second that may be away."""
+    with (
+        scratch("kafka") as folder,
+        scratch("kafka") as other,
+        running(Kafka(folder, {}, None)) as first,
+        running(Kafka(other, {}, None, beside=first)) as second,
+    ):
+        yield first, second
 
 
 class RateLimit(Server):

@@ -5,7 +5,7 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, get_args
@@ -47,9 +47,15 @@ class Destination:
 class Topic(Destination):
     name = "kafka"
 
-    def __init__(self, broker: Kafka, partitions: int = 1, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        broker: Kafka,
+        partitions: int = 1,
+        settings: dict[str, str] | None = None,
+        replicas: Sequence[int] = (1,),
+    ) -> None:
         self.broker, self.topic = broker, f"sink-{uuid.uuid4()}"
-        broker.create_topic(self.topic, partitions, settings)
+        broker.create_topic(self.topic, partitions, settings, replicas)
 
     def sink(
         self, metrics: Metrics, max_records: int = 100_000, buffer: Any = None, **more: Any

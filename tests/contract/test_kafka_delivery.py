@@ -267,6 +267,31 @@ def test_full_disk_buffer_drops_the_newest_and_counts(topic: Topic, disk: dict[s
     run(test())
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_envoy_that_floods_does_not_take_the_room_of_others(
+    topic: Topic, disk: dict[str, Any], on_disk: bool
+) -> None:
+    async def test() -> None:
+        metrics = new_metrics()
+        sink = topic.sink(metrics, max_records=1_000, buffer=disk if on_disk else None)
+        account = Account(metrics, sink)
+        await sink.start()
+        flood, small = records(3_000, node="edge-flood"), records(10, node="edge-small")
+        with topic.away():
+            for number, record in enumerate(small):
+                sink.write([record])
+                sink.write(flood[300 * number : 300 * (number + 1)])
+            assert (account.buffered, account.dropped("buffer_full"), account.held) == (
+                907,
+                2_103,
+                True,
+            )  # the last tenth is for the other
+        assert set(await topic.arrived(907)) >= set(ids(small))
+        await sink.close(5)
+
+    run(test())
+
+
 # What no broker takes
 
 

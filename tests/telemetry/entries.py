@@ -103,10 +103,10 @@ def record(entry: Any, who: Identifier | None = None) -> AccessRecord:
 
 
 def records(
-    count: int, make: Callable[[int], Any] = lambda n: http_entry(path=f"/{n}")
+    count: int, make: Callable[[int], Any] = lambda n: http_entry(path=f"/{n}"), node: str = "edge-1"
 ) -> list[AccessRecord]:
     """Records of one stream; `make` answers the entry of each number."""
-    reader = EntryReader(identifier(), Decoder())
+    reader = EntryReader(identifier(node), Decoder())
     return [read(reader, make(number)) for number in range(count)]
 
 

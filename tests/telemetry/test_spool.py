@@ -17,7 +17,7 @@ from mixer.telemetry import spool as module
 from mixer.telemetry.item import Item
 from mixer.telemetry.spool import Spool
 from mixer.telemetry.spool_file import Found, ranges
-from tests.components.disk import full_disk
+from tests.components.disk import SmallDisk, full_disk, small_disk
 
 MAX_BYTES = 64 * 1024 * 1024
 
@@ -278,6 +278,31 @@ def test_full_disk_is_left_by_delivery_alone(path: Path) -> None:
                 await it.until(lambda: not it.spool.waiting)
 
     asyncio.run(test())
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_disk_that_was_full_is_told_no_more(tmp_path: Path, more: bool) -> None:
+    """Whether something is still to be written when there is room again, or all that was to be done was to delete."""
+
+    async def test(disk: SmallDisk) -> None:
+        async with opened(disk.folder / "spool.db") as it:
+            put = items(1, 300, size=1000)
+            it.spool.put(put)
+            await it.got(300)
+            with disk.full():
+                if more:
+                    it.spool.put(items(301, 300, size=1000))
+                else:
+                    it.spool.remove(put)
+                await it.until(lambda: it.spool.trouble is not None)
+                if not more:  # a file in which nothing is needed makes room by going
+                    await it.until(lambda: not (disk.folder / "spool.db").exists())
+            if more:
+                await it.got(600)
+            await it.until(lambda: it.spool.trouble is None)
+
+    with small_disk(tmp_path / "disk") as disk:
+        asyncio.run(test(disk))
 
 
 def test_bound_of_the_file_holds(path: Path) -> None:
