@@ -178,10 +178,11 @@ class MemoryCounters:
         self._counters += 1
 
     def _set_back(self, now: int) -> None:
-        """Move what was counted by a clock that has been set back since."""
+        """Move what was counted by a clock that has been set back since. Of fixed windows, the next one stays, for who
+        is ahead; those further on would only take room until their time comes."""
         before, self._latest = self._latest, now
         step = before - now
-        for window in [window for window in self._windows if window[1] > now]:
+        for window in [window for window in self._windows if window[1] > now + window[0]]:
             self._counters -= len(self._windows.pop(window))
         for place, (end, sliding) in self._slidings.items():
             length = place[1]

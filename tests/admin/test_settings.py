@@ -67,7 +67,10 @@ def test_defaults_are_shown_and_durations_have_their_unit(tmp_path: Path) -> Non
     shown = plain(load(tmp_path, "rate_limits: {paths: [a]}"))
     assert shown["drain_timeout"] == "10s"
     assert shown["rate_limits"]["redis"]["timeout"] == "500ms"
-    assert shown["listeners"]["check"] == {"address": "127.0.0.1:9191", "addresses": [], "server": "asyncio"}
+    assert shown["listeners"]["check"] == {
+        **{"address": "127.0.0.1:9191", "addresses": [], "server": "asyncio"},
+        "overload": {"code": "UNAVAILABLE", "max_in_flight": 10_000},
+    }
     assert "policy" not in shown
 
 
