@@ -746,6 +746,8 @@ class _UniqueKeyLoader(yaml.CSafeLoader):
         seen: set[object] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.MarkedYAMLError(None, None, "a key is no text", key_node.start_mark)
             if key in seen:
                 raise yaml.MarkedYAMLError(None, None, f'key "{key}" is given twice', key_node.start_mark)
             seen.add(key)

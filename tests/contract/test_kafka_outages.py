@@ -95,6 +95,7 @@ def test_broker_that_is_away_for_a_while_gets_all_of_it(own_kafka: Kafka) -> Non
     async def away(it: Flow) -> None:
         own_kafka.kill()
         await asyncio.sleep(AWAY)
+        it.said.add(it.sink.status())
         await asyncio.to_thread(own_kafka.start)
 
     it = flow(Topic(own_kafka), 3_000, away)

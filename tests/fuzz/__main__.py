@@ -24,9 +24,9 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m tests.fuzz")
     parser.add_argument("target", choices=[*targets.TARGETS, "all"])
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0, help="0: another one each time")
     parser.add_argument("--findings", type=Path, default=Path(tempfile.gettempdir()))
     chosen = parser.parse_args()
-    targets.quiet()
     known = targets.every_input() if chosen.target == "all" else corpus(chosen.target)
     with atheris.instrument_imports(include=["mixer"]):  # some is imported when it is first needed
         target = targets.every() if chosen.target == "all" else targets.TARGETS[chosen.target]()
@@ -44,11 +44,17 @@ def main() -> None:
         (folder / name).write_bytes(data)
     options = [
         *(f"-max_total_time={chosen.seconds}", f"-max_len={LONGEST}", f"-rss_limit_mb={MEMORY}"),
-        *("-timeout=120", f"-artifact_prefix={chosen.findings}/{chosen.target}-", "-print_final_stats=1"),
+        *(
+            "-timeout=120",
+            f"-artifact_prefix={chosen.findings}/{chosen.target}-",
+            "-print_final_stats=1",
+            f"-seed={chosen.seed}",
+        ),
     ]
     atheris.Setup([sys.argv[0], *options, str(folder)], one)
     atheris.Fuzz()
 
 
 if __name__ == "__main__":
-    main()
+    with targets.quiet():
+        main()

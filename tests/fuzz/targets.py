@@ -2,9 +2,10 @@
 right. Each is made once and takes input after input; it may keep no more than a service keeps."""
 
 import asyncio
+import contextlib
 import gzip
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -378,9 +379,15 @@ def every_input() -> dict[str, bytes]:
     }
 
 
-def quiet() -> None:
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
     """What is logged of an input is of no use here."""
+    before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def judged(target: Target, data: bytes) -> None:

@@ -1,5 +1,7 @@
 """Messages with every field that their types have, where random bytes seldom get to."""
 
+from collections.abc import Iterator
+
 import pytest
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
@@ -19,9 +21,9 @@ TYPES: dict[str, type[Message]] = {
 
 
 @pytest.fixture(scope="module", params=TYPES)
-def taker(request: pytest.FixtureRequest) -> tuple[Target, type[Message]]:
-    quiet()
-    return TARGETS[request.param](), TYPES[request.param]
+def taker(request: pytest.FixtureRequest) -> Iterator[tuple[Target, type[Message]]]:
+    with quiet():
+        yield TARGETS[request.param](), TYPES[request.param]
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

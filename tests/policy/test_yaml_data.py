@@ -69,7 +69,7 @@ def exact(value: Any) -> str:
         ("a: !thing 5", "line 1: is not YAML: could not determine a constructor for the tag '!thing'"),
         ("- 1", "expected an object at the root of data, got list"),
         ("", "expected an object at the root of data, got NoneType"),
-        ("a: " + 200 * "[" + 200 * "]", "is nested more than 100 levels deep"),
+        ("a: " + 200 * "[" + 200 * "]", "line 1: is not YAML: nests more than 100 levels deep"),
     ],
 )
 def test_what_is_no_data_is_refused(tmp_path: Path, text: str, mistake: str) -> None:
