@@ -34,7 +34,12 @@ def server() -> Iterator[Opa]:
         yield started
 
 
-ORDERS = re.compile(r" [<>]=? |\b(sort|min|max)\(")
+def orders_set_and_object(module: str) -> bool:
+    """regorus puts sets before objects, OPA objects before sets: a known gap, held strictly in test_rego.py. Here a set
+    is one that a rule of the module makes, and an object that of the data."""
+    return " contains " in module and bool(
+        re.search(r"\(.*data\.d\.o\b.* [<>]=? |\(.* [<>]=? .*data\.d\.o\b", module)
+    )
 
 
 def last_rule(module: str) -> str:
@@ -78,6 +83,4 @@ def test_generated_modules_have_opas_answer(
     for document in documents:
         if (ours := by_embedded(program, document)) != FAILED:
             theirs = by_opa(server, rule, document)
-            if exact(ours) != exact(theirs) and ORDERS.search(module):
-                return  # regorus puts sets before objects, see test_rego.py
-            assert exact(ours) == exact(theirs), module
+            assert exact(ours) == exact(theirs) or orders_set_and_object(module), module
