@@ -137,7 +137,7 @@ def _grpcio(
     from mixer.server.grpcio import GrpcioFront
 
     if (tls := settings.tls) is None:
-        return GrpcioFront(settings, methods, metrics, shared, tracer)
+        return GrpcioFront(settings, methods, metrics, shared=shared, tracer=tracer)
     from mixer.server.secured import SecuredFront
 
     def make(behind: config.Listener) -> Front:

@@ -24,6 +24,7 @@ class GrpcioFront:
         settings: config.Listener,
         methods: Methods,
         metrics: Metrics,
+        *,
         shared: bool = False,
         tracer: Tracer | None = None,
     ) -> None:
