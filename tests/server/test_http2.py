@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import gzip
-import os
+import random
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from pathlib import Path
@@ -351,7 +351,7 @@ async def answers_others(running: Served) -> None:
     ("hello", "code"),
     [
         (b"GET / HTTP/1.1\r\nHost: mixer\r\n\r\n", frames.PROTOCOL_ERROR),
-        (os.urandom(64), frames.PROTOCOL_ERROR),
+        (random.Random(0).randbytes(64), frames.PROTOCOL_ERROR),
         (PREFACE + frame(PING, 0, 0, b"12345678"), frames.PROTOCOL_ERROR),
     ],
 )
