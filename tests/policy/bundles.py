@@ -49,7 +49,7 @@ def tarball(files: Mapping[str, str | bytes], *more: tarfile.TarInfo) -> bytes:
             archive.addfile(entry, io.BytesIO(content))
         for entry in more:
             archive.addfile(entry)
-    return gzip.compress(target.getvalue())
+    return gzip.compress(target.getvalue(), mtime=0)
 
 
 def signed(files: Mapping[str, str], secret: str = "sesame", **claims: Any) -> dict[str, str]:
