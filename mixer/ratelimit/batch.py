@@ -19,8 +19,14 @@ JITTER = 25.0  # expiries of one window spread over this many seconds, or Redis 
 
 _new = tuple.__new__  # of a named tuple, without its own constructor's price
 
-Answer = Promise[Outcomes]
 Place = tuple[int, int]
+
+
+class Answer(Promise[Outcomes]):
+    """To a call. A class, since to call `Promise[Outcomes]` costs 5 µs more."""
+
+    __slots__ = ()
+
 
 
 class Call:
