@@ -14,6 +14,7 @@ from mixer.policy.budget import budget_of
 from mixer.policy.engine import PolicyEngine
 from mixer.policy.sources import Sources, sources_of
 from mixer.server.front import Front, Methods, Unary
+from mixer.server.listening import Kept
 from mixer.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
@@ -117,12 +118,12 @@ def _asyncio(
     methods: Methods,
     metrics: Metrics,
     *,
-    shared: bool = False,
+    kept: Kept = None,
     tracer: Tracer | None = None,
 ) -> Front:
     from mixer.server.http2.front import AsyncioFront
 
-    return AsyncioFront(settings, methods, metrics, shared=shared, tracer=tracer, name=name)
+    return AsyncioFront(settings, methods, metrics, kept=kept, tracer=tracer, name=name)
 
 
 def _grpcio(
@@ -131,25 +132,25 @@ def _grpcio(
     methods: Methods,
     metrics: Metrics,
     *,
-    shared: bool = False,
+    kept: Kept = None,
     tracer: Tracer | None = None,
 ) -> Front:
     from mixer.server.grpcio import GrpcioFront
 
     if (tls := settings.tls) is None:
-        return GrpcioFront(settings, methods, metrics, shared=shared, tracer=tracer)
+        return GrpcioFront(settings, methods, metrics, kept=kept, tracer=tracer)
     from mixer.server.secured import SecuredFront
 
     def make(behind: config.Listener) -> Front:
         return GrpcioFront(behind, methods, metrics, tracer=tracer)
 
-    return SecuredFront(name, settings, tls, make, metrics, shared=shared)
+    return SecuredFront(name, settings, tls, make, metrics, kept=kept)
 
 
-def otlp_http(settings: config.OtlpHttpListener, method: Unary, metrics: Metrics, shared: bool) -> Front:
+def otlp_http(settings: config.OtlpHttpListener, method: Unary, metrics: Metrics, kept: Kept) -> Front:
     from mixer.server.otlp_http import OtlpHttpFront
 
-    return OtlpHttpFront(settings, method, metrics, shared)
+    return OtlpHttpFront(settings, method, metrics, kept)
 
 
 def interpreted(engine: PolicyEngine) -> str | None:

@@ -3,9 +3,10 @@
 import asyncio
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
@@ -17,6 +18,7 @@ from mixer.checking import Checking, Prepared
 from mixer.loaded import Loaded
 from mixer.metrics import Metrics
 from mixer.server.front import ClientStream, Front, Methods, Unary
+from mixer.server.listening import Kept
 from mixer.telemetry.sink import Reopens
 from mixer.tracing.tracer import Tracer
 
@@ -80,15 +82,15 @@ class Runtime:
     def settings(self) -> config.Config:
         return self.loaded.settings
 
-    async def start(self, *, shared: bool = False) -> None:
-        """Open backends, then serve. `shared`: others may have the listeners' addresses, too. Raises `LoadError` or
-        `StartError`; what was opened is then for `close`."""
+    async def start(self, kept: Mapping[str, Kept] = MappingProxyType({})) -> None:
+        """Open backends, then serve. `kept`: by listener. Raises `LoadError` or `StartError`; what was opened is then
+        for `close`."""
         listeners = self.settings.listeners
         await self._start_tracing()
         if self.role in ("all", "check"):
-            await self._serve("check", listeners.check, await self._check_methods(), shared)
+            await self._serve("check", listeners.check, await self._check_methods(), kept)
         if self.role in ("all", "report"):
-            await self._serve("report", listeners.report, await self._report_methods(shared), shared)
+            await self._serve("report", listeners.report, await self._report_methods(kept), kept)
         self.loaded = self.loaded.bare()
 
     async def prepare(self, files: Loaded) -> Ready:
@@ -127,9 +129,11 @@ class Runtime:
         self.exporter = Exporter(settings, self.tracer, self.metrics)
         await self.exporter.start()
 
-    async def _serve(self, name: str, listener: config.Listener, methods: Methods, shared: bool) -> None:
+    async def _serve(
+        self, name: str, listener: config.Listener, methods: Methods, kept: Mapping[str, Kept]
+    ) -> None:
         front = FRONTS[listener.server](
-            name, listener, methods, self.metrics, shared=shared, tracer=self.tracer
+            name, listener, methods, self.metrics, kept=kept.get(name), tracer=self.tracer
         )
         await front.start()
         self.fronts[name] = front
@@ -154,7 +158,7 @@ class Runtime:
             return None
         return record_mask_of(files.settings.policy, rule, files.sources, self.metrics)
 
-    async def _report_methods(self, shared: bool) -> Methods:
+    async def _report_methods(self, kept: Mapping[str, Kept]) -> Methods:
         from mixer.telemetry.export import ExportService
         from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
         from mixer.telemetry.record import ACCESS
@@ -196,7 +200,8 @@ class Runtime:
         streams = "envoy.service.accesslog.v3.AccessLogService"
         logs = "opentelemetry.proto.collector.logs.v1.LogsService"
         if (listener := self.settings.listeners.otlp_http) is not None:
-            front = otlp_http(listener, Unary(logs, "ExportHttp", None, export.export), self.metrics, shared)
+            method = Unary(logs, "ExportHttp", None, export.export)
+            front = otlp_http(listener, method, self.metrics, kept.get("otlp_http"))
             await front.start()
             self.fronts["otlp_http"] = front
         return [

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from tests.components.processes import Mixer, wait_until
 from tests.components.server import scratch
@@ -84,6 +86,26 @@ def test_rolling_restart_of_all_workers_under_load_loses_no_call(
     assert value(mixer, 'mixer_calls_total{method="Check",code="OK"}') == heard["0"]  # none is forgotten
     assert mixer.stop() == 0
     assert "Traceback" not in mixer.log.read_text()
+
+
+def test_who_comes_while_a_worker_is_exchanged_is_served_by_its_successor(
+    files: Files, start_mixer: StartMixer, tmp_path: Path
+) -> None:
+    """A buffer on disk has one owner, so that for a while there is no worker."""
+    buffer = {"type": "disk", "path": str(tmp_path / "buffer.db")}
+    kafka = {"type": "kafka", "bootstrap_servers": ["127.0.0.1:1"], "topic": "t", "buffer": buffer}
+    files.sections["telemetry"] = {"sinks": [kafka]}
+    files.write_settings()
+    mixer = start_mixer(files.settings)
+
+    def come(_: Calls) -> str:
+        with grpc.insecure_channel(mixer.report, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            return str(HealthStub(channel).Check(HealthCheckRequest(), timeout=30).status)
+
+    with under_load(mixer, come) as heard:
+        os.kill(mixer.pid, signal.SIGUSR2)
+        wait_until(lambda: "rolling_restart_done" in mixer.log.read_text(), within=60, what="the end of it")
+    assert heard.total() > 10
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ class Answer(Promise[Outcomes]):
     __slots__ = ()
 
 
-
 class Call:
     """Hits that wait to be done, and who waits for them."""
 

@@ -12,7 +12,7 @@ from mixer.server.front import Methods
 from mixer.server.handing_over import hand_over
 from mixer.server.handlers import Handlers
 from mixer.server.health import Health
-from mixer.server.listening import OPTIONS, SHARED_OPTIONS, bound, cannot_listen, publish, to_bind
+from mixer.server.listening import OPTIONS, SHARED_OPTIONS, Kept, bound, cannot_listen, publish, to_bind
 from mixer.tracing.tracer import Tracer
 
 
@@ -25,17 +25,17 @@ class GrpcioFront:
         methods: Methods,
         metrics: Metrics,
         *,
-        shared: bool = False,
+        kept: Kept = None,
         tracer: Tracer | None = None,
     ) -> None:
         self.address = settings.address
-        self._shared = shared
+        self._kept = kept
         self._handlers = Handlers(methods, metrics, tracer, settings.overload)
 
     async def start(self) -> None:
-        address = to_bind(self.address, shared=self._shared)
+        address = to_bind(self.address, self._kept)
         with threads.made_batch():
-            self._server = aio.server(options=SHARED_OPTIONS if self._shared else OPTIONS)
+            self._server = aio.server(options=OPTIONS if self._kept is None else SHARED_OPTIONS)
         services = self._handlers.by_service()
         for service, handlers in services.items():
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
@@ -47,7 +47,7 @@ class GrpcioFront:
         self.address = self._bind(address)
         await self._health.start()
         await self._server.start()
-        publish(self.address, shared=self._shared)
+        publish(self.address, self._kept)
 
     def _bind(self, address: str) -> str:
         try:

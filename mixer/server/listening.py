@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mixer.errors import StartError
 
@@ -30,6 +30,10 @@ OPTIONS = (
 )
 SHARED_OPTIONS = (("grpc.so_reuseport", 1), *OPTIONS[1:])
 
+Kept = Sequence[socket.socket] | None
+"""What the supervisor listens on for a worker, and for its successor: what has connected and was not accepted by one is
+accepted by the other. Empty: others may have the address, too. None: nobody else may."""
+
 
 def refuse_socket_in_use(address: str) -> None:
     """Raises `StartError` for a Unix socket that somebody listens on: both servers would take it away from them in
@@ -47,10 +51,14 @@ def refuse_socket_in_use(address: str) -> None:
     raise StartError(f"cannot listen on {address}: it is in use")
 
 
-def listen(address: str, *, shared: bool = False) -> tuple[list[socket.socket], str]:
+def listen(address: str, kept: Kept = None) -> tuple[list[socket.socket], str]:
     """Sockets, of which `accept` does not block, and the address with the port that was really bound: one for each
-    address that a host name stands for. `shared`: others may have it, too. Raises `StartError`."""
-    to = to_bind(address, shared=shared)
+    address that a host name stands for. Raises `StartError`."""
+    if kept:
+        for each in kept:
+            each.setblocking(False)
+        return list(kept), address
+    to = to_bind(address, kept)
     if to.startswith("unix:"):
         path = to.removeprefix("unix:")
         listening = socket.socket(socket.AF_UNIX)
@@ -63,7 +71,7 @@ def listen(address: str, *, shared: bool = False) -> tuple[list[socket.socket], 
             listening.close()
             raise cannot_listen(address) from None
         listening.setblocking(False)
-        publish(address, shared=shared)
+        publish(address, kept)
         return [listening], address
     host, _, port = address.rpartition(":")
     sockets: list[socket.socket] = []
@@ -76,7 +84,7 @@ def listen(address: str, *, shared: bool = False) -> tuple[list[socket.socket], 
             both = family == socket.AF_INET6 and at[0] == "::"
             sockets.append(
                 socket.create_server(
-                    end, family=family, backlog=BACKLOG, dualstack_ipv6=both, reuse_port=shared
+                    end, family=family, backlog=BACKLOG, dualstack_ipv6=both, reuse_port=kept is not None
                 )
             )
     except OSError:
@@ -91,16 +99,15 @@ def listen(address: str, *, shared: bool = False) -> tuple[list[socket.socket], 
 class PlainListener:
     """Accepts connections on an address, each for a protocol of `made`."""
 
-    def __init__(self, address: str, made: Callable[[], asyncio.Protocol], *, shared: bool = False) -> None:
-        """`shared`: others may have the address, too."""
+    def __init__(self, address: str, made: Callable[[], asyncio.Protocol], kept: Kept = None) -> None:
         self.address = address
         self._made = made
-        self._shared = shared
+        self._kept = kept
         self._servers: list[asyncio.Server] = []
 
     async def start(self) -> None:
         """Raises `StartError` where the address cannot be had."""
-        sockets, self.address = listen(self.address, shared=self._shared)
+        sockets, self.address = listen(self.address, self._kept)
         loop = asyncio.get_running_loop()
         for each in sockets:
             unix = each.family == socket.AF_UNIX
@@ -129,15 +136,15 @@ def own_path(address: str) -> str:
     return f"{address.removeprefix('unix:')}.{os.getpid()}"
 
 
-def to_bind(address: str, *, shared: bool) -> str:
+def to_bind(address: str, kept: Kept) -> str:
     """What a server is to bind. Raises `StartError` for a Unix socket in use; see `publish` for shared ones."""
-    if not shared:
+    if kept is None:
         refuse_socket_in_use(address)
         return address
     return f"unix:{own_path(address)}" if address.startswith("unix:") else address
 
 
-def publish(address: str, *, shared: bool) -> None:
+def publish(address: str, kept: Kept) -> None:
     """New connections to a shared Unix socket's address come here from now on, and not to whoever had it before."""
-    if shared and address.startswith("unix:"):
+    if kept is not None and address.startswith("unix:"):
         os.replace(own_path(address), address.removeprefix("unix:"))

@@ -15,7 +15,7 @@ from mixer.metrics import Metrics
 from mixer.server.answering import StatusError
 from mixer.server.front import Unary
 from mixer.server.handlers import Handlers
-from mixer.server.listening import MAX_MESSAGE, PlainListener
+from mixer.server.listening import MAX_MESSAGE, Kept, PlainListener
 from mixer.server.secured import TlsListener
 from mixer.telemetry import otlp_json
 
@@ -51,18 +51,17 @@ class OtlpHttpFront:
     """
 
     def __init__(
-        self, settings: config.OtlpHttpListener, method: Unary, metrics: Metrics, shared: bool = False
+        self, settings: config.OtlpHttpListener, method: Unary, metrics: Metrics, kept: Kept = None
     ) -> None:
-        """`shared`: others may have the address, too."""
         self.address = settings.address
         self._listener: PlainListener | TlsListener
         if (tls := settings.tls) is None:
-            self._listener = PlainListener(self.address, self._connection, shared=shared)
+            self._listener = PlainListener(self.address, self._connection, kept)
         else:
             self._listener = TlsListener(
                 *("otlp_http", self.address, tls, self._connection, metrics),
                 protocol="http/1.1",
-                shared=shared,
+                kept=kept,
             )
         self._refused = metrics.calls
         self._name = method.name

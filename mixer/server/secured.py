@@ -22,7 +22,7 @@ from mixer.errors import StartError
 from mixer.log import Throttle
 from mixer.metrics import Metrics
 from mixer.server.front import Front
-from mixer.server.listening import listen
+from mixer.server.listening import Kept, listen
 from mixer.server.tls import Certificates, stranger
 
 log = structlog.get_logger()
@@ -49,12 +49,12 @@ class TlsListener:
         metrics: Metrics,
         *,
         protocol: str,
-        shared: bool = False,
+        kept: Kept = None,
     ) -> None:
         """`name`: of the listener in the metrics; `protocol`: of ALPN (RFC 7301). Raises `StartError` for files that
         cannot be used."""
         self.address = address
-        self._shared = shared
+        self._kept = kept
         self._certificates = Certificates(tls, metrics, protocol)
         self._spiffe = tls.spiffe
         self._made = made
@@ -66,7 +66,7 @@ class TlsListener:
 
     async def start(self) -> None:
         """Raises `StartError` where the address cannot be had."""
-        self._sockets, self.address = listen(self.address, shared=self._shared)
+        self._sockets, self.address = listen(self.address, self._kept)
         for each in self._sockets:
             self._spawn(self._accept(each))
         self._spawn(self._certificates.watch())
@@ -161,10 +161,10 @@ class SecuredFront:
         make: Callable[[config.Listener], Front],
         metrics: Metrics,
         *,
-        shared: bool = False,
+        kept: Kept = None,
     ) -> None:
         self.address = settings.address
-        self._shared = shared
+        self._kept = kept
         self._name = name
         self._settings = settings
         self._tls = tls
@@ -179,7 +179,7 @@ class SecuredFront:
             path = f"{self._folder}/front.sock"
             made = partial(_Client, path, self._clients)
             self._listener = TlsListener(
-                self._name, self.address, self._tls, made, self._metrics, protocol="h2", shared=self._shared
+                self._name, self.address, self._tls, made, self._metrics, protocol="h2", kept=self._kept
             )
             behind = {"address": f"unix:{path}", "tls": None}
             self._front = self._make(self._settings.model_copy(update=behind))

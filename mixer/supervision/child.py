@@ -52,7 +52,12 @@ class Worker:
         loop.add_signal_handler(signal.SIGTERM, orders.cancel)
         loop.add_signal_handler(signal.SIGUSR1, self._runtime.reopen)
         try:
-            await self._runtime.start(shared=True)
+            await self._runtime.start(
+                {
+                    name: [socket.socket(fileno=each) for each in kept]
+                    for name, kept in self._start.kept.items()
+                }
+            )
             await self._admin.start()
         except BaseException:
             orders.cancel()

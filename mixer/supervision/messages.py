@@ -21,13 +21,15 @@ Order = Literal["prepare", "exchange", "discard", "reopen", "retire", "stop"]
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a worker is. `admin`: the path of its admin listener's socket; `beat`: seconds between signs of life."""
+    """What a worker is. `admin`: the path of its admin listener's socket; `beat`: seconds between signs of life;
+    `kept`: descriptors of the sockets that it listens on, by listener."""
 
     role: WorkerRole
     number: int
     files: Loaded
     admin: str
     beat: float
+    kept: dict[str, list[int]]
 
 
 def order(what: Order, files: Loaded | None = None) -> bytes:
@@ -41,7 +43,13 @@ def ordered(message: bytes) -> tuple[str, Loaded | None]:
 
 
 def start(what: Start) -> bytes:
-    told = {"role": what.role, "number": what.number, "admin": what.admin, "beat": what.beat}
+    told = {
+        "role": what.role,
+        "number": what.number,
+        "admin": what.admin,
+        "beat": what.beat,
+        "kept": what.kept,
+    }
     return _framed(orjson.dumps({**told, "files": packed(what.files)}))
 
 

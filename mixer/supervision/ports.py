@@ -5,13 +5,13 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixer.server.listening import bound, cannot_listen, refuse_socket_in_use
+from mixer.server.listening import bound, cannot_listen, listen, refuse_socket_in_use
 
 
 class Ports:
     """A port belongs to this service alone: another's bind of it fails, whatever options that has, for the first bind
     here is without SO_REUSEPORT. Workers of the same user share it nevertheless, since it is set afterwards. Nothing
-    listens here, so the kernel gives connections to workers alone."""
+    listens on that one, so the kernel gives connections to workers alone."""
 
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
@@ -29,6 +29,11 @@ class Ports:
             return bound(address, self._bound(sorted({(each[0], each[4]) for each in found}), int(port)))
         except OSError:
             raise cannot_listen(address) from None
+
+    def listen(self, address: str) -> list[socket.socket]:
+        """What a worker is to listen on, and its successor. Workers that share a port have a socket each, among which
+        the kernel shares out connections. Raises `StartError`."""
+        return listen(address, None if address.startswith("unix:") else ())[0]
 
     def _bound(self, addresses: Sequence[tuple[int, tuple[object, ...]]], port: int) -> int:
         """All of a host's addresses, on one port."""

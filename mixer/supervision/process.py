@@ -53,7 +53,7 @@ class Process:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "mixer.supervision.child", str(its.fileno())),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(its.fileno(),),
+                pass_fds=(its.fileno(), *(each for kept in self._start.kept.values() for each in kept)),
                 start_new_session=True,  # Ctrl-C is for the supervisor, which drains
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )

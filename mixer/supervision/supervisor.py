@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -133,9 +134,12 @@ class Supervisor:
             update["otlp_http"] = listeners.otlp_http.model_copy(update={"address": self._otlp_http})
         own = settings.model_copy(update={"listeners": listeners.model_copy(update=update)})
         files = files.of(own) if slot.role == "check" else files.bare().of(own)
+        if not slot.kept:
+            slot.kept = self._listen(slot)
+        kept = {name: [each.fileno() for each in sockets] for name, sockets in slot.kept.items()}
         beat = min(1.0, settings.workers.hang_timeout / 4)
         admin = str(self._folder / f"{slot.role}-{slot.number}-{self._started}.sock")
-        process = Process(Start(slot.role, slot.number, files, admin, beat))
+        process = Process(Start(slot.role, slot.number, files, admin, beat, kept))
         await process.start()
         try:
             async with self._exchanging:
@@ -148,6 +152,15 @@ class Supervisor:
             raise
         self._count()
         return process
+
+    def _listen(self, slot: Slot) -> dict[str, list[socket.socket]]:
+        """By listener; what grpcio serves it binds itself."""
+        server = getattr(self._settings.listeners, slot.role).server
+        kept: dict[str, list[socket.socket]] = {}
+        kept[slot.role] = self._ports.listen(slot.address) if server == "asyncio" else []
+        if slot.role == "report" and self._otlp_http:
+            kept["otlp_http"] = self._ports.listen(self._otlp_http)
+        return kept
 
     def _count(self) -> None:
         for role in counts(self._settings.workers, self._role):
@@ -164,6 +177,8 @@ class Supervisor:
             async with slot.changing:
                 if slot.process is process:
                     slot.process, slot.trouble = None, how
+                    if sum(other.role == slot.role for other in self._slots) > 1:
+                        slot.stop_listening()  # others answer whoever would wait here
                     self._count()
                     reason = "start" if process is None else process.reason
                     await self._start_again(slot, reason, monotonic() - began)
@@ -285,6 +300,8 @@ class Supervisor:
 
     async def _drain(self, tasks: Sequence["asyncio.Task[None]"]) -> None:
         started = monotonic()
+        for slot in self._slots:
+            slot.stop_listening()
         log.info("draining", timeout=self._settings.drain_timeout)
         if self._rolling is not None:
             self._rolling.cancel()

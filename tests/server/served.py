@@ -133,7 +133,9 @@ async def _running(
     shared: bool,
 ) -> AsyncIterator[Served]:
     registry = CollectorRegistry()
-    front = FRONTS[settings.server]("check", settings, methods, Metrics(registry), shared=shared)
+    front = FRONTS[settings.server](
+        "check", settings, methods, Metrics(registry), kept=() if shared else None
+    )
     running = Served(front, settings, registry, trusted)
     await running.front.start()
     try:

@@ -23,7 +23,7 @@ from mixer.server.http2.backlog import Backlog
 from mixer.server.http2.connection import Connection
 from mixer.server.http2.requests import Refusal, Route, Serve, failed, reader
 from mixer.server.http2.streams import Stream
-from mixer.server.listening import PlainListener
+from mixer.server.listening import Kept, PlainListener
 from mixer.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
@@ -42,15 +42,15 @@ class AsyncioFront:
         methods: Methods,
         metrics: Metrics,
         *,
-        shared: bool = False,
+        kept: Kept = None,
         tracer: Tracer | None = None,
         name: str = "check",
     ) -> None:
-        """`shared`: others may have the address, too; `name`: of the listener in the metrics. Raises `StartError` for
+        """`name`: of the listener in the metrics. Raises `StartError` for
         certificates that cannot be used."""
         self.address = settings.address
         self.tracer = tracer
-        self._listener = _listener(name, settings, lambda: Connection(self), metrics, shared)
+        self._listener = _listener(name, settings, lambda: Connection(self), metrics, kept)
         self.is_stopping = False
         self._handlers = Handlers(methods, metrics, overload=settings.overload)
         self._calls_waiting = metrics.calls_waiting.labels(name)
@@ -222,13 +222,13 @@ class AsyncioFront:
 
 
 def _listener(
-    name: str, settings: config.Listener, made: Callable[[], Connection], metrics: Metrics, shared: bool
+    name: str, settings: config.Listener, made: Callable[[], Connection], metrics: Metrics, kept: Kept
 ) -> "PlainListener | TlsListener":
     if (tls := settings.tls) is None:
-        return PlainListener(settings.address, made, shared=shared)
+        return PlainListener(settings.address, made, kept)
     from mixer.server.secured import TlsListener
 
-    return TlsListener(name, settings.address, tls, made, metrics, protocol="h2", shared=shared)
+    return TlsListener(name, settings.address, tls, made, metrics, protocol="h2", kept=kept)
 
 
 def _unary(name: str, answering: Answering) -> Route:
