@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import any_pb2, duration_pb2, struct_pb2, text_format, timestamp_pb2
+from google.protobuf import any_pb2, duration_pb2, field_mask_pb2, struct_pb2, text_format, timestamp_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from hypothesis import given
 from hypothesis import strategies as st
@@ -187,6 +187,76 @@ def test_message_nested_too_deeply_is_a_bad_request(levels: int) -> None:
         message = bytes([0x3A, *size, rest]) + message
     with pytest.raises(BadRequestError):
         parse(frame(message))
+
+
+@pytest.mark.parametrize(
+    ("entries", "ways"),
+    [
+        ((b"\x0a\x01a\x10\x01\xb8\x3e\x05",), {"a": "UP"}),
+        ((b"\xb8\x3e\x05\x0a\x01a", b"\x0a\x01b\xa2\x06\x01y"), {"a": "DOWN", "b": "DOWN"}),
+        ((b"\x0a\x01a\x10\x01", b"\x0a\x01a\x10\x00\xb8\x3e\x05"), {"a": "DOWN"}),
+        ((b"\x0a\x01a\x10\x00\xb8\x3e\x05", b"\x0a\x01a\x10\x01"), {"a": "UP"}),
+    ],
+)
+def test_entry_of_a_map_is_shown_whatever_else_is_in_it(entries: tuple[bytes, ...], ways: object) -> None:
+    """Who calls might else hide it from the policy alone."""
+    sent = b"".join(b"\x22" + bytes([len(entry)]) + entry for entry in entries)
+    assert shown(b"\x0a\x01x" + sent, "Old") == {"must": "x", "ways": ways}
+
+
+DELIMITED = """
+name: "new.proto" package: "new" syntax: "editions" edition: EDITION_2023
+dependency: "google/protobuf/field_mask.proto"
+options { features { message_encoding: DELIMITED } }
+message_type {
+  name: "Order"
+  field { name: "inner" json_name: "inner" number: 1 type: TYPE_MESSAGE type_name: ".new.Order" label: LABEL_OPTIONAL }
+  field { name: "tags" json_name: "tags" number: 2 type: TYPE_MESSAGE type_name: ".new.Order.TagsEntry"
+          label: LABEL_REPEATED }
+  nested_type {
+    name: "TagsEntry" options { map_entry: true }
+    field { name: "key" json_name: "key" number: 1 type: TYPE_INT32 label: LABEL_OPTIONAL }
+    field { name: "value" json_name: "value" number: 2 type: TYPE_INT32 label: LABEL_OPTIONAL }
+  }
+}
+service {
+  name: "Orders"
+  method { name: "Put" input_type: ".new.Order" output_type: ".new.Order" }
+  method { name: "Mask" input_type: ".google.protobuf.FieldMask" output_type: ".new.Order" }
+}
+"""
+
+
+def shown_new(message: bytes, method: str) -> Any:
+    files = descriptors(DELIMITED)
+    field_mask_pb2.DESCRIPTOR.CopyToProto(files.file.add())
+    return Messages(files).parse(frame(message), ["new.Orders", method])[0]
+
+
+def test_maps_of_a_file_with_delimited_messages_are_shown() -> None:
+    tags = b"\x12\x07\x08\x05\x10\x07\xb8\x3e\x05"
+    assert shown_new(b"\x0b" + tags + b"\x0c" + tags, "Put") == {
+        "inner": {"tags": {"5": 7}},
+        "tags": {"5": 7},
+    }
+
+
+@pytest.mark.parametrize(
+    ("paths", "mask"),
+    [
+        ((), ""), ((b"a_b", b"c.d_e", b"_f"), "aB,c.dE,F"),
+        *((paths, None) for paths in (
+            (b"",), (b"a", b"b c"), (b"a,b",), (b"a.",), (b"1a",), (b"a__b",), ("é".encode(),),
+        )),
+    ],
+)  # fmt: skip
+def test_mask_is_shown_where_it_names_fields(paths: tuple[bytes, ...], mask: str | None) -> None:
+    message = b"".join(b"\x0a" + bytes([len(path)]) + path for path in paths)
+    if mask is None:
+        with pytest.raises(BadRequestError):
+            shown_new(message, "Mask")
+    else:
+        assert shown_new(message, "Mask") == mask
 
 
 def parse(body: bytes, path: str = "/shop.Orders/Put", **headers: str) -> tuple[Any, bool]:
