@@ -26,6 +26,7 @@ from mixer.errors import LoadError, Problem
 _FRAME_HEADER = 5  # whether it is compressed, and the message's length in four bytes
 _MOST_METHODS = 1024  # remembered; their names come from requests, so there is no end of them
 _LARGEST_INTEGER = 2**64 - 1  # that JSON of ours can hold as one
+_MOST_ANYS = 100  # in one another; each is parsed anew
 _NAMES = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 
 
@@ -72,12 +73,14 @@ class Messages:
             return None, False
         try:
             message = self._parsed(request, frames[_FRAME_HEADER:end])
+            self._refuse_what_go_does(message)
             shown = json_format.MessageToDict(message, descriptor_pool=self._pool)
+        except BadRequestError:
+            raise
         except (DecodeError, json_format.Error, ValueError, TypeError, KeyError, RecursionError):
             raise BadRequestError("the gRPC message is not of its method's type") from None
         if not message.IsInitialized():
             raise BadRequestError("the gRPC message lacks a required field")
-        _refuse_what_go_does(message)
         return _as_numbers(shown), False
 
     def _parsed(self, request: type[Message], sent: bytes) -> Message:
@@ -89,6 +92,44 @@ class Messages:
         )
         unmapped.DiscardUnknownFields()
         return request.FromString(unmapped.SerializePartialToString())
+
+    def _refuse_what_go_does(self, message: Message, levels: int = 0) -> None:
+        """Values of no kind, masks of what are no fields and text that is no UTF-8, which Go's protojson does not write
+        and Python's does. What is in an Any is looked at too, and its unknown fields are left out."""
+        if message.DESCRIPTOR.full_name == "google.protobuf.Value" and message.WhichOneof("kind") is None:
+            raise BadRequestError("the gRPC message has a Value of no kind")
+        if message.DESCRIPTOR.full_name == "google.protobuf.Any":
+            self._unpack(message, levels)
+        for field, value in message.ListFields():
+            if field.full_name == "google.protobuf.FieldMask.paths" and not all(map(_NAMES.fullmatch, value)):
+                raise BadRequestError("the gRPC message has a FieldMask with what names no field")
+            entry = (
+                field.message_type
+                if field.message_type and field.message_type.GetOptions().map_entry
+                else None
+            )
+            items = value.values() if entry else value if field.is_repeated else (value,)
+            kind = entry.fields_by_name["value"] if entry else field
+            if kind.message_type is not None:
+                for item in items:
+                    self._refuse_what_go_does(item, levels)
+            texts = [*value.keys(), *items] if entry else items
+            if (
+                kind.type != kind.TYPE_BYTES
+                and kind.message_type is None
+                and any(isinstance(t, bytes) for t in texts)
+            ):
+                raise BadRequestError("the gRPC message has text that is no UTF-8")
+
+    def _unpack(self, message: Any, levels: int) -> None:
+        if levels == _MOST_ANYS:
+            raise BadRequestError(f"the gRPC message has more than {_MOST_ANYS} levels of Any")
+        if not message.type_url:
+            return
+        kind = self._pool.FindMessageTypeByName(message.type_url.rpartition("/")[2])
+        inner = self._parsed(message_factory.GetMessageClass(kind), message.value)
+        self._refuse_what_go_does(inner, levels + 1)
+        message.value = inner.SerializePartialToString()
 
     def _find(self, service: str, method: str) -> type[Message] | None:
         try:
@@ -153,31 +194,6 @@ def _without_maps(file: FileDescriptorProto) -> FileDescriptorProto:
                 field.options.features.message_encoding = FeatureSet.LENGTH_PREFIXED
         message.options.ClearField("map_entry")
     return plain
-
-
-def _refuse_what_go_does(message: Message) -> None:
-    """Values of no kind, masks of what are no fields and text that is no UTF-8, which Go's protojson does not write and
-    Python's does."""
-    if message.DESCRIPTOR.full_name == "google.protobuf.Value" and message.WhichOneof("kind") is None:
-        raise BadRequestError("the gRPC message has a Value of no kind")
-    for field, value in message.ListFields():
-        if field.full_name == "google.protobuf.FieldMask.paths" and not all(map(_NAMES.fullmatch, value)):
-            raise BadRequestError("the gRPC message has a FieldMask with what names no field")
-        entry = (
-            field.message_type if field.message_type and field.message_type.GetOptions().map_entry else None
-        )
-        items = value.values() if entry else value if field.is_repeated else (value,)
-        kind = entry.fields_by_name["value"] if entry else field
-        if kind.message_type is not None:
-            for item in items:
-                _refuse_what_go_does(item)
-        texts = [*value.keys(), *items] if entry else items
-        if (
-            kind.type != kind.TYPE_BYTES
-            and kind.message_type is None
-            and any(isinstance(t, bytes) for t in texts)
-        ):
-            raise BadRequestError("the gRPC message has text that is no UTF-8")
 
 
 def _as_numbers(value: Any) -> Any:

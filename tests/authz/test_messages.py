@@ -94,6 +94,15 @@ def frame(message: bytes, flag: int = 0, length: int | None = None) -> bytes:
     return bytes([flag]) + (len(message) if length is None else length).to_bytes(4) + message
 
 
+def field(number: int, content: bytes) -> bytes:
+    """A field of a message, or of text, before its length. Numbers up to 15."""
+    size, rest = [], len(content)
+    while rest > 127:
+        size.append(rest & 127 | 128)
+        rest >>= 7
+    return bytes([number << 3 | 2, *size, rest]) + content
+
+
 def shown(message: bytes, method: str = "Put") -> Any:
     parsed, truncated = MESSAGES.parse(frame(message), ["shop.Orders", method])
     assert not truncated
@@ -180,11 +189,7 @@ def test_message_that_has_no_json_is_a_bad_request(message: bytes, method: str) 
 def test_message_nested_too_deeply_is_a_bad_request(levels: int) -> None:
     message = b""
     for _ in range(levels):
-        size, rest = [], len(message)
-        while rest > 127:
-            size.append(rest & 127 | 128)
-            rest >>= 7
-        message = bytes([0x3A, *size, rest]) + message
+        message = field(7, message)
     with pytest.raises(BadRequestError):
         parse(frame(message))
 
@@ -200,8 +205,32 @@ def test_message_nested_too_deeply_is_a_bad_request(levels: int) -> None:
 )
 def test_entry_of_a_map_is_shown_whatever_else_is_in_it(entries: tuple[bytes, ...], ways: object) -> None:
     """Who calls might else hide it from the policy alone."""
-    sent = b"".join(b"\x22" + bytes([len(entry)]) + entry for entry in entries)
+    sent = b"".join(field(4, entry) for entry in entries)
     assert shown(b"\x0a\x01x" + sent, "Old") == {"must": "x", "ways": ways}
+
+
+def any_of(name: str, message: bytes) -> bytes:
+    return field(1, b"/google.protobuf." + name.encode()) + field(2, message)
+
+
+def test_what_is_in_an_any_is_shown_or_refused_as_alone() -> None:
+    entry = field(1, b"a") + field(2, b"\x20\x01") + b"\xb8\x3e\x05"
+    found = shown(field(11, any_of("Struct", field(1, entry))))
+    assert found == {"any": {"@type": "/google.protobuf.Struct", "value": {"a": True}}}
+    with pytest.raises(BadRequestError, match="a Value of no kind"):
+        shown(field(11, any_of("Struct", field(1, field(1, b"a") + field(2, b"")))))
+
+
+@pytest.mark.parametrize("levels", [100, 101, 2000])
+def test_anys_in_anys_are_100_at_most(levels: int) -> None:
+    message = any_of("Duration", b"")
+    for _ in range(levels - 1):
+        message = any_of("Any", message)
+    if levels == 100:
+        assert shown(field(11, message))["any"]["value"]["@type"] == "/google.protobuf.Any"
+    else:
+        with pytest.raises(BadRequestError, match="more than 100 levels of Any"):
+            shown(field(11, message))
 
 
 DELIMITED = """
@@ -251,7 +280,7 @@ def test_maps_of_a_file_with_delimited_messages_are_shown() -> None:
     ],
 )  # fmt: skip
 def test_mask_is_shown_where_it_names_fields(paths: tuple[bytes, ...], mask: str | None) -> None:
-    message = b"".join(b"\x0a" + bytes([len(path)]) + path for path in paths)
+    message = b"".join(field(1, path) for path in paths)
     if mask is None:
         with pytest.raises(BadRequestError):
             shown_new(message, "Mask")
