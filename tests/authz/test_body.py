@@ -61,6 +61,18 @@ FIELD = 'Content-Disposition: form-data; name="a"'
         (f"--b\r\n{FIELD}\r\nContent-Type: application/json\r\n\r\n[\r\n--b--", "refused"),
         (f"--b\r\n{FIELD}\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n\x01\r\n--b--", "refused"),
         ("no boundary at all", "refused"),
+        # as much as Go's reader takes, and one more
+        (f"--b\r\nX:\r\n{FIELD}\r\n" + "Y:\r\n" * 9_998 + " y\r\n\r\nx\r\n--b--", {"a": ["x"]}),
+        (f"--b\r\nX:\r\n{FIELD}\r\n" + "Y:\r\n" * 9_999 + "\r\nx\r\n--b--", "refused"),
+        ("a" * 4094 + f"\r\n--b\r\n{FIELD}\r\n\r\nx\r\n--b--", {"a": ["x"]}),
+        ("a" * 4095 + f"\r\n--b\r\n{FIELD}\r\n\r\nx\r\n--b--", "refused"),
+        (f"--b\r\n{FIELD}\r\n\r\nx\r\n--b--" + " " * 4090, {"a": ["x"]}),
+        (f"--b\r\n{FIELD}\r\n\r\nx\r\n--b--" + " " * 4091, "refused"),
+        *((f"--b\r\n{FIELD}\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n{sent}\r\n--b--", parsed)
+          for sent, parsed in (
+              ("a" * 4093 + "=\r\nb", {"a": ["a" * 4093 + "b"]}), ("a" * 4094 + "=\r\nb", "refused"),
+              ("a" * 4096, {"a": ["a" * 4096]}), ("a" * 4097, "refused"),
+          )),
     ],
 )  # fmt: skip
 def test_multipart_is_read_as_go_reads_it(body: str, parsed: object) -> None:
