@@ -17,6 +17,8 @@ _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F][0-
 _INEXACT = re.compile(r"[0-9](?:[.eE]|[0-9]{15})|-0")
 _LONG = re.compile(r"(?<![\w\".+-])-?[0-9]{19}")
 _LARGEST_INTEGER = 2**63 - 1
+_SPACE = " \t\r\n"
+_FIRST = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
 # Levels of JSON; regorus takes up to 127, and what the engine cannot read must not be its error.
 _MOST_NESTED = 100
 
@@ -70,7 +72,12 @@ class Bodies:
         return parse_query(text) if kind == _FORM else self._multipart(text, content_type)
 
     def _json(self, text: str) -> Any:
-        value = self._parse(text)
+        try:
+            value = self._parse(text)
+        except BadRequestError:
+            if (before := _before_null(text)) is None:
+                raise
+            value = self._parse(before)
         return self._within(value) if text.count("[") + text.count("{") > _MOST_NESTED else value
 
     def _within(self, value: Any) -> Any:
@@ -93,7 +100,7 @@ def _is_truncated(headers: Mapping[str, str], size: int) -> bool:
     if "content-length" not in headers:
         return False
     length = headers["content-length"]
-    if not _INTEGER.fullmatch(length) or abs(int(length)) > _LARGEST_INTEGER:
+    if not _INTEGER.fullmatch(length) or not ~_LARGEST_INTEGER <= int(length) <= _LARGEST_INTEGER:
         raise BadRequestError("content-length is no number")
     return int(length) > size
 
@@ -145,6 +152,19 @@ def _any_json(text: str) -> Any:
         return _plain_json(text)
     except BadRequestError:
         return _exact_json(text)
+
+
+def _before_null(text: str) -> str | None:
+    """What is before a second value of null, None where there is none: Go's decoder, looking for the end, takes a null
+    for it, whatever follows."""
+    text = text.lstrip(_SPACE)
+    if "null" not in text:
+        return None
+    try:
+        _, end = _FIRST.raw_decode(text)
+    except (ValueError, RecursionError):
+        return None
+    return text[:end] if text[end:].lstrip(_SPACE).startswith("null") else None
 
 
 def _refuse(name: str) -> None:

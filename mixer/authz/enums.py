@@ -24,7 +24,7 @@ def opened(files: Mapping[str, FileDescriptorProto], pool: DescriptorPool) -> di
     for file in files.values():
         result[file.name] = changed = FileDescriptorProto()
         changed.CopyFrom(file)
-        for name, message in _messages(changed):
+        for name, message in messages_in(changed):
             fields = pool.FindMessageTypeByName(name).fields_by_number
             for field in message.field:
                 enum = fields[field.number].enum_type
@@ -53,8 +53,8 @@ def _file(enum: EnumDescriptor, number: int) -> FileDescriptorProto:
     return FileDescriptorProto(name=f"{package}.proto", package=package, syntax="proto3", enum_type=[own])
 
 
-def _messages(file: FileDescriptorProto) -> Iterator[tuple[str, DescriptorProto]]:
-    """Every message, those in messages too, by its full name."""
+def messages_in(file: FileDescriptorProto) -> Iterator[tuple[str, DescriptorProto]]:
+    """Every message by its full name, those in messages after these."""
     prefix = f"{file.package}." if file.package else ""
     waiting = [(prefix + message.name, message) for message in file.message_type]
     while waiting:

@@ -67,7 +67,7 @@ class InputBuilder:
         http = attributes.request.http
         if self._attributes is not None and request.HasField("attributes"):
             document["attributes"] = converted = self._attributes(attributes)
-            if self._header_names is not None and http.HasField("header_map"):
+            if self._header_names is not None and http.HasField("header_map") and not http.headers:
                 headers = headers_of(http)
                 wanted = {name: headers[name] for name in self._header_names or headers if name in headers}
                 converted.setdefault("request", {}).setdefault("http", {})["headers"] = wanted
@@ -134,8 +134,8 @@ def _header_names(tree: Tree) -> tuple[str, ...] | None:
 
 
 def headers_of(http: AttributeContext.HttpRequest) -> Mapping[str, str]:
-    """The request's headers, raw ones as text."""
-    return _from_header_map(http) if http.HasField("header_map") else http.headers
+    """The request's headers, raw ones as text; Envoy sends these or those."""
+    return http.headers or (_from_header_map(http) if http.HasField("header_map") else {})
 
 
 def _from_header_map(http: AttributeContext.HttpRequest) -> dict[str, str]:

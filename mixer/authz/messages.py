@@ -3,23 +3,31 @@
 Such a set is the file that `protoc --include_imports --descriptor_set_out=…` or `buf build -o ….binpb` writes.
 """
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import json_format, message_factory
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pb2 import (
+    FeatureSet,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+)
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 
-from mixer.authz.enums import NONE, opened
+from mixer.authz.enums import NONE, messages_in, opened
 from mixer.authz.url import BadRequestError
 from mixer.errors import LoadError, Problem
 
 _FRAME_HEADER = 5  # whether it is compressed, and the message's length in four bytes
 _MOST_METHODS = 1024  # remembered; their names come from requests, so there is no end of them
 _LARGEST_INTEGER = 2**64 - 1  # that JSON of ours can hold as one
+_MOST_ANYS = 100  # in one another; each is parsed anew
+_NAMES = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 
 
 class Messages:
@@ -28,7 +36,9 @@ class Messages:
     def __init__(self, descriptors: FileDescriptorSet) -> None:
         """Raises `ValueError` for a set that is not complete in itself."""
         files = {file.name: _without_extensions(file) for file in descriptors.file}
-        self._pool = _pool(opened(files, _pool(files)))
+        files = opened(files, _pool(files))
+        self._pool = _pool(files)
+        self._unmapped = _pool({name: _without_maps(file) for name, file in files.items()})
         self._request = lru_cache(_MOST_METHODS)(self._find)
 
     @classmethod
@@ -62,14 +72,64 @@ class Messages:
         if (request := self._request(*path)) is None:
             return None, False
         try:
-            message = request.FromString(frames[_FRAME_HEADER:end])
+            message = self._parsed(request, frames[_FRAME_HEADER:end])
+            self._refuse_what_go_does(message)
             shown = json_format.MessageToDict(message, descriptor_pool=self._pool)
+        except BadRequestError:
+            raise
         except (DecodeError, json_format.Error, ValueError, TypeError, KeyError, RecursionError):
             raise BadRequestError("the gRPC message is not of its method's type") from None
         if not message.IsInitialized():
             raise BadRequestError("the gRPC message lacks a required field")
-        _refuse_what_go_does(message)
         return _as_numbers(shown), False
+
+    def _parsed(self, request: type[Message], sent: bytes) -> Message:
+        """The message without the fields that it does not know. Those are left out before maps are made: Python's
+        protobuf drops a map's whole entry for one in it, where the plugin and what is behind Envoy see the entry."""
+        name = request.DESCRIPTOR.full_name
+        unmapped = message_factory.GetMessageClass(self._unmapped.FindMessageTypeByName(name)).FromString(
+            sent
+        )
+        unmapped.DiscardUnknownFields()
+        return request.FromString(unmapped.SerializePartialToString())
+
+    def _refuse_what_go_does(self, message: Message, levels: int = 0) -> None:
+        """Values of no kind, masks of what are no fields and text that is no UTF-8, which Go's protojson does not write
+        and Python's does. What is in an Any is looked at too, and its unknown fields are left out."""
+        if message.DESCRIPTOR.full_name == "google.protobuf.Value" and message.WhichOneof("kind") is None:
+            raise BadRequestError("the gRPC message has a Value of no kind")
+        if message.DESCRIPTOR.full_name == "google.protobuf.Any":
+            self._unpack(message, levels)
+        for field, value in message.ListFields():
+            if field.full_name == "google.protobuf.FieldMask.paths" and not all(map(_NAMES.fullmatch, value)):
+                raise BadRequestError("the gRPC message has a FieldMask with what names no field")
+            entry = (
+                field.message_type
+                if field.message_type and field.message_type.GetOptions().map_entry
+                else None
+            )
+            items = value.values() if entry else value if field.is_repeated else (value,)
+            kind = entry.fields_by_name["value"] if entry else field
+            if kind.message_type is not None:
+                for item in items:
+                    self._refuse_what_go_does(item, levels)
+            texts = [*value.keys(), *items] if entry else items
+            if (
+                kind.type != kind.TYPE_BYTES
+                and kind.message_type is None
+                and any(isinstance(t, bytes) for t in texts)
+            ):
+                raise BadRequestError("the gRPC message has text that is no UTF-8")
+
+    def _unpack(self, message: Any, levels: int) -> None:
+        if levels == _MOST_ANYS:
+            raise BadRequestError(f"the gRPC message has more than {_MOST_ANYS} levels of Any")
+        if not message.type_url:
+            return
+        kind = self._pool.FindMessageTypeByName(message.type_url.rpartition("/")[2])
+        inner = self._parsed(message_factory.GetMessageClass(kind), message.value)
+        self._refuse_what_go_does(inner, levels + 1)
+        message.value = inner.SerializePartialToString()
 
     def _find(self, service: str, method: str) -> type[Message] | None:
         try:
@@ -118,34 +178,22 @@ def _without_extensions(file: FileDescriptorProto) -> FileDescriptorProto:
     plain = FileDescriptorProto()
     plain.CopyFrom(file)
     del plain.extension[:]
-    waiting = list(plain.message_type)
-    while waiting:
-        message = waiting.pop()
+    for _, message in messages_in(plain):
         del message.extension[:]
-        waiting += message.nested_type
     return plain
 
 
-def _refuse_what_go_does(message: Message) -> None:
-    """Values of no kind and text that is no UTF-8, which Go's protojson does not write and Python's does."""
-    if message.DESCRIPTOR.full_name == "google.protobuf.Value" and message.WhichOneof("kind") is None:
-        raise BadRequestError("the gRPC message has a Value of no kind")
-    for field, value in message.ListFields():
-        entry = (
-            field.message_type if field.message_type and field.message_type.GetOptions().map_entry else None
-        )
-        items = value.values() if entry else value if field.is_repeated else (value,)
-        kind = entry.fields_by_name["value"] if entry else field
-        if kind.message_type is not None:
-            for item in items:
-                _refuse_what_go_does(item)
-        texts = [*value.keys(), *items] if entry else items
-        if (
-            kind.type != kind.TYPE_BYTES
-            and kind.message_type is None
-            and any(isinstance(t, bytes) for t in texts)
-        ):
-            raise BadRequestError("the gRPC message has text that is no UTF-8")
+def _without_maps(file: FileDescriptorProto) -> FileDescriptorProto:
+    """Maps as what they are on the wire: lists of messages, each before its length whatever the file's encoding."""
+    plain = FileDescriptorProto()
+    plain.CopyFrom(file)
+    for _, message in messages_in(plain):
+        maps = {entry.name for entry in message.nested_type if entry.options.map_entry}
+        for field in message.field if plain.syntax == "editions" else ():
+            if field.type == FieldDescriptorProto.TYPE_MESSAGE and field.type_name.rpartition(".")[2] in maps:
+                field.options.features.message_encoding = FeatureSet.LENGTH_PREFIXED
+        message.options.ClearField("map_entry")
+    return plain
 
 
 def _as_numbers(value: Any) -> Any:

@@ -19,6 +19,8 @@ _CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _HEX = re.compile(rb"[0-9A-Fa-f]{2}")
 _LINE = re.compile(rb"[^\n]*\n|[^\n]+")
 _MOST_HEADERS = 10_000
+# Bytes of a line with its end that Go's buffers hold; a longer one, before a part or in quoted-printable, is an error.
+_LONGEST_LINE = 4096
 
 
 class MediaParameterError(BadRequestError):
@@ -145,6 +147,8 @@ class _Reader:
         delimiter_next = False
         while True:
             line = self._line()
+            if len(line) + (not line.endswith(b"\n")) > _LONGEST_LINE:
+                raise _broken("has too long a line")
             rest = line[len(self._delimiter) :].lstrip(b" \t")
             after_dashes = line[len(self._delimiter) + 2 :].lstrip(b" \t")
             if line.startswith(self._delimiter + b"--") and after_dashes in (b"", self._newline):
@@ -167,9 +171,9 @@ class _Reader:
         lines: list[bytes] = []
         while (raw := self._line()) not in (b"\r\n", b"\n", b""):
             line = raw.removesuffix(b"\r\n") if raw.endswith(b"\r\n") else raw.removesuffix(b"\n")
-            if len(lines) > _MOST_HEADERS:
-                raise _broken("has too many headers")
             if line[:1] not in (b" ", b"\t"):
+                if len(lines) == _MOST_HEADERS:
+                    raise _broken("has too many headers")
                 if b":" not in line:
                     raise _broken("has a header without a colon")
                 lines.append(line.strip(b" \t"))
@@ -210,6 +214,8 @@ def quoted_printable(data: bytes) -> bytes:
     """RFC 2045, 6.7, with Go's leniencies: `=` before no hex is itself, and a last `=` is nothing."""
     result = bytearray()
     for whole in _LINE.findall(data):
+        if len(whole) > _LONGEST_LINE:
+            raise _broken("has too long a line of quoted-printable")
         line = whole.rstrip(b" \t\r\n")
         end = b"\r\n" if whole.endswith(b"\r\n") else b"\n" if whole.endswith(b"\n") else b""
         if line.endswith(b"="):

@@ -6,6 +6,7 @@ from urllib.parse import unquote, unquote_plus
 
 # Bytes that are no UTF-8: U+FFFD for each, where "replace" makes one of what could have begun a character.
 EACH_BYTE = "mixer-each-byte"
+_MOST_PARAMETERS = 10_000
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -33,6 +34,8 @@ def parse_path(path: str) -> list[str]:
 
 def parse_query(query: str) -> dict[str, list[str]]:
     """Name to values in order (`url.ParseQuery`): `+` is a space, and a `;` is an error."""
+    if query.count("&") >= _MOST_PARAMETERS:
+        raise BadRequestError(f"the query has more than {_MOST_PARAMETERS} parameters")
     result: dict[str, list[str]] = {}
     for pair in query.split("&"):
         if ";" in pair:

@@ -61,6 +61,18 @@ FIELD = 'Content-Disposition: form-data; name="a"'
         (f"--b\r\n{FIELD}\r\nContent-Type: application/json\r\n\r\n[\r\n--b--", "refused"),
         (f"--b\r\n{FIELD}\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n\x01\r\n--b--", "refused"),
         ("no boundary at all", "refused"),
+        # as much as Go's reader takes, and one more
+        (f"--b\r\nX:\r\n{FIELD}\r\n" + "Y:\r\n" * 9_998 + " y\r\n\r\nx\r\n--b--", {"a": ["x"]}),
+        (f"--b\r\nX:\r\n{FIELD}\r\n" + "Y:\r\n" * 9_999 + "\r\nx\r\n--b--", "refused"),
+        ("a" * 4094 + f"\r\n--b\r\n{FIELD}\r\n\r\nx\r\n--b--", {"a": ["x"]}),
+        ("a" * 4095 + f"\r\n--b\r\n{FIELD}\r\n\r\nx\r\n--b--", "refused"),
+        (f"--b\r\n{FIELD}\r\n\r\nx\r\n--b--" + " " * 4090, {"a": ["x"]}),
+        (f"--b\r\n{FIELD}\r\n\r\nx\r\n--b--" + " " * 4091, "refused"),
+        *((f"--b\r\n{FIELD}\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n{sent}\r\n--b--", parsed)
+          for sent, parsed in (
+              ("a" * 4093 + "=\r\nb", {"a": ["a" * 4093 + "b"]}), ("a" * 4094 + "=\r\nb", "refused"),
+              ("a" * 4096, {"a": ["a" * 4096]}), ("a" * 4097, "refused"),
+          )),
     ],
 )  # fmt: skip
 def test_multipart_is_read_as_go_reads_it(body: str, parsed: object) -> None:
@@ -122,7 +134,8 @@ def test_grpc_body_is_never_truncated_without_descriptors() -> None:
     ("length", "outcome"),
     [
         ("1", False), ("2", False), ("+2", False), ("-1", False), ("3", True), ("0000000000000000000000003", True),
-        ("9223372036854775807", True), ("9223372036854775808", "refused"), ("2.0", "refused"), ("", "refused"),
+        ("9223372036854775807", True), ("9223372036854775808", "refused"), ("-9223372036854775808", False),
+        ("-9223372036854775809", "refused"), ("2.0", "refused"), ("", "refused"),
         ("٣", "refused"), ("1_0", "refused"), (" 2", "refused"),
     ],
 )  # fmt: skip
@@ -157,6 +170,39 @@ def test_half_of_a_surrogate_pair_excuses_no_other_mistake(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ('{"a": 1} null', {"a": 1}), (" 1null", 1), ("[]\tnull[", []), ("nullnull true", None), ('"null"null', "null"),
+        ("2.50 null", 2.5), (r'"\ud800" null', "\ufffd"),
+        *((text, "refused") for text in (
+            "{} nul", "nulltrue", "{} true null", "{} ]null", "{}\x0bnull", "null,null", "1e400 null", "NaN null",
+            "[null", "18446744073709551616 null", "[" * 101 + "]" * 101 + "null", "[" * 100_000 + "null",
+        )),
+    ],
+)  # fmt: skip
+def test_null_after_a_value_ends_it_as_for_go(text: str, parsed: object) -> None:
+    """What comes after is not looked at: so the plugin reads such a body, and what it shows is what is shown here."""
+    if parsed == "refused":
+        with pytest.raises(BadRequestError):
+            parse_body({"content-type": "application/json"}, text, b"")
+    else:
+        assert parse_body({"content-type": "application/json"}, text, b"") == (parsed, False)
+
+
+@pytest.mark.parametrize("separators", [9_999, 10_000, 100_000])
+def test_parameters_are_10000_at_most(separators: int) -> None:
+    text = "a" + "&" * (separators - 1) + "&b=1"
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    if separators < 10_000:
+        assert parse_query(text) == parse_body(headers, text, b"")[0] == {"a": [""], "b": ["1"]}
+    else:
+        with pytest.raises(BadRequestError):
+            parse_query(text)
+        with pytest.raises(BadRequestError):
+            parse_body(headers, text, b"")
+
+
+@pytest.mark.parametrize(
     "text",
     ["1E400", "-0", "2.50", "18446744073709551617", '{"a":[1e-400,1.0],"b":"\ufffd"}', "[1,2]"],
 )
@@ -173,6 +219,11 @@ def test_exact_bodies_keep_numbers_as_they_are_written(text: str) -> None:
 def test_exact_bodies_excuse_no_mistake(text: str) -> None:
     with pytest.raises(BadRequestError):
         Bodies(exact=True).parse({"content-type": "application/json"}, text, b"", "/")
+
+
+def test_exact_bodies_end_at_a_null_too() -> None:
+    parsed, _ = Bodies(exact=True).parse({"content-type": "application/json"}, "[1E400] null", b"", "/")
+    assert orjson.dumps(parsed) == b"[1E400]"
 
 
 @pytest.mark.parametrize(

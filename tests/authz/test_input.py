@@ -168,6 +168,15 @@ def test_raw_headers_are_shown_as_headers_too() -> None:
     assert only.build(message) == {"attributes": {"request": {"http": {"headers": {"x-a": "1,3"}}}}}
 
 
+def test_headers_that_came_as_text_are_not_replaced_by_raw_ones() -> None:
+    message = request(
+        """attributes { request { http { path: "/" headers { key: "x-a" value: "text" }
+             header_map { headers { key: "x-a" raw_value: "raw" } } } } }"""
+    )
+    only = InputBuilder([("attributes", "request", "http", "headers")])
+    assert only.build(message) == {"attributes": {"request": {"http": {"headers": {"x-a": "text"}}}}}
+
+
 def restricted(document: Any, paths: set[tuple[str, ...]]) -> Any:
     """What is left of a document under these paths. A map or message without any of its parts is absent."""
     if () in paths or not isinstance(document, dict):

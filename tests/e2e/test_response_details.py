@@ -143,6 +143,23 @@ def test_empty_values_are_kept_by_envoy_whether_asked_to_or_not(running: Fleet, 
     assert ask(running, {"allowed": False, "headers": empty}).of("x-new") == [""]
 
 
+@pytest.mark.parametrize(
+    ("action", "there", "new"),
+    [
+        ("APPEND_IF_EXISTS_OR_ADD", ["upstream", "1", "2"], ["1", "2"]),
+        ("ADD_IF_ABSENT", ["upstream"], ["1"]),
+        ("OVERWRITE_IF_EXISTS_OR_ADD", ["2"], ["2"]),
+        ("OVERWRITE_IF_EXISTS", ["2"], []),
+    ],
+)
+def test_of_several_values_to_the_client_each_is_set_as_the_action_says(
+    running: Fleet, action: str, there: list[str], new: list[str]
+) -> None:
+    both = [header(action, "1"), header(action, "2")]
+    seen = ask(running, {"allowed": True, "response_headers_to_add": {"x-there": both, "x-new": both}})
+    assert (seen.of("x-there"), seen.of("x-new")) == (there, new)
+
+
 def test_several_values_all_reach_a_client_and_the_last_the_upstream(running: Fleet) -> None:
     two = {"x-new": ["1", "2"]}
     seen = ask(
@@ -209,10 +226,20 @@ def test_boolean_is_a_decision(running: Fleet) -> None:
     assert (denied.status, denied.body) == (403, "")
 
 
-def test_body_of_a_denial_that_is_no_text_goes_out_as_json(running: Fleet) -> None:
-    seen = ask(running, {"allowed": False, "http_status": 401, "body": {"error": ["no", 1]}})
-    assert (seen.status, seen.body) == (401, '{"error":["no",1]}')
+@pytest.mark.parametrize("body", [{"error": ["no", 1]}, {}, [1, "é"], 3, 2.5, True, None])
+def test_body_of_a_denial_that_is_no_text_goes_out_as_json(running: Fleet, body: object) -> None:
+    seen = ask(running, {"allowed": False, "http_status": 401, "body": body})
+    assert (seen.status, json.loads(seen.body)) == (401, body)
     assert seen.of("content-type") == ["application/json"]
+
+
+def test_body_of_a_denial_that_is_text_is_plain_unless_the_policy_says_otherwise(running: Fleet) -> None:
+    """It is Envoy that says so, and where there is no body leaves the policy's type out."""
+    seen = ask(running, {"allowed": False, "body": '{"a":1}'})
+    assert (seen.body, seen.of("content-type")) == ('{"a":1}', ["text/plain"])
+    for body, types in (('{"a":1}', ["application/json"]), ("", [])):
+        seen = ask(running, {"allowed": False, "body": body, "headers": {"content-type": "application/json"}})
+        assert (seen.body, seen.of("content-type")) == (body, types)
 
 
 def test_content_type_of_the_policy_stays(running: Fleet) -> None:
@@ -221,9 +248,11 @@ def test_content_type_of_the_policy_stays(running: Fleet) -> None:
     assert (seen.of("content-type"), seen.body) == (["application/problem+json"], '{"title":"no"}')
 
 
-def test_denial_says_when_to_come_back(running: Fleet) -> None:
-    seen = ask(running, {"allowed": False, "http_status": 429, "headers": {"retry-after": "7"}})
-    assert (seen.status, seen.of("retry-after")) == (429, ["7"])
+@pytest.mark.parametrize(("status", "when"), [(429, "7"), (503, "Fri, 31 Dec 2027 23:59:59 GMT"), (302, "0")])
+def test_denial_says_when_to_come_back(running: Fleet, status: int, when: str) -> None:
+    for value in (when, header("OVERWRITE_IF_EXISTS_OR_ADD", when)):
+        seen = ask(running, {"allowed": False, "http_status": status, "headers": {"Retry-After": value}})
+        assert (seen.status, seen.of("retry-after")) == (status, [when])
 
 
 def test_error_response_is_envoys_error_and_no_denial(running: Fleet) -> None:
@@ -235,6 +264,31 @@ def test_error_response_is_envoys_error_and_no_denial(running: Fleet) -> None:
     after = [running.stat(f"http.http.ext_authz.mixer.{name}") for name in ("error", "denied")]
     assert after == [before[0] + 2, before[1]]
     assert running.series().total("mixer_decisions_total", outcome="error") == 2
+
+
+def test_error_response_without_a_status_has_envoys_and_the_rest_of_its_own(running: Fleet) -> None:
+    error = {"headers": {"retry-after": "9"}, "body": [1]}
+    seen = ask(running, {"allowed": False, "http_status": 401, "body": "denied", "error_response": error})
+    assert (seen.status, seen.of("retry-after"), seen.body) == (503, ["9"], "[1]")
+    assert seen.of("content-type") == ["application/json"]
+    seen = ask(running, {"allowed": False, "error_response": {"body": "later"}})
+    assert (seen.status, seen.body, seen.of("content-type")) == (503, "later", ["text/plain"])
+
+
+@pytest.mark.parametrize("action", [None, *ACTIONS])
+def test_headers_of_an_error_response_are_all_added_whatever_their_append_action(
+    running: Fleet, action: str | None
+) -> None:
+    """As those of a denial: Envoy 1.40."""
+    headers = {"x-twice": [header(action, "1"), header(action, "2")], "x-empty": header(action, "")}
+    seen = ask(running, {"allowed": False, "error_response": {"headers": headers}})
+    assert (seen.status, seen.of("x-twice"), seen.of("x-empty")) == (503, ["1", "2"], [""])
+
+
+def test_error_response_that_http_does_not_allow_is_envoys_plain_error(running: Fleet) -> None:
+    error = {"http_status": 502, "headers": {"x-good": "1", "x-bad": "a\r\nb"}, "body": "b"}
+    seen = ask(running, {"allowed": False, "error_response": error})
+    assert (seen.status, seen.of("x-good"), seen.of("x-bad"), seen.body) == (503, [], [], "")
 
 
 def test_error_response_lets_the_request_pass_where_envoy_fails_open() -> None:
