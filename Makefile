@@ -29,8 +29,10 @@ test: $(VENV)/made.stamp
 	@$(RUN) -m tests.components
 	@echo 'lint and types'
 	@$(MAKE) --no-print-directory lint
-	@echo 'tests'
-	@$(RUN) -m pytest
+	@echo 'tests, two at a time'
+	@$(RUN) -m pytest -m 'not alone' --numprocesses=2 --dist=loadfile
+	@echo 'tests that need the machine for themselves'
+	@$(RUN) -m pytest -m alone
 
 lint: $(VENV)/dev.stamp
 	@$(VENV)/bin/ruff check

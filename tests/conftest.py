@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -23,6 +24,31 @@ os.environ.pop("RUST_BACKTRACE", None)
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("search", deadline=None)
 hypothesis.settings.load_profile("tests")
+
+# Tests of what happens under load and within a time: they need the machine for themselves.
+ALONE = {
+    *(
+        "e2e",
+        "faults",
+        "server",
+        "shadow",
+        "test_reload.py",
+        "test_supervisor.py",
+        "test_worker.py",
+        "top",
+        "demo",
+    ),
+    *("contract/test_counters_exact.py", "contract/test_fronts.py", "contract/test_kafka_outages.py"),
+    *("contract/test_sinks.py", "ratelimit/test_redis.py"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m "not alone" --numprocesses=2 --dist=loadfile` and `-m alone` are the suite, see `make test`."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent)
+        if {place.parts[0], place.as_posix()} & ALONE:
+            item.add_marker("alone")
 
 
 @contextlib.contextmanager
