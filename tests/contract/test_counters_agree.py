@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from mixer import config
 from mixer.metrics import Metrics
 from mixer.ratelimit.cluster import ClusterCounters
-from mixer.ratelimit.counters import MAX_HITS, MAX_LIMIT, SECOND, Counters, Hit, Outcome, Rule
+from mixer.ratelimit.counters import MAX_HITS, MAX_LIMIT, SECOND, SET_BACK, Counters, Hit, Outcome, Rule
 from mixer.ratelimit.memory import MemoryCounters
 from mixer.ratelimit.redis import RedisCounters
 from tests.components.processes import Cluster
@@ -59,11 +59,12 @@ def sequences(draw: st.DrawFn) -> list[list[Step]]:
         st.integers(-2 * SECOND, 0),  # a caller whose clock is behind
     )
     hits = st.builds(Hit, st.sampled_from("ab"), st.sampled_from(known), HITS, st.sampled_from(HOLDERS))
-    groups, now = [], NOW
+    groups, now, latest = [], NOW, NOW
     for size in draw(st.lists(st.integers(1, 4), max_size=8)):
         group = []
         for _ in range(size):
-            now = max(NOW, now + draw(moves))
+            now = max(NOW, latest - SET_BACK, now + draw(moves))
+            latest = max(latest, now)
             group.append((draw(st.lists(hits, max_size=4)), now))
         groups.append(group)
     return groups
@@ -127,7 +128,9 @@ def test_any_sequence_has_the_outcomes_of_the_model(stores: Stores, groups: list
         st.sampled_from(("fixed_window", "sliding_window", "token_bucket")),
         counts_over=st.booleans(),
     ),
-    st.lists(st.tuples(st.integers(-1, 3), st.integers(-SECOND, 50 * SECOND)), min_size=4, max_size=20),
+    st.lists(
+        st.tuples(st.integers(-1, 3), st.integers(-SET_BACK // 20, 50 * SECOND)), min_size=4, max_size=20
+    ),
 )
 def test_one_counter_follows_the_model_through_its_windows(
     stores: Stores, rule: Rule, moves: list[tuple[int, int]]
