@@ -7,9 +7,9 @@ from the network can take another descriptor's name. Where that grows long, a ha
 same Redis while one takes the other's place. Its weaknesses come with it: (a, b_c) and (a_b, c) share a counter, and a
 long value makes a long key.
 
-In Redis 6.2 (MEMORY USAGE), `shop|user=alice@example.com|path=/orders|` with the prefix `mixer:` takes 120 bytes as a
-window of either kind or a bucket; slots take 50 bytes each (120 where a counter has more than 128), and 300 for the
-holder.
+In Redis 7.0 (MEMORY USAGE), `shop|user=alice@example.com|path=/orders|` with the prefix `mixer:` takes 120 bytes as a
+fixed window, 140 as a sliding one, and 150 as a bucket; slots take 50 bytes each (150 where a counter has more than 128),
+and 300 for the holder.
 """
 
 from collections.abc import Iterable
