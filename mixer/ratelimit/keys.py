@@ -8,8 +8,8 @@ same Redis while one takes the other's place. Its weaknesses come with it: (a, b
 long value makes a long key.
 
 In Redis 7.0 (MEMORY USAGE), `shop|user=alice@example.com|path=/orders|` with the prefix `mixer:` takes 120 bytes as a
-fixed window, 140 as a sliding one, and 150 as a bucket; slots take 50 bytes each (150 where a counter has more than 128),
-and 300 for the holder.
+fixed window, 140 as a sliding one, and 150 as a bucket; slots take 50 bytes each (150 where a counter has more than
+128), and 300 for the holder.
 """
 
 from collections.abc import Iterable
