@@ -40,6 +40,10 @@ class Format:
     def entry_part(self, key: str, value: str) -> str:
         return f"{_escape(key).replace('=', '%3D')}={_escape(value)}|"
 
+    def shared_part(self, key: str, pattern: str) -> str:
+        """That of a key which a `*` stands for, where values share a counter. No value is written like it."""
+        return f"{_escape(key).replace('=', '%3D')}=%*{_escape(pattern)}|"
+
     def bounded(self, name: str) -> str:
         """The name that these parts make, or `#` and its hash where it is too long (a name as it reads has a `|`)."""
         return bounded(name)
@@ -62,6 +66,9 @@ class RatelimitFormat(Format):
 
     def entry_part(self, key: str, value: str) -> str:
         return f"{key}_{value}_"
+
+    def shared_part(self, key: str, pattern: str) -> str:
+        return self.entry_part(key, pattern)
 
     def bounded(self, name: str) -> str:
         return name
