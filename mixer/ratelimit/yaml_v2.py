@@ -124,10 +124,6 @@ def read(content: bytes) -> tuple[Node | None, bool]:
         for event in events:
             if isinstance(event, yaml.DocumentEndEvent):
                 break
-            if isinstance(event, yaml.DocumentStartEvent) and event.version not in (None, (1, 1)):
-                version = ".".join(map(str, event.version))
-                message = f"%YAML: expected 1.1, as envoyproxy/ratelimit reads it, got {version}"
-                raise YamlError(event.start_mark.line + 1, message)
             document.add(event)
         return document.root, any(isinstance(event, yaml.DocumentStartEvent) for event in events)
     except yaml.MarkedYAMLError as error:
@@ -154,6 +150,9 @@ class _Document:
     def add(self, event: yaml.Event) -> None:
         line = event.start_mark.line + 1 if event.start_mark else 0
         match event:
+            case yaml.DocumentStartEvent(version=(major, minor)) if (major, minor) != (1, 1):
+                message = f"%YAML: expected 1.1, as envoyproxy/ratelimit reads it, got {major}.{minor}"
+                raise YamlError(line, message)
             case yaml.ScalarEvent():
                 self._attach(
                     Node("scalar", line, event.tag, event.value, plain=event.implicit[0]), event.anchor
