@@ -235,6 +235,10 @@ def _limits_show(options: argparse.Namespace) -> int:
         print(_json([shown.described(domain, limit) for domain, limit in shown.in_order(limits)]))
     else:
         print("\n".join(shown.table(limits)))
+        if rate_limits.decision is not None:
+            print(
+                f"and for each call those that the rule {rate_limits.decision} gives (rate_limits.decision)"
+            )
     return 0
 
 

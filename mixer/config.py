@@ -79,6 +79,12 @@ def _decision_name(value: str) -> str:
     return value
 
 
+def _key_prefix(value: str) -> str:
+    if "{}" in value:  # after which a cluster knows no hash tag, and slots would lie on several nodes
+        raise ValueError("text without {}")
+    return value
+
+
 def _header_name(value: str) -> str:
     if not _HEADER_NAME.fullmatch(value):
         raise ValueError("an HTTP header name")
@@ -189,6 +195,7 @@ DecisionPath = Annotated[str, AfterValidator(_decision)]
 DecisionName = Annotated[str, AfterValidator(_decision_name)]
 SpiffePattern = Annotated[str, AfterValidator(_spiffe_pattern)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
+KeyPrefix = Annotated[str, AfterValidator(_key_prefix)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 Role = Literal["all", "check", "report"]  # of a process, or of the workers of one `mixer serve`
 OnError = Literal["error", "allow", "deny", "local"]
@@ -475,7 +482,7 @@ class Redis(Settings):
     timeout: Seconds = 0.5
     connect_timeout: Annotated[Seconds, Field(gt=0)] = 0.5
     breaker: Breaker = Breaker()
-    key_prefix: str = "mixer:"
+    key_prefix: KeyPrefix = "mixer:"
     max_batch: PositiveInt = 256  # calls that share one round trip at most
 
 

@@ -360,7 +360,8 @@ descriptors:
   descriptors:
   - {key: job, rate_limit: {algorithm: concurrency, requests_per_unit: 2, lease: 5m}}
   - {key: path, value: /a*, share_threshold: true, shadow_mode: true,
-     rate_limit: {algorithm: token_bucket, window: 90s, requests_per_unit: 9, burst: 3, replaces: [{name: per-user}]}}
+     rate_limit: {algorithm: token_bucket, window: 90s, requests_per_unit: 9, burst: 3, replaces: [{name: per-user}],
+       on_error: deny, count_over_limit: true}}
 """
 
 
@@ -399,13 +400,23 @@ def test_limits_show_is_a_table_with_every_limit_and_where_it_comes_from(tmp_pat
                 (
                     [
                         *("shop", "tenant > path=/a*", "9 per 90s, burst 3", "token_bucket", "-"),
-                        "shadow_mode, share_threshold, replaces per-user",
+                        "shadow_mode, share_threshold, replaces per-user, count_over_limit: true, on_error: deny",
                     ],
                     "descriptors[2].descriptors[1].rate_limit",
                 ),
             )
         ),
     ]
+
+
+def test_limits_show_says_where_further_ones_come_from(tmp_path: Path) -> None:
+    file = quota(tmp_path, decision="shop/limits")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "policy": {"paths": ["policies/"]}}))
+    done = run("limits", "show", "--config", file)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == (
+        "and for each call those that the rule shop/limits gives (rate_limits.decision)"
+    )
 
 
 def test_limits_show_for_machines(tmp_path: Path) -> None:
@@ -418,7 +429,8 @@ def test_limits_show_for_machines(tmp_path: Path) -> None:
         "requests_per_unit": 9,
         "window": 90,
         "burst": 3,
-        "count_over_limit": False,
+        "count_over_limit": True,
+        "on_error": "deny",
         "shadow_mode": True,
         "share_threshold": True,
         "replaces": ["per-user"],

@@ -399,6 +399,10 @@ def test_secrets_that_stand_in_the_file_are_named(tmp_path: Path) -> None:
             'rate_limits.redis.mode: expected single, sentinel or cluster, got "clustre"',
         ),
         (
+            "rate_limits: {paths: [a], redis: {key_prefix: 'a{}:'}}",
+            'rate_limits.redis.key_prefix: expected text without {}, got "a{}:"',
+        ),
+        (
             "rate_limits: {paths: [a], redis: {mode: cluster, nodes: [localhost]}}",
             'rate_limits.redis.nodes[0]: expected "host:port", "[::1]:port" or "unix:/path", got "localhost"',
         ),

@@ -28,6 +28,7 @@ One that gives back never takes a counter below 0; a sliding window gives back w
 hits is as one that never was.
 """
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -49,10 +50,11 @@ class Sliding(NamedTuple):
 
 
 class Bucket(NamedTuple):
-    """State of a token bucket: how full it was when."""
+    """State of a token bucket: how full it was when, and by how much a hit had filled it, for the limit may change."""
 
     level: int = 0
     stamp: int = 0
+    cost: int = 0
 
 
 def is_kept(rule: Rule, hits: int, passes: bool) -> bool:
@@ -143,14 +145,16 @@ def _sliding_wait(rule: Rule, state: Sliding, hits: int, now: int) -> int:
 
 def token_bucket(rule: Rule, state: Bucket, hits: int, now: int) -> tuple[Bucket, bool]:
     """The state after the hits, and whether they pass."""
-    level, stamp = state
+    level, stamp, cost = state
+    if level and cost != rule.cost:  # as in Lua, step by step
+        level = min(MAX_LEVEL, math.ceil(level / cost * rule.cost))
     now = max(now, stamp)
     level = max(0, level - (now - stamp) * rule.rate)
     filled = level + hits * rule.cost
     passes = hits < 0 or filled <= rule.size * rule.cost
     if passes or rule.counts_over:
         level = max(0, min(MAX_LEVEL, filled))
-    return Bucket(level, now) if level else Bucket(), passes
+    return Bucket(level, now, rule.cost) if level else Bucket(), passes
 
 
 def bucket_outcome(rule: Rule, state: Bucket, passes: bool, hits: int) -> Outcome:

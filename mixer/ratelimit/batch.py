@@ -17,6 +17,7 @@ MAX_COUNTERS = 1024  # Redis does nothing else during the script, about 3 µs a 
 SLACK = 5.0  # seconds that a counter outlives its end, for processes whose clocks differ
 JITTER = 25.0  # expiries of one window spread over this many seconds, or Redis stalls at each minute
 
+_SLACK = int(SLACK * 1000)
 _new = tuple.__new__  # of a named tuple, without its own constructor's price
 
 Place = tuple[int, int]
@@ -184,7 +185,7 @@ class Batch:
     def _operate(self, hit: Hit, now: int) -> Place:
         rule, hits = hit.rule, hit.hits
         key = key_of(self._prefix, self._format, hit, now)
-        common = (hits, now, self._slack)
+        common = (hits, now, _SLACK)
         over = int(rule.counts_over)
         if rule.algorithm == "sliding_window":
             slices, each = algorithms.sliding_slices(rule)
@@ -282,7 +283,7 @@ def _outcome(hit: Hit, reply: list[int], now: int) -> Outcome:
     if rule.algorithm == "fixed_window":
         return algorithms.fixed_outcome(rule, reply[1], passes, now)
     if rule.algorithm == "sliding_window":
-        return algorithms.sliding_outcome(rule, Sliding(*reply[1:]), passes, hit.hits, now)
+        return algorithms.sliding_outcome(rule, Sliding(*reply[1:4]), passes, hit.hits, reply[4])
     if rule.algorithm == "token_bucket":
         return algorithms.bucket_outcome(rule, Bucket(*reply[1:]), passes, hit.hits)
     _, used, first, last = reply

@@ -14,6 +14,7 @@ SECOND = 1_000_000  # in µs, the unit of all times here
 MAX_LIMIT = 2**32 - 1  # of hits, slots and bursts: what an answer's message can carry
 MAX_WINDOW = 366 * 86400 * SECOND
 MAX_HITS = 2**32  # of one hit: above any limit, so that more makes no difference
+SET_BACK = 10 * SECOND  # whose clock is further behind than that was set back, or another's was ahead
 EXACT = 2**53  # below it, Lua's numbers are exact integers
 
 
@@ -134,6 +135,12 @@ class Counters(Protocol):
     sliding window and a bucket never go back in time: a caller who is behind is served as if it were the time of the
     last hit, and one who is ahead brings d of refill forward, once and not each time. A lease ends d early or late.
     So keep clocks within a small part of the shortest window.
+
+    Where clocks are further apart than `SET_BACK`, or one is set back by more: a fixed window that comes twice may
+    admit its limit twice. A sliding window and a bucket go on, for who is behind, as much later as the store's own
+    clock has gone on since the last hit, so that nobody is kept out longer than two windows or a bucket's draining,
+    and callers who are apart admit no more together than others. A lease ends no later than one lease after the next
+    hit that asks for a slot; for who is ahead it has ended then.
     """
 
     async def start(self) -> None:

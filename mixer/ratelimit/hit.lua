@@ -6,10 +6,19 @@
 -- function returns, as a list; for a counter that failed the error as text.
 local SATURATED = 2 ^ 53 -- what a number here can hold exactly
 local MAX_SLIDING, MAX_LEVEL = 2 ^ 32, 2 ^ 53 - 1
+local SET_BACK = 10000000 -- as in counters.py
 
 local function text(number) return string.format('%.0f', number) end
 
 local function keep(key, value, milliseconds) redis.call('SET', key, value, 'PX', text(milliseconds)) end
+
+-- The milliseconds of a counter's `life` that have gone by Redis' clock. Was that one set back too, they begin anew.
+local function gone(key, life)
+  local left = redis.call('PTTL', key)
+  if left <= life then return life - left end
+  redis.call('PEXPIRE', key, text(life))
+  return 0
+end
 
 -- All hits, or those that fit ('fill'), or none of them; their number is the first answer.
 local function fixed(key, hits, limit, kind, ttl)
@@ -34,6 +43,7 @@ local function sliding(key, hits, now, slack, limit, over, window, slices, each)
     start, before, here = string.match(state, '^(%d+) (%d+) (%d+)$')
     start, before, here = tonumber(start) or error('not a counter'), tonumber(before), tonumber(here)
   end
+  if now < start - SET_BACK then now = start + 1000 * gone(key, math.ceil(2 * window / 1000) + slack) end
   now = math.max(now, start)
   local current = now - math.fmod(now, window)
   if current ~= start then
@@ -56,16 +66,18 @@ local function sliding(key, hits, now, slack, limit, over, window, slices, each)
       keep(key, text(current) .. ' ' .. text(before) .. ' ' .. text(here), ttl)
     end
   end
-  return {passes and 1 or 0, current, before, here}
+  return {passes and 1 or 0, current, before, here, now}
 end
 
 local function bucket(key, hits, now, slack, size, over, cost, rate)
   local state = redis.call('GET', key)
-  local level, stamp = 0, 0
+  local level, stamp, before = 0, 0, cost
   if state then
-    level, stamp = string.match(state, '^(%d+) (%d+)$')
-    level, stamp = tonumber(level) or error('not a counter'), tonumber(stamp)
+    level, stamp, before = string.match(state, '^(%d+) (%d+) (%d+)$')
+    level, stamp, before = tonumber(level) or error('not a counter'), tonumber(stamp), tonumber(before)
   end
+  if before ~= cost then level = math.min(MAX_LEVEL, math.ceil(level / before * cost)) end
+  if now < stamp - SET_BACK then now = stamp + 1000 * gone(key, math.ceil(level / rate / 1000) + slack) end
   now = math.max(now, stamp)
   level = math.max(0, level - (now - stamp) * rate)
   local filled = level + hits * cost
@@ -75,7 +87,7 @@ local function bucket(key, hits, now, slack, size, over, cost, rate)
     if level == 0 then
       redis.call('DEL', key)
     else
-      keep(key, text(level) .. ' ' .. text(now), math.ceil(level / rate / 1000) + slack)
+      keep(key, text(level) .. ' ' .. text(now) .. ' ' .. text(cost), math.ceil(level / rate / 1000) + slack)
     end
   end
   return {passes and 1 or 0, level, now}
@@ -84,6 +96,11 @@ end
 -- `index`: the set of counters in which the holder has slots.
 local function slot(key, hits, now, slack, limit, lease, holder, index)
   local passes = true
+  if hits > 0 then
+    for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. text(now + lease + SET_BACK), '+inf')) do
+      redis.call('ZADD', key, text(now + lease), ahead)
+    end
+  end
   local alive = redis.call('ZCOUNT', key, '(' .. text(now), '+inf')
   if hits < 0 then
     redis.call('ZREMRANGEBYSCORE', key, '-inf', text(now))

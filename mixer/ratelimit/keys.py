@@ -7,9 +7,9 @@ from the network can take another descriptor's name. Where that grows long, a ha
 same Redis while one takes the other's place. Its weaknesses come with it: (a, b_c) and (a_b, c) share a counter, and a
 long value makes a long key.
 
-In Redis 6.2 (MEMORY USAGE), `shop|user=alice@example.com|path=/orders|` with the prefix `mixer:` takes 120 bytes as a
-window of either kind or a bucket; slots take 50 bytes each (120 where a counter has more than 128), and 300 for the
-holder.
+In Redis 7.0 (MEMORY USAGE), `shop|user=alice@example.com|path=/orders|` with the prefix `mixer:` takes 120 bytes as a
+fixed window, 140 as a sliding one, and 150 as a bucket; slots take 50 bytes each (150 where a counter has more than
+128), and 300 for the holder.
 """
 
 from collections.abc import Iterable
@@ -40,6 +40,10 @@ class Format:
     def entry_part(self, key: str, value: str) -> str:
         return f"{_escape(key).replace('=', '%3D')}={_escape(value)}|"
 
+    def shared_part(self, key: str, pattern: str) -> str:
+        """That of a key which a `*` stands for, where values share a counter. No value is written like it."""
+        return f"{_escape(key).replace('=', '%3D')}=%*{_escape(pattern)}|"
+
     def bounded(self, name: str) -> str:
         """The name that these parts make, or `#` and its hash where it is too long (a name as it reads has a `|`)."""
         return bounded(name)
@@ -62,6 +66,9 @@ class RatelimitFormat(Format):
 
     def entry_part(self, key: str, value: str) -> str:
         return f"{key}_{value}_"
+
+    def shared_part(self, key: str, pattern: str) -> str:
+        return self.entry_part(key, pattern)
 
     def bounded(self, name: str) -> str:
         return name

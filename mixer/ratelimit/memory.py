@@ -8,10 +8,9 @@ from mixer.errors import CounterError
 from mixer.metrics import Metrics
 from mixer.ratelimit import algorithms
 from mixer.ratelimit.algorithms import Bucket, Sliding
-from mixer.ratelimit.counters import SECOND, Hit, Outcome, Outcomes, Rule
+from mixer.ratelimit.counters import SECOND, SET_BACK, Hit, Outcome, Outcomes, Rule
 
 MAX_COUNTERS = 1_000_000  # about 200 MB with names of 60 characters
-SET_BACK = 10 * SECOND  # µs by which a clock goes back at once only if somebody sets it
 SWEEP = 1_000  # counters that are kept before those that have ended are looked for
 
 Counts = dict[str, int]

@@ -136,15 +136,15 @@ class Objects:
         return Claim(limit, template.texts, template.tally, hit, has_hits="hits" in item)
 
     def _template(self, given: dict[str, Any], at: str) -> _Template:
-        known = (*_KNOWN, *_OWN)
-        if unknown := sorted(given.keys() - set(known)):
-            close = difflib.get_close_matches(unknown[0], known, n=1)
-            hint = f'did you mean "{close[0]}"?' if close else f"known here: {', '.join(known)}"
-            raise IllegalLimitError(f"illegal limit: {at}.{unknown[0][:80]}: unknown field; {hint}")
         if "replaces" in given:
             raise IllegalLimitError(
                 f"illegal limit: {at}.replaces: has its place in a file; leave the limit out"
             )
+        known = [name for name in (*_KNOWN, *_OWN) if name != "replaces"]
+        if unknown := sorted(given.keys() - set(known)):
+            close = difflib.get_close_matches(unknown[0], known, n=1)
+            hint = f'did you mean "{close[0]}"?' if close else f"known here: {', '.join(known)}"
+            raise IllegalLimitError(f"illegal limit: {at}.{unknown[0][:80]}: unknown field; {hint}")
         over_limit = _over_limit(given["over_limit"], f"{at}.over_limit") if "over_limit" in given else None
         findings = Findings()
         rest = {name: value for name, value in given.items() if name not in _OWN}

@@ -38,7 +38,10 @@ def described(domain: str, limit: Limit) -> dict[str, Any]:
             found["burst"] = rule.burst
         if rule.lot > 1:
             found["lot"] = rule.lot
-        found["count_over_limit"] = rule.counts_over
+        if rule.algorithm != "concurrency":
+            found["count_over_limit"] = rule.counts_over
+    if limit.on_error:
+        found["on_error"] = limit.on_error
     found |= {flag: True for flag in _FLAGS if getattr(limit, flag)}
     if limit.replaces:
         found["replaces"] = sorted(limit.replaces)
@@ -100,10 +103,12 @@ def _flags(limit: Limit) -> Iterable[str]:
     if limit.replaces:
         yield f"replaces {' and '.join(sorted(limit.replaces))}"
     if (rule := limit.rule) is not None:
-        if not rule.counts_over and rule.algorithm == "fixed_window":
-            yield "count_over_limit: false"
+        if rule.algorithm != "concurrency" and rule.counts_over != (rule.algorithm == "fixed_window"):
+            yield f"count_over_limit: {_json(rule.counts_over)}"
         if rule.lot > 1:
             yield f"lot {rule.lot}"
+    if limit.on_error:
+        yield f"on_error: {limit.on_error}"
 
 
 def _json(value: bool) -> str:

@@ -119,7 +119,9 @@ class Descriptor:
 
     def part_for(self, key: str, value: str) -> str:
         """The entry's part of the counter's name where `part` is None."""
-        return self._format.entry_part(key, value if self.shared_value is None else self.shared_value)
+        if self.shared_value is None:
+            return self._format.entry_part(key, value)
+        return self._format.shared_part(key, self.shared_value)
 
 
 class _Values:

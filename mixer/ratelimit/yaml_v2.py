@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 import yaml
@@ -32,6 +33,12 @@ _WORDS: dict[str, Scalar] = {
 _INT = re.compile(r"([-+]?)(?:0[xX]([0-9a-fA-F]+)|0[bB]([01]+)|0[oO]?([0-7]+)|(0|[1-9][0-9]*))")
 _BASES = (16, 2, 8, 10)
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_ZONE = r"Z|[-+](?:[01][0-9]|2[0-4]):(?:[0-5][0-9]|60)"
+_TIME = re.compile(
+    r"(\d{4})-(\d\d?)-(\d\d?)"
+    rf"(?:( +)?(?(4)|[Tt])(\d\d?):(\d\d?):(\d\d?)(?:[.,]\d+)?(?(4)|(?:{_ZONE})))?",  # after a space none
+    re.ASCII,
+)
 _MAX_DIGITS = 400  # a float64 ends long before; Python refuses to convert very long digits at all
 
 
@@ -91,6 +98,8 @@ class Node:
             except ValueError as error:  # of base64 or of UTF-8
                 raise YamlError(self.line, "!!binary without base64 of UTF-8 text") from error
         name = self.tag.removeprefix(_CORE) if self.tag else ""
+        if name == "timestamp" and not _is_time(self.text):
+            raise YamlError(self.line, f"`{self.text}` is tagged !!timestamp, which it is not")
         if self.tag is None:
             return _resolve(self.text) if self.plain else self.text
         if name not in ("bool", "int", "float", "null"):
@@ -141,6 +150,9 @@ class _Document:
     def add(self, event: yaml.Event) -> None:
         line = event.start_mark.line + 1 if event.start_mark else 0
         match event:
+            case yaml.DocumentStartEvent(version=(major, minor)) if (major, minor) != (1, 1):
+                message = f"%YAML: expected 1.1, as envoyproxy/ratelimit reads it, got {major}.{minor}"
+                raise YamlError(line, message)
             case yaml.ScalarEvent():
                 self._attach(
                     Node("scalar", line, event.tag, event.value, plain=event.implicit[0]), event.anchor
@@ -184,6 +196,19 @@ class _Document:
             raise YamlError(
                 node.line, f"expands to more than {MAX_EXPANDED_NODES:,} nodes through its aliases"
             )
+
+
+def _is_time(text: str) -> bool:
+    """Whether it is a time or a date as yaml.v2 reads them (`parseTimestamp` in its `resolve.go`)."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        return False
+    year, month, day, hour, minute, second = (int(number or 0) for number in match.group(1, 2, 3, 5, 6, 7))
+    try:
+        datetime(year or 4, month, day, hour, minute, second)  # the year 0 is a leap year there
+    except ValueError:
+        return False
+    return True
 
 
 def _resolve(text: str) -> Scalar:

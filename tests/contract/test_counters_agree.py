@@ -1,6 +1,7 @@
 """Every store does what `mixer.ratelimit.algorithms` says, for any sequence of times, hits and names."""
 
 import asyncio
+import dataclasses
 import itertools
 import uuid
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from mixer import config
 from mixer.metrics import Metrics
 from mixer.ratelimit.cluster import ClusterCounters
-from mixer.ratelimit.counters import MAX_HITS, MAX_LIMIT, SECOND, Counters, Hit, Outcome, Rule
+from mixer.ratelimit.counters import MAX_HITS, MAX_LIMIT, SECOND, SET_BACK, Counters, Hit, Outcome, Rule
 from mixer.ratelimit.memory import MemoryCounters
 from mixer.ratelimit.redis import RedisCounters
 from tests.components.processes import Cluster
@@ -59,11 +60,12 @@ def sequences(draw: st.DrawFn) -> list[list[Step]]:
         st.integers(-2 * SECOND, 0),  # a caller whose clock is behind
     )
     hits = st.builds(Hit, st.sampled_from("ab"), st.sampled_from(known), HITS, st.sampled_from(HOLDERS))
-    groups, now = [], NOW
+    groups, now, latest = [], NOW, NOW
     for size in draw(st.lists(st.integers(1, 4), max_size=8)):
         group = []
         for _ in range(size):
-            now = max(NOW, now + draw(moves))
+            now = max(NOW, latest - SET_BACK, now + draw(moves))
+            latest = max(latest, now)
             group.append((draw(st.lists(hits, max_size=4)), now))
         groups.append(group)
     return groups
@@ -127,13 +129,22 @@ def test_any_sequence_has_the_outcomes_of_the_model(stores: Stores, groups: list
         st.sampled_from(("fixed_window", "sliding_window", "token_bucket")),
         counts_over=st.booleans(),
     ),
-    st.lists(st.tuples(st.integers(-1, 3), st.integers(-SECOND, 50 * SECOND)), min_size=4, max_size=20),
+    st.integers(1, 7),
+    st.lists(
+        st.tuples(st.integers(-1, 3), st.integers(-SET_BACK // 20, 50 * SECOND), st.booleans()),
+        min_size=4,
+        max_size=20,
+    ),
 )
-def test_one_counter_follows_the_model_through_its_windows(
-    stores: Stores, rule: Rule, moves: list[tuple[int, int]]
+def test_one_counter_follows_the_model_through_its_windows_and_changes_of_its_limit(
+    stores: Stores, rule: Rule, other_limit: int, moves: list[tuple[int, int, bool]]
 ) -> None:
-    times = itertools.accumulate((pause for _, pause in moves), initial=NOW)
-    groups = [[([Hit("a", rule, hits)], now)] for (hits, _), now in zip(moves, times, strict=False)]
+    rules = rule, dataclasses.replace(rule, limit=other_limit)
+    times = itertools.accumulate((pause for _, pause, _ in moves), initial=NOW)
+    groups = [
+        [([Hit("a", rules[is_other], hits)], now)]
+        for (hits, _, is_other), now in zip(moves, times, strict=False)
+    ]
     model = Model()
     expected = [model.hit(hits, now) for group in groups for hits, now in group]
     for name, counters in stores.new().items():

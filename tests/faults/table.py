@@ -134,8 +134,8 @@ ROWS: Final = (
     ),
     Row(
         "clock", "garbage", "an hour behind",
-        more="tokens count an hour longer; counters in memory go on as they were; in Redis, a bucket or sliding "
-        "window that was used fills once its key ends, some seconds after all of it would have filled",
+        more="tokens count an hour longer; buckets and sliding windows go on as they were, in Redis by its clock; "
+        "fixed windows that come again count again",
     ),
     Row(
         "clock", "returns", "set right after an hour ahead",

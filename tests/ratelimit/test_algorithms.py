@@ -102,6 +102,17 @@ def test_what_is_counted_over_the_limit_is_owed(algorithm: str) -> None:
     assert (outcome.over, outcome.used, outcome.remaining) == (False, 5, 5)
 
 
+@pytest.mark.parametrize("algorithm", ["fixed_window", "sliding_window", "token_bucket"])
+@pytest.mark.parametrize(("before", "after"), [(7, 60), (60, 7), (60, 120), (7, 11), (1000, 999)])
+def test_a_limit_that_is_changed_goes_on_with_the_hits_that_it_has(
+    algorithm: str, before: int, after: int
+) -> None:
+    model = Model()
+    model.hit([Hit("a", Rule(before, 60 * SECOND, algorithm), 5)], NOW)  # type: ignore[arg-type]
+    (outcome,) = model.hit([Hit("a", Rule(after, 60 * SECOND, algorithm), 1)], NOW)  # type: ignore[arg-type]
+    assert (outcome.used, outcome.remaining) == (6, after - 6)
+
+
 WRONG = {
     "limit": ({"limit": -1}, "limit: expected 0 to 4294967295, got -1"),
     "window": ({"window": 1}, "window: expected whole seconds, 1 to 31622400, got 1e-06"),

@@ -46,6 +46,14 @@ MISTAKES = {
         "domain: !!int d\n",
         "a.yaml: line 1: is not usable YAML: `d` is tagged !!int, which it is not",
     ),
+    "time that is none": (
+        "domain: !!timestamp d\n",
+        "a.yaml: line 1: is not usable YAML: `d` is tagged !!timestamp, which it is not",
+    ),
+    "YAML of another version": (
+        "%YAML 1.2\n---\ndomain: d\n",
+        "a.yaml: line 1: is not usable YAML: %YAML: expected 1.1, as envoyproxy/ratelimit reads it, got 1.2",
+    ),
     "no binary": (
         "domain: !!binary ä\n",
         "a.yaml: line 1: is not usable YAML: !!binary without base64 of UTF-8 text",

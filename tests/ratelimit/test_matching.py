@@ -115,7 +115,20 @@ def test_values_of_a_shared_wildcard_in_a_key_have_one_counter_for_each_key() ->
         "domain: d\ndescriptors: [{key: s*, share_threshold: true, rate_limit: {unit: day}}]\n"
     )
     matches = [limits.domains["d"].match([Entry(*pair)]) for pair in (("s1", "x"), ("s1", "y"), ("s2", "x"))]
-    assert [match and match[1] for match in matches] == ["d|s1=s*|", "d|s1=s*|", "d|s2=s*|"]
+    assert [match and match[1] for match in matches] == ["d|s1=%*s*|", "d|s1=%*s*|", "d|s2=%*s*|"]
+
+
+def test_no_value_of_a_client_is_counted_where_values_of_a_wildcard_in_a_key_are() -> None:
+    limits = limits_of(
+        "domain: d\ndescriptors: [{key: s*, value: x*, share_threshold: true, rate_limit: {unit: day}}, "
+        "{key: s1, rate_limit: {unit: day}}]\n"
+    )
+    shared, *others = (
+        limits.domains["d"].match([Entry("s1", value)]) for value in ("xyz", "s*_x*", "*s*_x*", "%*s*_x*")
+    )
+    assert shared is not None
+    assert shared[1] == "d|s1=%*s*_x*|"
+    assert all(other is not None and other[1] != shared[1] for other in others)
 
 
 def test_override_is_counted_where_the_limit_of_the_file_is() -> None:

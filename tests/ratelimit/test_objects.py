@@ -1,5 +1,7 @@
 """Limits as a policy writes them: what each field means, and what each mistake is told."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -313,6 +315,15 @@ def test_whatever_a_policy_says_is_a_limit_or_a_clear_mistake(fields: dict[str, 
     assert len(mistake) < 400
     assert "YAML" not in mistake
     assert all(claim is None or claim.limit.rule is None or claim.hit for claim in found)
+
+
+def test_each_field_is_told_beside_the_example_policies() -> None:
+    readme = Path(__file__).parents[2].joinpath("policies", "README.md").read_text("utf-8")
+    first_cells = re.findall(r"^\| (`[^|]+) \|", readme.partition("## Limits")[2], re.MULTILINE)
+    with pytest.raises(IllegalLimitError) as caught:
+        objects().read([limit(xyz=1)], "limits")
+    _, _, known = str(caught.value).partition("known here: ")
+    assert sorted(re.findall(r"`(\w+)`", "".join(first_cells))) == sorted(known.split(", "))
 
 
 def test_slots_are_refused_where_nothing_gives_them_back() -> None:

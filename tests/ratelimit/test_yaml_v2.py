@@ -57,6 +57,9 @@ SCALARS: dict[str, Scalar] = {
     "!!bool 'yes'": True,
     "!!null ''": None,
     "!!binary YWJj": "abc",
+    "!!timestamp 2000-2-29": "2000-2-29",
+    "!!timestamp '2001-01-01 1:2:3.5'": "2001-01-01 1:2:3.5",
+    "!!timestamp 2001-01-01T00:00:00+24:00": "2001-01-01T00:00:00+24:00",
     "!other 5.0": "5.0",
     "9" * 401: "9" * 401,
 }
@@ -68,6 +71,17 @@ def test_scalar(text: str, value: Scalar) -> None:
     assert root is not None
     assert root.kind == "scalar"
     assert (root.value(), type(root.value())) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x", "2001", "2001-02-29", "2001-01-01T00:00:00", "'2001-01-01 00:00:00Z'", "2001-01-01T24:00:00Z"],
+)
+def test_text_that_is_tagged_a_time_must_be_one(text: str) -> None:
+    root, _ = read(f"!!timestamp {text}".encode())
+    assert root is not None
+    with pytest.raises(YamlError, match="is tagged !!timestamp, which it is not"):
+        root.value()
 
 
 def plain(node: Node) -> object:
