@@ -10,7 +10,7 @@ input that is built of paths keeps what is above them.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,8 +111,8 @@ def _widest(paths: set[Path]) -> set[Path]:
 
 
 def _reached(rules: Sequence[_Rule], decision: Pattern, *, as_opa: bool = False) -> list[_Rule]:
-    """The rules that the decision can use, in the order of the modules. `as_opa`: with those that only `opa deps` counts
-    among them, all below `data.roles` for `data.roles[x].name`."""
+    """The rules that the decision can use, in the order of the modules. `as_opa`: with those that only `opa deps`
+    counts among them, all below `data.roles` for `data.roles[x].name`."""
     below: dict[Pattern, list[int]] = defaultdict(list)  # by each beginning of a rule's constant part
     at: dict[Pattern, list[int]] = defaultdict(list)  # by a rule's whole constant part
     for index, rule in enumerate(rules):

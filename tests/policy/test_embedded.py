@@ -13,7 +13,6 @@ from mixer.errors import DecisionError, PolicyError
 from mixer.policy.engine import Evaluation
 from mixer.policy.regorus import EmbeddedEngine
 
-
 SECRET = 32 * "k"
 
 

@@ -79,7 +79,7 @@ def paths(policy: str, **files: str) -> set[str]:
         ("allow := roles.admin\nroles.admin := input.a\nroles.user := input.b", {"input.a"}),
         ("allow := roles[data.k]\nroles.admin := input.a\nroles.user := input.b", {"input.a", "input.b"}),
         ("allow := roles\nroles[x] := input.a if x := input.b", {"input.a", "input.b"}),
-        ("allow := roles[data.k].name\nroles.admin.name := input.a\nroles.admin.rank := input.b", {"input.a", "input.b"}),
+        ("allow := roles[data.k].name\nroles.a.name := input.a\nroles.a.rank := input.b", {"input.a", "input.b"}),
         ("allow := roles.admin\nroles[x].name := input.a if x := input.b", {"input.a", "input.b"}),
         ("allow := data.p.inner\ninner := input.a\nunused := input.b", {"input.a"}),
         ("allow := data[data.k].other\nother := input.a", {"input.a"}),
@@ -112,7 +112,10 @@ def test_clock_and_chance_make_a_decision_uncacheable_and_are_named(tmp_path: Pa
 
 
 def test_clock_that_the_decision_cannot_reach_does_not_count(tmp_path: Path) -> None:
-    policy = "allow := roles[input.a].name\nroles.a.name := 1\nroles.a.since := time.now_ns()\nfresh(x) := x > time.now_ns()"
+    policy = (
+        "allow := roles[input.a].name\nroles.a.name := 1\nroles.a.since := time.now_ns()\n"
+        "fresh(x) := x > time.now_ns()"
+    )
     assert engine(tmp_path, policy).references.uncacheable == ()
 
 
