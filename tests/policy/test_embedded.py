@@ -65,6 +65,11 @@ def test_name_of_a_rule_hides_the_builtins_below_it(tmp_path: Path, rule: str) -
     ]
 
 
+def test_function_may_have_a_default_alone(tmp_path: Path) -> None:
+    (tmp_path / "p.rego").write_text("package p\n\nallow := f(1)\ndefault f(_) := 2\n")
+    assert started(tmp_path).evaluate(b"{}", None) == Evaluation("2")
+
+
 def test_decision_that_no_rule_gives_names_those_that_are_there(tmp_path: Path) -> None:
     [refusal] = refusals(tmp_path, "package p\n\nalow := 1\n")
     assert 'no rule gives the decision "p/allow"; rules there: p/alow' in refusal
