@@ -65,6 +65,12 @@ def test_name_of_a_rule_hides_the_builtins_below_it(tmp_path: Path, rule: str) -
     ]
 
 
+def test_rule_of_several_names_may_have_any(tmp_path: Path) -> None:
+    rules = "allow := k.b.c + v.a\nv.a := 1\nk[x] := 2 if some x in [3]\nk.b.c := 4\n"
+    (tmp_path / "p.rego").write_text(f"package p\n\n{rules}")
+    assert started(tmp_path).evaluate(b"{}", None) == Evaluation("5")
+
+
 def test_function_may_have_a_default_alone(tmp_path: Path) -> None:
     (tmp_path / "p.rego").write_text("package p\n\nallow := f(1)\ndefault f(_) := 2\n")
     assert started(tmp_path).evaluate(b"{}", None) == Evaluation("2")
