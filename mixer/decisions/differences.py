@@ -11,7 +11,7 @@ def differences(live: Any, candidate: Any) -> list[str]:
     """The paths at which the candidate's decision is another than the live one, "/result/headers/x-user", in order; the
     first 32 of them. A boolean is an object that holds `allowed` alone."""
     found: list[str] = []
-    todo = [(("result",), _whole(live), _whole(candidate))]
+    todo: list[tuple[tuple[str, ...], Any, Any]] = [(("result",), _whole(live), _whole(candidate))]
     while todo and len(found) < _MOST:
         path, one, other = todo.pop()
         if isinstance(one, dict) and isinstance(other, dict):

@@ -206,7 +206,7 @@ def test_differences_of_the_candidate_are_named(live: object, candidate: object,
 def test_what_the_policy_took_away_shows_in_no_difference(tmp_path: Path) -> None:
     (tmp_path / "log.rego").write_text('package system.log\n\nmask := ["/result"]\n')
     shadow = Shadowed("p/next", "ab", "would_deny", '{"allowed": false, "headers": {"hunter2": "x"}}')
-    [event] = Log(tmp_path)(decided({}, True, shadow=shadow))
+    [event] = Log(tmp_path)(decided({}, {"allowed": True, "headers": {}}, shadow=shadow))
     assert "hunter2" not in json.dumps(event)
 
 
