@@ -112,7 +112,8 @@ def _widest(paths: set[Path]) -> set[Path]:
 
 def _reached(rules: Sequence[_Rule], decision: Pattern, *, as_opa: bool = False) -> list[_Rule]:
     """The rules that the decision can use, in the order of the modules. `as_opa`: with those that only `opa deps`
-    counts among them, all below `data.roles` for `data.roles[x].name`."""
+    counts among them, which goes by what stands before the first part that varies, in `data.roles[x].name` and in the
+    head `roles[x].rank`."""
     below: dict[Pattern, list[int]] = defaultdict(list)  # by each beginning of a rule's constant part
     at: dict[Pattern, list[int]] = defaultdict(list)  # by a rule's whole constant part
     for index, rule in enumerate(rules):
@@ -133,7 +134,7 @@ def _reached(rules: Sequence[_Rule], decision: Pattern, *, as_opa: bool = False)
         known = _known(use)
         near = [*below[known], *(index for end in range(len(known)) for index in at[known[:end]])]
         for index in near:
-            if index not in reached and meet(use, rules[index].pattern):
+            if index not in reached and (as_opa or meet(use, rules[index].pattern)):
                 reached.add(index)
                 todo += rules[index].uses
     return [rules[index] for index in sorted(reached)]

@@ -80,6 +80,7 @@ def paths(policy: str, **files: str) -> set[str]:
         ("allow := roles[data.k]\nroles.admin := input.a\nroles.user := input.b", {"input.a", "input.b"}),
         ("allow := roles\nroles[x] := input.a if x := input.b", {"input.a", "input.b"}),
         ("allow := roles[data.k].name\nroles.a.name := input.a\nroles.a.rank := input.b", {"input.a", "input.b"}),
+        ("allow := roles.a.name\nroles[x].rank := input.a if x := input.b", {"input.a", "input.b"}),
         ("allow := roles.admin\nroles[x].name := input.a if x := input.b", {"input.a", "input.b"}),
         ("allow := data.p.inner\ninner := input.a\nunused := input.b", {"input.a"}),
         ("allow := data[data.k].other\nother := input.a", {"input.a"}),
