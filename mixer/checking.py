@@ -237,9 +237,10 @@ class Checking:
             )
 
         def new_cache() -> DecisionCache | None:
-            if policy.cache is None:
+            if (given := policy.cache) is None:
                 return None
-            caches.append(cache := DecisionCache(policy.cache.max_entries, policy.cache.ttl, self._metrics))
+            cache = DecisionCache(given.max_entries, given.ttl, self._metrics, max_bytes=given.max_bytes)
+            caches.append(cache)
             return cache
 
         limiter = None

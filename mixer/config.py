@@ -330,9 +330,10 @@ class Http(Settings):
 
 
 class Cache(Settings):
-    """The decision cache."""
+    """The decision cache; each decision has its own."""
 
     max_entries: PositiveInt = 100_000
+    max_bytes: PositiveInt = 256 * 1024 * 1024  # what they may take together, however large inputs are
     ttl: Annotated[Seconds, Field(gt=0)] = 60.0
 
 

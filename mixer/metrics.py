@@ -128,7 +128,8 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
-        # Entries now, of all decisions' caches; at the bound, and with evictions, raise policy.cache.max_entries.
+        # Entries now, of all decisions' caches; at a bound, and with evictions, raise policy.cache.max_entries or
+        # max_bytes, which large inputs reach first.
         self.cache_entries = Gauge(
             "mixer_decision_cache_entries", "Entries in the decision caches.", registry=registry
         )

@@ -132,7 +132,8 @@ async def deps(policy: config.Policy) -> list[str]:
     if not policy.paths:
         missing = "the policies are not known here, a bundle has them; name them by their paths"
         raise SettingsError([Problem("policy.paths", "", missing)])
-    return list(told(policy, sources_of(policy).modules))
+    loaded = sources_of(policy)
+    return list(told(policy, loaded.modules, loaded.data))
 
 
 def _told_bundles(policy: config.Policy) -> str:

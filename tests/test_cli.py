@@ -310,6 +310,23 @@ def test_policy_deps_of_an_opa_server(
     assert capsys.readouterr().out.startswith(f"{told}Requests equal in these")
 
 
+def test_policy_deps_of_what_is_pushed_says_what_others_may_change(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "opa.yaml").write_text(
+        "policy: {engine: opa, paths: [authz.rego, data.json], opa: {push: true}}\n"
+    )
+    (folder / "data.json").write_text('{"ours": 1}')
+    (folder / "authz.rego").write_text(
+        "package envoy.authz\n\nallow if data.ours == data.theirs\n\nallow if data.ours == org.unit(input.x)\n"
+    )
+    assert cli.main(["policy", "deps", "--config", str(folder / "opa.yaml")]) == 0
+    _, _, because, builtin, data, _ = capsys.readouterr().out.splitlines()
+    assert because == "Not cached, because of"
+    assert builtin == f"  {folder}/authz.rego:5: org.unit is known to the server alone"
+    assert data == "  data.theirs, which others may change"
+
+
 def test_policy_deps_of_an_opa_server_that_is_away(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "opa.yaml").write_text("policy: {engine: opa, opa: {url: 'http://127.0.0.1:1'}}\n")
     assert cli.main(["policy", "deps", "--config", str(folder / "opa.yaml")]) == 1

@@ -13,6 +13,7 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
 from mixer import config
 from mixer.authz.decided import Decided
+from mixer.decisions.differences import differences
 from mixer.decisions.event import SCHEMA, DecisionRecord, event_of, outcome_of
 from mixer.decisions.mask import Event, Mask, MaskError
 from mixer.decisions.policy import LogPolicy
@@ -167,6 +168,8 @@ class DecisionLog:
         self._mask(event, masks)
         if (shadow := event["custom"].get("shadow")) is not None:
             self._mask(shadow, [mask for mask in masks if mask.parts[0] == "result"])
+            if "result" in event and "result" in shadow:  # what is masked shows in no difference either
+                shadow["diff"] = differences(event["result"], shadow["result"])
         event["type"] = SCHEMA  # as in OPA's console logs; its policies do not see it
         return DecisionRecord(event)
 

@@ -122,9 +122,12 @@ def _manifest(name: str, files: dict[str, bytes]) -> dict[str, Any]:
         manifest = orjson.loads(files[found[0]])
     except ValueError as error:
         raise wrong(f"is not JSON: {error}") from None
+    if manifest is None:
+        return {}
     if not isinstance(manifest, dict):
         raise wrong("must be an object")
-    revision = manifest.get("revision", "")
+    manifest = {name.casefold(): value for name, value in manifest.items()}  # as Go's encoding/json reads it
+    revision = "" if manifest.get("revision") is None else manifest["revision"]
     if not isinstance(revision, str) or len(revision) > _LONGEST_REVISION:
         raise wrong(f"revision must be a string of at most {_LONGEST_REVISION} characters")
     roots = manifest.get("roots")
@@ -134,7 +137,7 @@ def _manifest(name: str, files: dict[str, bytes]) -> dict[str, Any]:
         raise wrong("has rules compiled to WebAssembly; build the bundle with `opa build -t rego`")
     by_file = manifest.get("file_rego_versions") or {}
     versions = [manifest.get("rego_version"), *(by_file.values() if isinstance(by_file, dict) else [by_file])]
-    if any(version not in (None, 1) or isinstance(version, bool) for version in versions):
+    if any(version is not None and (type(version) is not int or version != 1) for version in versions):
         raise wrong(
             "holds policies in another version of Rego than v1; rewrite them with `opa fmt --rego-v1`"
         )

@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterator
 
 from mixer import config
 from mixer.errors import PolicyError
-from mixer.policy.builtins.catalog import NONDETERMINISTIC
+from mixer.policy.builtins.catalog import ARITY, NONDETERMINISTIC
 from mixer.policy.engine import WHOLE_INPUT, Path, References
-from mixer.policy.program import referenced
+from mixer.policy.program import documents_read, referenced
 from mixer.policy.references import dotted
 from mixer.policy.sources import Module
 
@@ -25,7 +25,6 @@ _WHY = {
     "time.now_ns": "reads the clock",
     "uuid.rfc4122": "is random",
 }
-IN_OPA = frozenset(_WHY)  # OPA's builtins that make a decision uncacheable
 # Parts of the input that differ in every request of Envoy.
 _DIFFERENT: tuple[Path, ...] = (
     ("attributes", "request", "http", "headers", "x-request-id"),
@@ -36,10 +35,35 @@ _DIFFERENT: tuple[Path, ...] = (
 _AT = re.compile(r"(?P<name>\S+) \((?P<where>.+)\)")
 
 
-def deps(settings: config.Policy, modules: Collection[Module]) -> Iterator[str]:
-    """Lines on each of the decisions: what it reads of the input, and what makes it uncacheable. Raises `PolicyError`
-    for modules that cannot be parsed, or have no such decision; engine: opa sends the whole input then."""
-    unstable = IN_OPA if settings.engine == "opa" else NONDETERMINISTIC | (IN_OPA - {"io.jwt.decode_verify"})
+class _InOpa(Collection[str]):
+    """Builtins that may answer otherwise for equal operands; those that only the server knows may, too."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in _WHY or name not in ARITY
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_WHY)
+
+    def __len__(self) -> int:
+        return len(_WHY)
+
+
+IN_OPA = _InOpa()  # what makes a decision of an OPA server uncacheable
+
+
+def foreign(modules: Collection[Module], decision: str, own: Collection[str]) -> tuple[str, ...]:
+    """The data that a decision reads and that were not pushed; `own`: the keys below data that were."""
+    read = {"*" if key is None else key for key, *_ in documents_read(modules, decision)} - set(own)
+    return tuple(f"data.{key}, which others may change" for key in sorted(read))
+
+
+def deps(settings: config.Policy, modules: Collection[Module], data: Collection[str] = ()) -> Iterator[str]:
+    """Lines on each of the decisions: what it reads of the input, and what makes it uncacheable. `data`: the keys below
+    data that come with the modules. Raises `PolicyError` for modules that cannot be parsed, or have no such decision;
+    engine: opa sends the whole input then."""
+    unstable = (
+        IN_OPA if settings.engine == "opa" else NONDETERMINISTIC | (_WHY.keys() - {"io.jwt.decode_verify"})
+    )
     for decision in dict.fromkeys((settings.decision, *settings.decisions.values())):
         why = None
         try:
@@ -54,7 +78,8 @@ def deps(settings: config.Policy, modules: Collection[Module]) -> Iterator[str]:
         elif settings.engine == "opa" and not settings.opa.push:
             yield 'Not cached but for decisions with a "cache_ttl": the server may change its policies at any time.'
         else:
-            yield from _cached(references)
+            others = foreign(modules, decision, data) if settings.engine == "opa" else ()
+            yield from _cached(References(references.paths, (*references.uncacheable, *others)))
 
 
 def _told(decision: str, references: References) -> Iterator[str]:
@@ -77,5 +102,7 @@ def _cached(references: References) -> Iterator[str]:
     yield "Not cached, because of"
     for call in references.uncacheable:
         if match := _AT.fullmatch(call):
-            yield f"  {match['where']}: {match['name']} {_WHY[match['name']]}"
+            yield f"  {match['where']}: {match['name']} {_WHY.get(match['name'], 'is known to the server alone')}"
+        else:
+            yield f"  {call}"
     yield 'Take it out of what the decision reaches, or say in the decision how long it holds: "cache_ttl": "30s".'

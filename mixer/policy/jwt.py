@@ -110,20 +110,25 @@ class Jwt:
             if not isinstance(value, str):
                 raise BuiltinError(f"{name} constraint: must be a string")
         judge = self._judged if len(text) <= _MEMO_TOKEN else _judged
-        judged = judge(text, tuple(constraints.items()))
-        return judged.answer if judged is not None and self._times_ok(judged, fixed) else [False, {}, {}]
+        answer = judge(text, tuple(constraints.items()))
+        return answer if answer is not None and self._times_ok(answer[2], fixed) else [False, {}, {}]
 
-    def _times_ok(self, judged: "_Judged", fixed: float | None) -> bool:
+    def _times_ok(self, claims: dict[str, Any], fixed: float | None) -> bool:
         """RFC 7519 4.1.4 and 4.1.5: before `exp`, not before `nbf`; remembers when that changes."""
-        exp, nbf = judged.exp, judged.nbf
         now = self._clock() if fixed is None else fixed
+        exp = _moment(claims, "exp")
         if exp is not None and now >= exp:
-            return False
-        early = nbf is not None and now < nbf
-        boundary = nbf if early else exp
-        if fixed is None and boundary is not None:
-            self.valid_until = boundary if self.valid_until is None else min(self.valid_until, boundary)
-        return not early
+            return False  # whatever `nbf` is
+        self._holds_until(exp, fixed)
+        nbf = _moment(claims, "nbf")
+        if nbf is None or now >= nbf:
+            return True
+        self._holds_until(nbf, fixed)
+        return False
+
+    def _holds_until(self, moment: float | None, fixed: float | None) -> None:
+        if moment is not None and fixed is None:
+            self.valid_until = moment if self.valid_until is None else min(self.valid_until, moment)
 
     def builtins(self) -> dict[str, tuple[int, Callable[..., Any]]]:
         """Name to number of operands and function."""
@@ -156,27 +161,23 @@ class _Constraints(NamedTuple):
         return rules
 
 
-class _Judged(NamedTuple):
-    """A token that is right but for the time."""
-
-    answer: list[Any]
-    exp: float | None
-    nbf: float | None
-
-
-def _judged(text: str, constraints: tuple[tuple[str, str], ...]) -> _Judged | None:
-    """None for a token that is not right at any time."""
+def _judged(text: str, constraints: tuple[tuple[str, str], ...]) -> list[Any] | None:
+    """The answer to a token that is right but for the time, None to one that is not right at any."""
     rules = _Constraints.parse(dict(constraints))
     verified = _verified(text, rules.cert, rules.secret, rules.alg)
-    if verified is None:
+    if verified is None or not _claims_ok(verified[1], rules):
         return None
-    header, payload = verified
-    if not _claims_ok(payload, rules):
+    return [True, *verified]
+
+
+def _moment(claims: dict[str, Any], name: str) -> float | None:
+    """`exp` or `nbf`, None where there is none."""
+    if name not in claims:
         return None
-    for name in ("exp", "nbf"):
-        if name in payload and not _is_number(payload[name]):
-            raise BuiltinError(f"{name} must be a number")
-    return _Judged([True, header, payload], payload.get("exp"), payload.get("nbf"))
+    value: object = claims[name]
+    if not _is_number(value):
+        raise BuiltinError(f"{name} must be a number")
+    return value
 
 
 def _nanoseconds(value: object) -> float:

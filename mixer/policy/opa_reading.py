@@ -21,20 +21,18 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Collection, Iterator
 from typing import Final
 
 import orjson
 import structlog
 
 from mixer.errors import DecisionError, MixerError, PolicyError, StartError
-from mixer.policy.builtins.catalog import ARITY
-from mixer.policy.deps import IN_OPA
+from mixer.policy.deps import IN_OPA, foreign
 from mixer.policy.engine import WHOLE_INPUT, References
 from mixer.policy.opa_lanes import Answer, Lane, LostError, Request
 from mixer.policy.opa_push import MARKER, Marker, Push
 from mixer.policy.opa_server import AwayError, OpaServer, RefusedError, modules
-from mixer.policy.program import documents_read, referenced
+from mixer.policy.program import referenced
 from mixer.policy.sources import Module
 
 log = structlog.get_logger()
@@ -45,19 +43,6 @@ _BEAT: Final = 1.0  # seconds from one look at the server to the next where no c
 _QUIET: Final = 5.0  # seconds; policies that change again within them are read with a growing pause
 _LONGEST: Final = 60.0  # seconds between two attempts
 _WAIT: Final = 0.05  # seconds between two looks at another's push
-
-
-class _Unstable(Collection[str]):
-    """Builtins that may answer otherwise for equal operands; those that only this server knows may, too."""
-
-    def __contains__(self, name: object) -> bool:
-        return name in IN_OPA or name not in ARITY
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(IN_OPA)
-
-    def __len__(self) -> int:
-        return len(IN_OPA)
 
 
 class Reading:
@@ -275,24 +260,18 @@ class Reading:
         assert self._known is not None  # noqa: S101 (for the type checker)
         given, compiled = self._known
         try:
-            found = referenced(given, decision, _Unstable())
-            foreign = self._foreign(given, decision) if self._push is not None else ()
+            found = referenced(given, decision, IN_OPA)
+            others = foreign(given, decision, self._push.data) if self._push is not None else ()
             why = f"bundle {compiled} has rules in WebAssembly" if compiled is not None else None
         except PolicyError as error:
-            found, foreign, why = References(WHOLE_INPUT), (), f"{error.problems[0]}"
+            found, others, why = References(WHOLE_INPUT), (), f"{error.problems[0]}"
         if why is not None and self._narrow and self._told.get(decision) != why:
             log.warning("opa_input_whole", decision=decision, reason=why)
         self._told[decision] = why or ""
         paths = found.paths if self._narrow and why is None else WHOLE_INPUT
         if self._push is None:
             return References(paths, (_CHANGING,))
-        return References(paths, (*found.uncacheable, *foreign, *(() if why is None else (why,))))
-
-    def _foreign(self, given: tuple[Module, ...], decision: str) -> tuple[str, ...]:
-        """Data that the decision reads, and that were not pushed."""
-        own = self._push.data if self._push is not None else {}
-        read = {"*" if key is None else key for key, *_ in documents_read(given, decision)} - own.keys()
-        return tuple(f"data.{key}, which others may change" for key in sorted(read))
+        return References(paths, (*found.uncacheable, *others, *(() if why is None else (why,))))
 
     def _failed(self, error: MixerError) -> None:
         """Not again at once: each attempt has OPA compile all of its policies."""

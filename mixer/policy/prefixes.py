@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from mixer.policy.sources import Module
 from mixer.policy.syntax import Node, package, pattern, rule_head
 
-_FILLER = "if { some k, v in {} }"
+# The names of its locals must be none of the package's.
+_FILLER = "[mixer_k] := mixer_v if { some mixer_k, mixer_v in {} }"
 
 
 def fillers(modules: Sequence[Node]) -> Iterator[Module]:
@@ -26,7 +27,7 @@ def fillers(modules: Sequence[Node]) -> Iterator[Module]:
                 if (*package(module), *names) not in rules:
                     needed.setdefault(text, set()).add(_written(names))
     for number, (text, names_) in enumerate(sorted(needed.items())):
-        lines = [f"{name}[k] := v {_FILLER}" for name in sorted(names_)]
+        lines = [f"{name}{_FILLER}" for name in sorted(names_)]
         yield Module(f"<mixer_prefixes_{number}>", "\n".join([f"package {text}", "import rego.v1", *lines]))
 
 

@@ -156,7 +156,12 @@ class Program:
         uses = analyse(asts)
         self._supply({call.name for call in uses.calls}, clock)
         self._hides = any(call.name == "yaml.marshal" for call in uses.calls)
-        if problems := [*self._unusable(uses), *unfit(asts), *circles(asts), *conflicts(asts, data)]:
+        if problems := [
+            *self._unusable(uses, {"/".join(path) for path in functions(asts)}),
+            *unfit(asts),
+            *circles(asts),
+            *conflicts(asts, data),
+        ]:
             raise PolicyError(problems)
         return uses
 
@@ -192,7 +197,7 @@ class Program:
 
             self._held = HELD
 
-    def _unusable(self, uses: Uses) -> Iterator[Problem]:
+    def _unusable(self, uses: Uses, own: set[str]) -> Iterator[Problem]:
         """What the modules use and this engine has not, or has wrong."""
         there = (NATIVE | FUNCTIONS | CALLS | self._supplied.keys()) - (set() if self.waits else NETWORK)
         for call in uses.calls:
@@ -204,7 +209,7 @@ class Program:
                     what = f"there is no function {call.name}"
                 yield Problem(call.file, f"line {call.line}", what)
         for call in uses.functions:
-            if call.name not in uses.rules:
+            if call.name not in own:
                 name = "data." + call.name.replace("/", ".")
                 yield Problem(call.file, f"line {call.line}", f"no module defines the function {name}")
         for path in self._rules:

@@ -10,11 +10,11 @@ input that is built of paths keeps what is above them.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mixer.policy.builtins.catalog import NONDETERMINISTIC
+from mixer.policy.builtins.catalog import ARITY, NONDETERMINISTIC
 from mixer.policy.engine import Path, References
 from mixer.policy.syntax import (
     REFERENCES,
@@ -84,12 +84,10 @@ def references(
     modules: list[Node], decision: str, unstable: Collection[str] = NONDETERMINISTIC
 ) -> References:
     """What a decision ("envoy/authz/allow", or a package) can read; `unstable`: builtins that make it uncacheable."""
-    paths: set[Path] = set()
-    calls: dict[str, None] = {}
-    for rule in _reached(_rules(modules), tuple(decision.split("/"))):
-        paths |= rule.paths
-        calls |= {str(call): None for call in rule.calls if call.name in unstable}
-    return References(frozenset(_widest(paths)), tuple(calls))
+    rules, entry = list(_rules(modules)), tuple(decision.split("/"))
+    paths = {path for rule in _reached(rules, entry, as_opa=True) for path in rule.paths}
+    calls = [str(call) for rule in _reached(rules, entry) for call in rule.calls if call.name in unstable]
+    return References(frozenset(_widest(paths)), tuple(dict.fromkeys(calls)))
 
 
 def documents(modules: list[Node], decision: str) -> frozenset[Pattern]:
@@ -112,9 +110,10 @@ def _widest(paths: set[Path]) -> set[Path]:
     return {path for path in paths if not any(path[:end] in paths for end in range(len(path)))}
 
 
-def _reached(rules: Iterable[_Rule], decision: Pattern) -> list[_Rule]:
-    """The rules that the decision can use, in the order of the modules."""
-    rules = list(rules)
+def _reached(rules: Sequence[_Rule], decision: Pattern, *, as_opa: bool = False) -> list[_Rule]:
+    """The rules that the decision can use, in the order of the modules. `as_opa`: with those that only `opa deps`
+    counts among them, which goes by what stands before the first part that varies, in `data.roles[x].name` and in the
+    head `roles[x].rank`."""
     below: dict[Pattern, list[int]] = defaultdict(list)  # by each beginning of a rule's constant part
     at: dict[Pattern, list[int]] = defaultdict(list)  # by a rule's whole constant part
     for index, rule in enumerate(rules):
@@ -127,13 +126,15 @@ def _reached(rules: Iterable[_Rule], decision: Pattern) -> list[_Rule]:
     todo = [decision]
     while todo:
         use = todo.pop()
+        if as_opa:
+            use = _known(use)
         if use in seen:
             continue
         seen.add(use)
         known = _known(use)
         near = [*below[known], *(index for end in range(len(known)) for index in at[known[:end]])]
         for index in near:
-            if index not in reached and meet(use, rules[index].pattern):
+            if index not in reached and (as_opa or meet(use, rules[index].pattern)):
                 reached.add(index)
                 todo += rules[index].uses
     return [rules[index] for index in sorted(reached)]
@@ -220,7 +221,9 @@ class _Body:
             self.found.functions.append(Call("/".join(parts), *where))
         elif (path := self.module.imports.get(root)) is not None:
             self.found.functions.append(Call("/".join((*path[1:], *parts)), *where))
-        elif root not in self.module.own:
+        elif root in self.module.own:
+            self.found.functions.append(Call("/".join((*self.module.package, root, *parts)), *where))
+        else:
             self.found.calls.append(Call(".".join((root, *parts)), *where))
 
     def _with(self, modifier: Node) -> None:
@@ -230,7 +233,8 @@ class _Body:
             self._walk(target)
         value = modifier["as"]
         root, parts, constant = flatten(value) if kind_of(value) in REFERENCES else ("", [], False)
-        if constant and (name := ".".join((root, *parts))) in NONDETERMINISTIC:
+        name = ".".join((root, *parts))
+        if constant and name in ARITY and root not in (*self.module.own, *self.module.imports):
             self.found.calls.append(Call(name, self.module.file, value[kind_of(value)]["span"]["line"]))
         self._walk(value)
 
@@ -272,7 +276,7 @@ def _aliases(rule: Node, source: bytes, roots: set[str]) -> dict[str, tuple[str,
         bound.update(names)
         if assign is not None and "Var" in assign["lhs"] and kind_of(assign["rhs"]) in REFERENCES:
             root, parts, constant = flatten(assign["rhs"])
-            if constant:
+            if constant and (parts or root in roots):  # `x := y` reads all of y to `opa deps`
                 given[assign["lhs"]["Var"]["value"]] = root, tuple(parts)
     found: dict[str, tuple[str, Path]] = {}
     for name, reference in given.items():

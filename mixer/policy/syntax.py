@@ -123,7 +123,7 @@ def functions(modules: Iterable[Node]) -> set[tuple[str, ...]]:
         (*package(module), root, *parts)
         for module in modules
         for rule in module["ast"]["rules"]
-        if "Func" in rule.get("Spec", {}).get("head", {})
+        if "Func" in rule.get("Spec", {}).get("head", {}) or rule.get("Default", {}).get("args")
         for root, parts, _ in [flatten(rule_head(rule))]
     }
 

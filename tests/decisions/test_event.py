@@ -1,5 +1,6 @@
 """Events in OPA's shape, held to those of a real OPA."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,38 @@ def test_shadow_is_masked_as_the_decision(tmp_path: Path) -> None:
         "outcome": "would_deny",
         "result": {"allowed": False, "headers": {"x": "y"}},
         "erased": ["/result/body", "/result/headers/Set-Cookie"],
+        "diff": ["/result/allowed", "/result/headers"],
     }
+
+
+@pytest.mark.parametrize(
+    ("live", "candidate", "diff"),
+    [
+        (True, True, []),
+        (True, False, ["/result/allowed"]),
+        (True, {"allowed": True}, []),
+        (True, {"allowed": True, "headers": {"x": "1"}}, ["/result/headers"]),
+        ({"headers": {"a": "1", "b": "2"}}, {"headers": {"a": "1", "b": "3", "c/d": "4"}}, ["b", "c%2Fd"]),
+        ({"headers": [{"a": "1"}, {"b": "1"}]}, {"headers": [{"a": "1"}, {"b": "2"}]}, ["1/b"]),
+        ({"headers": [{"a": "1"}]}, {"headers": [{"a": "1"}, {"b": "2"}]}, ["/result/headers"]),
+        ({"headers": {"x": 1}}, {"headers": {"x": True}}, ["x"]),
+        ({"headers": {"x": 1}}, {"headers": {"x": 1.0}}, []),
+        ({"headers": {str(n): n for n in range(100, 150)}}, {"headers": {}}, [str(n) for n in range(100, 132)]),
+        (7, [7], ["/result"]),
+    ],
+)  # fmt: skip
+def test_differences_of_the_candidate_are_named(live: object, candidate: object, diff: list[str]) -> None:
+    shadow = Shadowed("p/next", "ab", "agree", json.dumps(candidate))
+    [event] = Log()(decided({}, live, shadow=shadow))
+    named = [path if path.startswith("/") else f"/result/headers/{path}" for path in diff]
+    assert event["custom"]["shadow"]["diff"] == named
+
+
+def test_what_the_policy_took_away_shows_in_no_difference(tmp_path: Path) -> None:
+    (tmp_path / "log.rego").write_text('package system.log\n\nmask := ["/result"]\n')
+    shadow = Shadowed("p/next", "ab", "would_deny", '{"allowed": false, "headers": {"hunter2": "x"}}')
+    [event] = Log(tmp_path)(decided({}, {"allowed": True, "headers": {}}, shadow=shadow))
+    assert "hunter2" not in json.dumps(event)
 
 
 @pytest.mark.parametrize(

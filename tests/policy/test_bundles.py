@@ -262,6 +262,8 @@ REFUSED = {
         "b.tar.gz/x/data.yml: data.x.a: is given already by b.tar.gz/x/data.json",
     ),
     "unknown version of Rego": ({".manifest": '{"rego_version": 7}'}, "another version of Rego"),
+    "version of Rego is no whole number": ({".manifest": '{"rego_version": 1.0}'}, "another version of Rego"),
+    "roots in capitals": ({".manifest": '{"Roots": ["other"]}'}, 'outside of the roots: "other"'),
     "wasm that is not there": (
         {".manifest": '{"wasm": [{"entrypoint": "a/b", "module": "/policy.wasm"}]}'},
         "has rules compiled to WebAssembly",
@@ -284,6 +286,9 @@ def test_what_opa_refuses_is_refused(tmp_path: Path, name: str) -> None:
 ACCEPTED: dict[str, dict[str, str]] = {
     "roots with slashes": {".manifest": '{"roots": ["/envoy/", "x/"]}', "x/data.json": "[1]"},
     "data within a deeper root": {".manifest": '{"roots": ["envoy", "x/y"]}', "data.json": '{"x": {"y": 1}}'},
+    "manifest of nothing": {".manifest": "null"},
+    "revision of nothing": {".manifest": '{"revision": null, "roots": null}'},
+    "root in capitals": {".manifest": '{"ROOTS": ["envoy"]}'},
     "merged objects": {"data.json": '{"a": {"b": 1}}', "a/data.yaml": "c: 2", "a/d/data.yml": "[1]"},
     "folder with dots": {"./.hidden/data.json": '{"a": 1}'},
     "leading slash": {"/x/data.json": '{"a": 1}'},

@@ -55,6 +55,30 @@ def test_least_recently_used_goes_first(registry: CollectorRegistry) -> None:
     assert len(kept) == 2
 
 
+def test_large_entries_are_fewer(registry: CollectorRegistry) -> None:
+    """Whoever calls says how long a path is."""
+    kept = DecisionCache(1000, 60, Metrics(registry), max_bytes=1_000_000)
+    keys = [b"%d" % number + bytes(10_000) for number in range(300)]
+    for key in keys:
+        kept.put(key, 5_000 * "€", 0.0, None)
+        kept.get(keys[0], 0.0)
+    assert 45 < len(kept) < 50
+    assert kept.get(keys[0], 0.0) is not None
+    assert kept.get(keys[-1], 0.0) is not None
+    assert registry.get_sample_value("mixer_decision_cache_evictions_total") == 300 - len(kept)
+    kept.put(bytes(1_000_000), "true", 0.0, None)
+    assert kept.get(keys[0], 0.0) is not None, "one that is too large takes no other's place"
+    for moment in (100.0, 200.0):  # what has ended, or is put anew, is counted no more
+        for key in keys[:40]:
+            assert kept.get(key, moment) is None
+            kept.put(key, "x", moment, None)
+            kept.put(key, 5_000 * "€", moment, None)
+        assert all(kept.get(key, moment) for key in keys[:40])
+    kept.clear()
+    kept.put(bytes(990_000), "true", 0.0, None)
+    assert len(kept) == 1
+
+
 def test_hits_are_counted(registry: CollectorRegistry) -> None:
     kept = cache(registry)
     kept.get(b"a", 0.0)

@@ -1,15 +1,19 @@
 """Policies that the embedded engine refuses at load, and what it says of evaluations that fail."""
 
 import asyncio
+import json
 import threading
 from pathlib import Path
 
+import jwt
 import pytest
 
 from mixer import config
 from mixer.errors import DecisionError, PolicyError
 from mixer.policy.engine import Evaluation
 from mixer.policy.regorus import EmbeddedEngine
+
+SECRET = 32 * "k"
 
 
 def started(folder: Path, decision: str = "p/allow") -> EmbeddedEngine:
@@ -53,6 +57,25 @@ def test_function_of_a_module_that_is_not_there(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("rule", ["time := 1", "time(x) := x", "time.now_ns := 1", "time.zone(x) := x"])
+def test_name_of_a_rule_hides_the_builtins_below_it(tmp_path: Path, rule: str) -> None:
+    """As for OPA. The engine would call the builtin, which nobody would know of."""
+    assert refusals(tmp_path, f"package p\n\nallow := time.now_ns()\n{rule}\n") == [
+        "p.rego: line 3: no module defines the function data.p.time.now_ns"
+    ]
+
+
+def test_rule_of_several_names_may_have_any(tmp_path: Path) -> None:
+    rules = "allow := k.b.c + v.a\nv.a := 1\nk[x] := 2 if some x in [3]\nk.b.c := 4\n"
+    (tmp_path / "p.rego").write_text(f"package p\n\n{rules}")
+    assert started(tmp_path).evaluate(b"{}", None) == Evaluation("5")
+
+
+def test_function_may_have_a_default_alone(tmp_path: Path) -> None:
+    (tmp_path / "p.rego").write_text("package p\n\nallow := f(1)\ndefault f(_) := 2\n")
+    assert started(tmp_path).evaluate(b"{}", None) == Evaluation("2")
+
+
 def test_decision_that_no_rule_gives_names_those_that_are_there(tmp_path: Path) -> None:
     [refusal] = refusals(tmp_path, "package p\n\nalow := 1\n")
     assert 'no rule gives the decision "p/allow"; rules there: p/alow' in refusal
@@ -91,6 +114,18 @@ def test_decision_by_token_ends_with_the_token(tmp_path: Path) -> None:
         Evaluation("true", 4_000_000_000),
         Evaluation("false", None),
     ]
+
+
+def test_claim_that_is_no_time_matters_only_until_the_token_ends(tmp_path: Path) -> None:
+    (tmp_path / "p.rego").write_text(
+        f'package p\n\nallow := [valid | [valid, _, _] := io.jwt.decode_verify(input, {{"secret": "{SECRET}"}})]\n'
+    )
+    token = jwt.encode({"exp": 2000, "nbf": "x"}, SECRET, "HS256")
+    times = iter((1000.0, 3000.0))
+    engine = EmbeddedEngine(config.Policy(paths=(tmp_path,), decision="p/allow"), clock=lambda: next(times))
+    asyncio.run(engine.start())
+    answers = [engine.evaluate(json.dumps(token).encode(), None) for _ in range(2)]
+    assert answers == [Evaluation("[]", 2000), Evaluation("[false]", None)]
 
 
 def test_deep_input_is_refused_and_no_crash(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mixer import config
 from mixer.errors import DecisionError, PolicyError
+from mixer.policy.deps import IN_OPA
 from mixer.policy.engine import Evaluation
 from mixer.policy.program import referenced
 from mixer.policy.references import dotted
@@ -53,6 +54,7 @@ def paths(policy: str, **files: str) -> set[str]:
         ("allow if { x := input.a; y := x.b; y.c; not y.d }", {"input.a.b.c", "input.a.b.d"}),
         ("allow if { x := input.a; x.b; count(x) }", {"input.a"}),
         ("allow if { x := input.a; x.b[input.k] }", {"input.a.b", "input.k"}),
+        ("allow if { x := input.a; y := x; y.b }", {"input.a"}),
         ("allow if { x := input.a }", {"input.a"}),
         ("allow if { x := input.a; x.b; [1 | some x in [1]] }", {"input.a"}),
         ("allow if { x = input.a; x.b }", {"input.a"}),
@@ -77,6 +79,8 @@ def paths(policy: str, **files: str) -> set[str]:
         ("allow := roles.admin\nroles.admin := input.a\nroles.user := input.b", {"input.a"}),
         ("allow := roles[data.k]\nroles.admin := input.a\nroles.user := input.b", {"input.a", "input.b"}),
         ("allow := roles\nroles[x] := input.a if x := input.b", {"input.a", "input.b"}),
+        ("allow := roles[data.k].name\nroles.a.name := input.a\nroles.a.rank := input.b", {"input.a", "input.b"}),
+        ("allow := roles.a.name\nroles[x].rank := input.a if x := input.b", {"input.a", "input.b"}),
         ("allow := roles.admin\nroles[x].name := input.a if x := input.b", {"input.a", "input.b"}),
         ("allow := data.p.inner\ninner := input.a\nunused := input.b", {"input.a"}),
         ("allow := data[data.k].other\nother := input.a", {"input.a"}),
@@ -109,7 +113,10 @@ def test_clock_and_chance_make_a_decision_uncacheable_and_are_named(tmp_path: Pa
 
 
 def test_clock_that_the_decision_cannot_reach_does_not_count(tmp_path: Path) -> None:
-    policy = "allow := input.a\nreport := time.now_ns()\nfresh(x) := x > time.now_ns()"
+    policy = (
+        "allow := roles[input.a].name\nroles.a.name := 1\nroles.a.since := time.now_ns()\n"
+        "fresh(x) := x > time.now_ns()"
+    )
     assert engine(tmp_path, policy).references.uncacheable == ()
 
 
@@ -126,6 +133,12 @@ def test_clock_that_the_decision_cannot_reach_does_not_count(tmp_path: Path) -> 
 )
 def test_clock_and_chance_are_found_wherever_they_are_reached(policy: str) -> None:
     assert referenced([Module("p.rego", f"package p\n\n{policy}\n")], "p/allow").uncacheable
+
+
+def test_builtin_that_another_is_replaced_by_is_found_too() -> None:
+    policy = "allow if f(input.t, {})[0] with f as io.jwt.decode_verify\nf(_, _) := [true]\n"
+    unstable = referenced([Module("p.rego", f"package p\n\n{policy}")], "p/allow", IN_OPA).uncacheable
+    assert unstable == ("io.jwt.decode_verify (p.rego:3)",)
 
 
 def test_package_is_the_union_of_its_rules() -> None:
@@ -156,6 +169,7 @@ expression = st.one_of(
     reference.map(lambda text: f"count([y | y := {text}[_]])"),
     reference.map(lambda text: f"f({text})"),
     st.sampled_from(["inner", "parts", "parts.a", "parts[input.a]", "v.b", "v.c", "v", "count(v)"]),
+    st.sampled_from(["w.b", "w.c", "w", "objects[input.a].b", "objects[data.k].c", "objects.a"]),
 )
 condition = st.one_of(
     st.tuples(expression, st.sampled_from(["==", "!="]), expression).map(" ".join),
@@ -168,19 +182,23 @@ condition = st.one_of(
 
 def outside(text: str) -> str:
     """An expression where the locals of `allow` are not known, and no rule needs itself."""
-    for name, instead in (("x", "1"), ("inner", "1"), ("parts", "input"), ("v", "input.b")):
+    known = {"x": "1", "inner": "1", "parts": "input", "objects": "input", "v": "input.b", "w": "input.c"}
+    for name, instead in known.items():
         text = re.sub(rf"(?<![.\w]){name}\b", instead, text)
     return text
 
 
 policies = st.tuples(
-    expression, st.lists(condition, min_size=1, max_size=3), expression, expression, expression
+    expression,
+    st.lists(condition, min_size=1, max_size=3),
+    *[expression] * 4,
+    st.sampled_from(["v", "v.b", "input"]),
 ).map(
     lambda parts: (
-        f"default allow := 0\nallow := {parts[0]} if {{\n\tv := input.a\n\tx := {parts[3]}\n\t"
+        f"default allow := 0\nallow := {parts[0]} if {{\n\tv := input.a\n\tw := {parts[6]}\n\tx := {parts[3]}\n\t"
         + "\n\t".join(parts[1])
         + f'\n}}\ninner := {outside(parts[2])}\nparts[k] := {outside(parts[4])} if some k in ["a", input.c]\n'
-        + "f(v) := v.a\n"
+        + f"objects.a.b := {outside(parts[5])}\nobjects.a.c := input.b.c\nf(v) := v.a\n"
     )
 )
 documents = st.recursive(
