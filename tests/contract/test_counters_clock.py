@@ -119,9 +119,9 @@ def test_of_callers_an_hour_apart_no_more_pass_than_of_those_with_one_clock(
             ahead, right = Caller(counters, "a", RULES[rule]), Caller(counters, "a", RULES[rule])
             ahead.ahead = HOUR
             start, passed = time.monotonic(), 0
-            while time.monotonic() < start + 1.2:
+            while passed <= LIMIT or time.monotonic() < start + 1.2:
                 passed += await ahead.passes() + await right.passes()
             return passed, time.monotonic() - start
 
     passed, seconds = run(scenario())
-    assert LIMIT < passed <= LIMIT + seconds * LIMIT
+    assert passed <= LIMIT + seconds * LIMIT

@@ -30,7 +30,7 @@ LIMITS = "domain: d\ndescriptors:\n  - key: ä\n    rate_limit: {unit: hour, req
 
 
 def handed_over(files: loaded.Loaded) -> loaded.Loaded:
-    message = messages.start(Start("check", 0, files, "/run/a.sock", 0.25))
+    message = messages.start(Start("check", 0, files, "/run/a.sock", 0.25, {"check": [5, 6]}))
     return messages.started(message[4:]).files
 
 
