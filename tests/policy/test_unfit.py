@@ -45,7 +45,15 @@ def load(folder: Path, *modules: str) -> list[str]:
         ),
         (
             'allow := sprintf("%f", [1e2])',
-            "sprintf of a whole number that is not written as one; engine: opa runs it",
+            "the embedded engine does not keep that a number is written 1e2; write 100, or engine: opa runs it",
+        ),
+        (
+            "allow := json.marshal({v})\nv := -1.50",
+            "the embedded engine does not keep that a number is written -1.50; write -1.5, or engine: opa runs it",
+        ),
+        (
+            "allow := [1, 2, 3][input.x]\nv := 2e0",
+            "the embedded engine does not keep that a number is written 2e0; write 2, or engine: opa runs it",
         ),
         (
             "allow := f(1)\ndefault p.f(x) := 5\nf(x) := x",
@@ -79,7 +87,7 @@ def load(folder: Path, *modules: str) -> list[str]:
 def test_construct_is_refused_with_its_line(tmp_path: Path, snippet: str, refusal: str) -> None:
     at = (
         4
-        if snippet.startswith(('allow := f(input)\nf({"', "allow if now", "allow := f(1)", "allow := y"))
+        if snippet.startswith(('allow := f(input)\nf({"', "allow if now", "allow := f(1)", "allow := y", "allow := json", "allow := [1"))
         else 3
     )
     assert load(tmp_path, f"package p\n\n{snippet}\n") == [f"p.rego: line {at}: {refusal}"]
