@@ -112,7 +112,9 @@ def _is_varying_reference(node: Node) -> bool:
 def _is_with_keys(node: Node) -> bool:
     if "Object" in node and "fields" in node["Object"]:
         return any(STRINGS.isdisjoint(key) for _, key, _ in node["Object"]["fields"])
-    return "ObjectCompr" in node or ("head" in node and _varies(next(iter(node["head"].values())).get("refr")))
+    return "ObjectCompr" in node or (
+        "head" in node and _varies(next(iter(node["head"].values())).get("refr"))
+    )
 
 
 def _is_varying_base(node: Node) -> bool:

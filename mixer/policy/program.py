@@ -100,6 +100,7 @@ class Program:
         self._network = network
         self._held: Held | None = None
         self._exposure = Exposure()
+        self._holds = False  # whether more than the input can have numbers that `Held` must know of
         self._hides = False
         self.waits = False
         asts = _parsed(_readable(loaded.modules))
@@ -162,6 +163,8 @@ class Program:
             from mixer.policy.builtins.numbers import HELD
 
             self._held = HELD
+            calls = {call.name for call in uses.calls}
+            self._holds = bool(self._exposure.kept) or any(name.startswith("io.jwt.") for name in calls)
         self._supply({call.name for call in uses.calls}, clock)
         self._hides = any(call.name == "yaml.marshal" for call in uses.calls)
         if problems := [
@@ -197,7 +200,7 @@ class Program:
             table = self._jwt.builtins()
             self._supplied |= {name: table[name] for name in names & table.keys()}
         if self._network is not None and names & NETWORK:
-            self.waits = True
+            self.waits = self._holds = True
             self._supplied |= self._network.builtins()
         for name in names:
             if (builtin := supplied(name)) is not None:
@@ -205,7 +208,7 @@ class Program:
         if names & HOLDING:
             from mixer.policy.builtins.numbers import HELD
 
-            self._held = HELD
+            self._held, self._holds = HELD, True
 
     def _unusable(self, uses: Uses) -> Iterator[Problem]:
         """What the modules use and this engine has not, or has wrong."""
@@ -307,11 +310,22 @@ class Program:
 
     def _interpreted(self, document: str | None, *, usual: bool = False) -> str | None:
         """`usual`: all numbers of the document are written as usual."""
+        held = self._held
+        if held is None or (usual and not self._holds):
+            return self._asked(document)
         try:
-            if (held := self._held) is not None:
-                held.begin(document, hidden=self._hides, exposure=self._exposure)
-                if document is not None and not usual:
-                    held.watch(document)
+            held.begin(document, hidden=self._hides, exposure=self._exposure)
+            if document is not None and not usual:
+                held.watch(document)
+            decision = self._asked(document)
+            return None if decision is None else held.checked(held.written(decision))
+        except UnsupportedError as error:
+            raise DecisionError("evaluation", f"{self._decision}: {error}") from None
+        finally:
+            held.end()
+
+    def _asked(self, document: str | None) -> str | None:
+        try:
             if document is not None:
                 self._engine.set_input_json(document)
             decision: str = self._engine.eval_rule_as_json(self._rule)
@@ -320,19 +334,9 @@ class Program:
             if self._strict_errors:
                 raise DecisionError("evaluation", _failure(self._decision, str(error))) from None
             decision = self._evaluate_guarded(document)
-        except UnsupportedError as error:
-            raise DecisionError("evaluation", f"{self._decision}: {error}") from None
         except BaseException as error:
             raise self._recovered(error) from None
-        if decision == _UNDEFINED and not self._is_text(document):
-            return None
-        try:
-            return decision if held is None else held.checked(held.written(decision))
-        except UnsupportedError as error:
-            raise DecisionError("evaluation", f"{self._decision}: {error}") from None
-        finally:
-            if held is not None:
-                held.end()
+        return None if decision == _UNDEFINED and not self._is_text(document) else decision
 
     def _is_text(self, document: str | None) -> bool:
         """Whether the last decision is not undefined but the text that regorus tells it by."""

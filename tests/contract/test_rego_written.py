@@ -18,7 +18,7 @@ from tests.components import processes
 from tests.components.processes import Opa
 from tests.contract.test_rego import FAILED, UNDEFINED, exact
 
-NUMBERS = ["2", "2.0", "2.00", "2e0", "20e-1", "0.5", "0.50", "5e-1", "1E2", "1e-5", "0.00001", "-0", "-0.0", "1e21", "1.5e300"]  # fmt: skip
+NUMBERS = "2 2.0 2.00 2e0 20e-1 0.5 0.50 5e-1 1E2 1e-5 0.00001 -0 -0.0 1e21 1.5e300".split()  # noqa: SIM905
 DATA = {"list": [10, 20, 30], "names": {"2": "two", "0.5": "half"}}
 SHOWN = [
     "json.marshal(input.n)",

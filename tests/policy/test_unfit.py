@@ -87,7 +87,16 @@ def load(folder: Path, *modules: str) -> list[str]:
 def test_construct_is_refused_with_its_line(tmp_path: Path, snippet: str, refusal: str) -> None:
     at = (
         4
-        if snippet.startswith(('allow := f(input)\nf({"', "allow if now", "allow := f(1)", "allow := y", "allow := json", "allow := [1"))
+        if snippet.startswith(
+            (
+                'allow := f(input)\nf({"',
+                "allow if now",
+                "allow := f(1)",
+                "allow := y",
+                "allow := json",
+                "allow := [1",
+            )
+        )
         else 3
     )
     assert load(tmp_path, f"package p\n\n{snippet}\n") == [f"p.rego: line {at}: {refusal}"]

@@ -45,14 +45,14 @@ class Held(threading.local):
     def begin(self, document: str | None, *, hidden: bool, exposure: "Exposure") -> None:
         """`document`: the input, as JSON text; `hidden`: numbers may get into text that `written` does not see."""
         self._document, self._hidden, self.exposure = document or "", hidden, exposure
-        if self._exact:
-            self._exact.clear()
-        if self._unusual or exposure.kept:
-            self._unusual = {*exposure.kept}
+        self._exact.clear()
+        self._unusual = {*exposure.kept}
 
     def end(self) -> None:
         """What is called from now on is no longer in an evaluation by the interpreter."""
         self.exposure = None
+        if self._exact:
+            self._exact.clear()
         if self._unusual:
             self._unusual.clear()
 
