@@ -5,8 +5,8 @@ Source: OPA's `topdown/time.go`.
 
 import math
 import re
-import time
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -38,35 +38,13 @@ _SEGMENT = re.compile(r"((?:[0-9]+\.?[0-9]*|\.[0-9]+))(ns|us|µs|μs|ms|[smhdwy]
 _EXTENDED = re.compile(rf"[+-]?(?:{_SEGMENT.pattern})+")
 
 
-class _Local(tzinfo):
-    """The machine's zone, as it is at each moment."""
-
-    def utcoffset(self, at: datetime | None) -> timedelta:
-        return timedelta(seconds=0 if at is None else self._at(at).tm_gmtoff)
-
-    def tzname(self, at: datetime | None) -> str:
-        return "" if at is None else self._at(at).tm_zone
-
-    def dst(self, at: datetime | None) -> None:
-        return None
-
-    def fromutc(self, at: datetime) -> datetime:
-        seconds = (at.replace(tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
-        local = time.localtime(seconds)
-        fixed = timezone(timedelta(seconds=local.tm_gmtoff), local.tm_zone)
-        return datetime.fromtimestamp(seconds, fixed)
-
-    @staticmethod
-    def _at(at: datetime) -> time.struct_time:
-        return time.localtime(at.timestamp())
-
-
 @lru_cache(512)
-def _zone(name: str) -> tzinfo:
+def _zone(name: str) -> tzinfo | None:
+    """None is the machine's own."""
     if name in ("", "UTC"):
         return UTC
     if name == "Local":
-        return _Local()
+        return None
     if ".." in name or name[0] in "/\\":
         raise BuiltinError("not a zone")
     try:
@@ -82,15 +60,18 @@ class _Time:
         given = operand if isinstance(operand, list) else [operand]
         if not given:
             raise BuiltinError("operand must be a number, or an array that begins with one")
-        self.zone = _zone(string(given[1])) if len(given) > 1 else UTC
+        self.zone: tzinfo | None = _zone(string(given[1])) if len(given) > 1 else UTC
         self.layout = string(given[2]) if len(given) > 2 else ""
         self.nanoseconds = integer(given[0])
         if not _LEAST <= self.nanoseconds <= _MOST:
             raise BuiltinError("timestamp too big")
 
-    def moment(self, zone: tzinfo | None = None) -> Moment:
+    def moment(self) -> Moment:
+        return self.moment_in(self.zone)
+
+    def moment_in(self, zone: tzinfo | None) -> Moment:
         seconds, nanosecond = divmod(self.nanoseconds, SECOND)
-        at = (_EPOCH + timedelta(seconds=seconds)).astimezone(zone or self.zone)
+        at = (_EPOCH + timedelta(seconds=seconds)).astimezone(zone)
         offset = at.utcoffset()
         assert offset is not None  # noqa: S101 (it has a zone)
         east = offset // timedelta(seconds=1)
@@ -165,8 +146,6 @@ def _in_hours(number: str, unit: str) -> str:
 
 def _written(value: float) -> str:
     """The fewest digits that are this number, without an exponent."""
-    from decimal import Decimal
-
     return format(Decimal(repr(value)), "f").removesuffix(".0")
 
 
@@ -184,7 +163,7 @@ def _add_date(operand: object, years: object, months: object, days: object) -> i
     return _within((wall - offset) * SECOND + moment.nanosecond)
 
 
-def _offset(seconds: int, zone: tzinfo) -> int:
+def _offset(seconds: int, zone: tzinfo | None) -> int:
     """Seconds east of UTC at a moment."""
     try:
         at = (_EPOCH + timedelta(seconds=seconds)).astimezone(zone)
@@ -200,7 +179,7 @@ def _diff(one: object, other: object) -> list[int]:
     zone = first.zone
     if first.nanoseconds > second.nanoseconds:
         first, second = second, first
-    start, end = first.moment(zone), second.moment(zone)
+    start, end = first.moment_in(zone), second.moment_in(zone)
     differences = [b - a for a, b in zip(_parts(start), _parts(end), strict=True)]
     length = days_since_1970(start.day.year, start.day.month + 1, 1) - days_since_1970(
         start.day.year, start.day.month, 1
