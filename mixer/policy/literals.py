@@ -19,7 +19,7 @@ from mixer.policy.written import Number, is_usual, read
 _SHOWING = frozenset(
     """
     http.send io.jwt.encode_sign json.marshal json.marshal_with_options mixer.template providers.aws.sign_req sprintf
-    strings.render_template yaml.marshal
+    strings.render_template
     """.split()  # noqa: SIM905
 )
 # Those that want an integer, which to OPA is none where it has an exponent.

@@ -101,7 +101,6 @@ class Program:
         self._held: Held | None = None
         self._exposure = Exposure()
         self._holds = False  # whether more than the input can have numbers that `Held` must know of
-        self._hides = False
         self.waits = False
         asts = _parsed(_readable(loaded.modules))
         self.uses = self._analyse(asts, loaded, clock)
@@ -166,7 +165,6 @@ class Program:
             calls = {call.name for call in uses.calls}
             self._holds = bool(self._exposure.kept) or any(name.startswith("io.jwt.") for name in calls)
         self._supply({call.name for call in uses.calls}, clock)
-        self._hides = any(call.name == "yaml.marshal" for call in uses.calls)
         if problems := [
             *self._unusable(uses),
             *unfit(asts),
@@ -314,7 +312,7 @@ class Program:
         if held is None or (usual and not self._holds):
             return self._asked(document)
         try:
-            held.begin(document, hidden=self._hides, exposure=self._exposure)
+            held.begin(document, self._exposure)
             if document is not None and not usual:
                 held.watch(document)
             decision = self._asked(document)

@@ -30,7 +30,6 @@ SHOWN = [
     'sprintf("%d", [input.n])',
     'strings.render_template("{{.n}}", {"n": input.n})',
     '$"{input.n}"',
-    "yaml.marshal([input.n])",
     "{input.n: 1}",
     "{k: 1 | some k in [input.n]}",
     "[10, 20, 30][input.n]",

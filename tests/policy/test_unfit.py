@@ -38,6 +38,10 @@ def load(folder: Path, *modules: str) -> list[str]:
             'allow := f(input)\nf({"a": v}) := 1 if { v } else := 2',
             f"an object as an operand of a function {MORE_KEYS}",
         ),
+        (
+            "allow := yaml.marshal(input.x)",
+            "the embedded engine has no yaml.marshal (it lays text out otherwise); engine: opa runs it",
+        ),
         ("allow := -input.n", "the embedded engine negates numbers only; write 0 - x; engine: opa runs it"),
         (
             "allow if now > 5\nnow := v if { v := uri.parse(`a`) with uri.parse as {} }",
@@ -92,7 +96,7 @@ def test_construct_is_refused_with_its_line(tmp_path: Path, snippet: str, refusa
                 'allow := f(input)\nf({"',
                 "allow if now",
                 "allow := f(1)",
-                "allow := y",
+                "allow := y\n",
                 "allow := json",
                 "allow := [1",
             )

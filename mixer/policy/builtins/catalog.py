@@ -121,6 +121,7 @@ REFUSED = {
     "net.lookup_ip_addr": _STOPS_THE_LOOP,
     "opa.runtime": "tells of an OPA server",
     "rego.parse_module": "it gives OPA's own syntax tree",
+    "yaml.marshal": "it lays text out otherwise",
     **dict.fromkeys(
         """
         all any cast_array cast_boolean cast_null cast_object cast_set cast_string net.cidr_overlap re_match
@@ -147,8 +148,7 @@ NATIVE = frozenset(
     time.clock time.date time.diff time.format time.now_ns time.parse_duration_ns time.parse_ns
     time.parse_rfc3339_ns time.weekday trace trim trim_left trim_prefix trim_right trim_space
     trim_suffix type_name union units.parse units.parse_bytes upper
-    urlquery.encode urlquery.encode_object uuid.rfc4122 walk yaml.marshal
-    yaml.unmarshal
+    urlquery.encode urlquery.encode_object uuid.rfc4122 walk yaml.unmarshal
     """.split()  # noqa: SIM905
 )
 

@@ -24,6 +24,7 @@ _PART = re.compile(
 )
 _ABBREVIATION = re.compile(r"[A-Z]{4}T(?![A-Z])|(?:[A-Z]{3}T|WITA)(?![A-Z])|[A-Z]{3}(?![A-Z])")
 _OFFSET = re.compile(r"[+-](?:0*(?:2[0-3]|1?[0-9]))(?![0-9])")
+_LONGEST = 10_000
 _YEAR = re.compile(r"[+-]?[0-9]+")
 
 
@@ -336,4 +337,6 @@ def days_since_1970(year: int, month: int, day: int) -> int:
 
 def parsed(text: str, layout: str) -> int:
     """Nanoseconds since 1970, of whatever size. Raises `BuiltinError` for what is not of this layout."""
+    if len(text) > _LONGEST or len(layout) > _LONGEST:
+        raise UnsupportedError("a time of so many characters")
     return _Reader(_read(layout), text).read()

@@ -38,13 +38,13 @@ class Held(threading.local):
 
     def __init__(self) -> None:
         self._exact: dict[float, Decimal] = {}
-        self._document, self._hidden = "", False
+        self._document = ""
         self._unusual: set[float] = set()
         self.exposure: Exposure | None = None
 
-    def begin(self, document: str | None, *, hidden: bool, exposure: "Exposure") -> None:
-        """`document`: the input, as JSON text; `hidden`: numbers may get into text that `written` does not see."""
-        self._document, self._hidden, self.exposure = document or "", hidden, exposure
+    def begin(self, document: str | None, exposure: "Exposure") -> None:
+        """`document`: the input, as JSON text."""
+        self._document, self.exposure = document or "", exposure
         self._exact.clear()
         self._unusual = {*exposure.kept}
 
@@ -67,7 +67,7 @@ class Held(threading.local):
             return
         for number in numbers:
             is_index = exposure.names or (exposure.positions and number.exponent and number.is_whole)
-            if self._hidden or is_index or not -(2**63) <= number.value < 2**64:
+            if is_index or not -(2**63) <= number.value < 2**64:
                 raise UnsupportedError("a number written in a way that the embedded engine does not keep")
             self._unusual.add(number.value)
 
@@ -99,7 +99,7 @@ class Held(threading.local):
             self._hold(float(large), Decimal(large))
 
     def _hold(self, double: float, exact: Decimal) -> None:
-        if self._exact.get(double, exact) != exact or repr(double) in self._document or self._hidden:
+        if self._exact.get(double, exact) != exact or repr(double) in self._document:
             raise UnsupportedError("two numbers that differ by less than the embedded engine can tell")
         self._exact[double], self._exact[-double] = exact, -exact
 
