@@ -12,7 +12,7 @@ from typing import Any
 from mixer.errors import Problem
 from mixer.policy.positions import names_of_numbers
 from mixer.policy.references import Uses
-from mixer.policy.syntax import STRINGS, Node, extent, flatten
+from mixer.policy.syntax import STRINGS, Node, extent, flatten, pattern
 from mixer.policy.written import Number, is_usual, read
 
 # Builtins that give text, or a hash or a request, of numbers that they are given.
@@ -57,7 +57,11 @@ def exposure(
     calls = {call.name for call in uses.calls}
     shown = not _SHOWING.isdisjoint(calls)
     rules = [module["ast"]["rules"] for module in modules]
-    positions = not _INTEGERS.isdisjoint(calls) or any(map(_varies, rules))
+    integers = not _INTEGERS.isdisjoint(calls)
+    positions = integers or any(map(_varies, rules))
+    own_positions = integers or any(
+        map(_varies_by_own, rules)
+    )  # where what the policy or its data say may be
     problems: list[Problem] = []
     kept: set[float] = set()
     for module in modules:
@@ -67,7 +71,7 @@ def exposure(
             if number is None:
                 continue
             kept.add(number.value)
-            if shown or (positions and _is_position(number)):
+            if shown or (own_positions and _is_position(number)):
                 line = node["Number"]["span"]["line"]
                 what = (
                     f"the embedded engine does not keep that a number is written {text}; {_instead(number)}"
@@ -76,7 +80,7 @@ def exposure(
     for file, value, exponent in unusual:
         number = Number(value, exponent)
         kept.add(value)
-        if shown or (positions and _is_position(number)):
+        if shown or (own_positions and _is_position(number)):
             what = f"the embedded engine does not keep how the number {value} is written; {_instead(number)}"
             problems.append(Problem(file, "", what))
     names = names_of_numbers(modules, data) or any(map(_has_varying_base, rules))
@@ -109,6 +113,10 @@ def _is_varying_reference(node: Node) -> bool:
     return STRINGS.isdisjoint(index) and "Number" not in index and index.get("Var", {}).get("value") != "_"
 
 
+def _is_varying_by_own(node: Node) -> bool:
+    return _is_varying_reference(node) and pattern(node["RefBrack"]["index"])[0] != "input"
+
+
 def _is_with_keys(node: Node) -> bool:
     if "Object" in node and "fields" in node["Object"]:
         return any(STRINGS.isdisjoint(key) for _, key, _ in node["Object"]["fields"])
@@ -123,6 +131,7 @@ def _is_varying_base(node: Node) -> bool:
     return call is not None and flatten(call["fcn"])[0] == "format_int" and "Number" not in call["params"][-1]
 
 
+_varies_by_own = partial(_some, _is_varying_by_own)
 _varies = partial(_some, _is_varying_reference)
 _has_keys = partial(_some, _is_with_keys)
 _has_varying_base = partial(_some, _is_varying_base)

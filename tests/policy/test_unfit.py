@@ -56,7 +56,7 @@ def load(folder: Path, *modules: str) -> list[str]:
             "the embedded engine does not keep that a number is written -1.50; write -1.5, or engine: opa runs it",
         ),
         (
-            "allow := [1, 2, 3][input.x]\nv := 2e0",
+            "allow := [1, 2, 3][v]\nv := 2e0",
             "the embedded engine does not keep that a number is written 2e0; write 2, or engine: opa runs it",
         ),
         (
