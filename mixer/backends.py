@@ -160,15 +160,15 @@ def interpreted(engine: PolicyEngine) -> str | None:
     return engine.interpreted if isinstance(engine, EmbeddedEngine) else None
 
 
-def bodies_of(settings: config.Policy, *, exact: bool = False) -> "Bodies | None":
-    """How bodies are parsed; None: not at all. `exact`: see `Bodies`. Raises `LoadError`."""
+def bodies_of(settings: config.Policy, *, exact: bool = False, written: bool = False) -> "Bodies | None":
+    """How bodies are parsed; None: not at all. `exact`, `written`: see `Bodies`. Raises `LoadError`."""
     from mixer.authz.body import Bodies
     from mixer.authz.messages import Messages
 
     if settings.skip_request_body_parse:
         return None
     path = settings.proto_descriptor
-    return Bodies(None if path is None else Messages.load(path), exact=exact)
+    return Bodies(None if path is None else Messages.load(path), exact=exact, written=written)
 
 
 ENGINES: dict[str, Callable[[config.Policy, Sequence[str], Sources | None], PolicyEngine]] = {

@@ -118,7 +118,8 @@ class Checking:
         quotas = self._new_quotas(loaded)
         if policy is None:
             return Prepared(loaded.settings, None, None, None, NO_BUNDLES, quotas, None)
-        bodies = bodies_of(policy, exact=policy.engine == "opa")  # the embedded engine has doubles alone
+        asks_server = policy.engine == "opa"  # the embedded engine has doubles alone
+        bodies = bodies_of(policy, exact=asks_server, written=not asks_server)
         engine: PolicyEngine | None = None
         if not policy.bundles and policy.engine == "embedded":
             engine = embedded(policy, self._others(loaded.settings), loaded.sources, self._network)

@@ -10,6 +10,7 @@ import orjson
 from mixer.authz.messages import Messages
 from mixer.authz.multipart import form_parts, parse_media_type
 from mixer.authz.url import EACH_BYTE, BadRequestError, parse_path, parse_query
+from mixer.policy.written import unusual
 
 _INTEGER = re.compile(r"[+-]?0*[0-9]{1,19}")
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
@@ -28,13 +29,20 @@ class Bodies:
 
     `exact`: numbers of JSON are kept as they are written, whatever their size, for an engine that can take them so
     (they are then `orjson.Fragment`). Else one beyond the range of doubles makes a bad request. `bounded`: so does what
-    is nested too deeply for the engine.
+    is nested too deeply for the engine. `written`: a body with numbers that are not written as usual is given as it is,
+    one `orjson.Fragment`, for an engine that has to know of it.
     """
 
     def __init__(
-        self, messages: Messages | None = None, *, exact: bool = False, bounded: bool = True
+        self,
+        messages: Messages | None = None,
+        *,
+        exact: bool = False,
+        bounded: bool = True,
+        written: bool = False,
     ) -> None:
         self._messages = messages
+        self._written = written
         self._parse = _exact_json if exact else _plain_json
         self._bounded = bounded
 
@@ -77,15 +85,19 @@ class Bodies:
         except BadRequestError:
             if (before := _before_null(text)) is None:
                 raise
-            value = self._parse(before)
-        return self._within(value) if text.count("[") + text.count("{") > _MOST_NESTED else value
+            text, value = before, self._parse(before)
+        if text.count("[") + text.count("{") > _MOST_NESTED:
+            self._within(value)
+        if self._written and next(unusual(text), None) is not None:
+            return orjson.Fragment(_without_halves(text))
+        return value
 
     def _within(self, value: Any) -> Any:
         if self._bounded and _levels(value) > _MOST_NESTED:
             raise BadRequestError(f"the body is nested more than {_MOST_NESTED} levels deep")
         return value
 
-    def _multipart(self, text: str, content_type: str) -> dict[str, list[Any]] | None:
+    def _multipart(self, text: str, content_type: str) -> Any:
         _, parameters = parse_media_type(content_type)
         if "boundary" not in parameters:
             return None
@@ -93,6 +105,8 @@ class Bodies:
         for name, part_type, content in form_parts(text.encode(), parameters["boundary"]):
             part = content.decode("utf-8", EACH_BYTE)
             values.setdefault(name, []).append(self._json(part) if _JSON in part_type else part)
+        if any(isinstance(part, orjson.Fragment) for parts in values.values() for part in parts):
+            return orjson.Fragment(orjson.dumps(values))
         return values
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import orjson
 import structlog
@@ -140,8 +140,9 @@ class CheckService:
 
     def _build(self, call: Call) -> bytes:
         call.references = self._references
-        call.value = self._input.build(call.request)
-        call.document = orjson.dumps(call.value, option=orjson.OPT_SORT_KEYS)
+        value = self._input.build(call.request)
+        call.document = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        call.value = _plain(value)
         return call.document
 
     def _present(self, call: Call) -> bytes:
@@ -288,7 +289,7 @@ class CheckService:
         if self._limited_input is None or self._limited_input[0] is not paths:
             self._limited_input = paths, InputBuilder(paths, self._bodies)
         value = self._limited_input[1].build(call.request)
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS), value
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS), _plain(value)
 
     async def _counted(self, call: Call, waiting: Awaitable[Counted]) -> bytes:
         try:
@@ -381,3 +382,8 @@ class CheckService:
 
 async def _given(evaluation: Evaluation) -> Evaluation:
     return evaluation
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any] | None:
+    """The input; None where its text alone says all of it (see `Bodies`, `written`)."""
+    return None if isinstance(value.get("parsed_body"), orjson.Fragment) else value

@@ -43,6 +43,7 @@ class Bundle:
     roots: tuple[str, ...]
     modules: tuple[Module, ...]
     data: dict[str, Any]
+    unusual: tuple[tuple[str, float, bool], ...] = ()  # see `Sources`
 
 
 def is_folder(path: Path) -> bool:
@@ -102,7 +103,7 @@ def _assembled(name: str, files: dict[str, bytes], verifier: "Verifier | None") 
     if problems:
         raise PolicyError(problems)
     revision = manifest.get("revision") or digest.hexdigest()[:12]
-    return Bundle(name, revision, roots, tuple(modules), documents.data)
+    return Bundle(name, revision, roots, tuple(modules), documents.data, tuple(documents.unusual))
 
 
 def _manifest(name: str, files: dict[str, bytes]) -> dict[str, Any]:

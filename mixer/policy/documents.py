@@ -11,6 +11,7 @@ import yaml
 
 from mixer.errors import Problem
 from mixer.policy import yaml_data
+from mixer.policy.written import unusual
 
 DATA_NAMES = ("data.json", "data.yaml", "data.yml")
 _LONG = re.compile(r"(?<![\w\".+-])-?[0-9]{19}")
@@ -28,6 +29,7 @@ class Documents:
     """Data merged from documents. A value given twice is a mistake, since the order of files would decide."""
 
     data: dict[str, Any] = field(default_factory=dict)
+    unusual: list[tuple[str, float, bool]] = field(default_factory=list)  # see `Sources`
     _origin: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     def add(self, prefix: tuple[str, ...], file: str, source: str) -> list[Problem]:
@@ -46,6 +48,8 @@ class Documents:
             return [Problem(file, "", "an object at the root of data", type(document).__name__)]
         if _depth(document) + len(prefix) > _MOST_NESTED:
             return [Problem(file, "", f"is nested more than {_MOST_NESTED} levels deep")]
+        if file.endswith(".json"):
+            self.unusual += [(file, *number) for number in sorted({*unusual(source)})]
         for part in reversed(prefix):
             document = {part: document}
         return self.merge(document, file)

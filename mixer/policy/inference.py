@@ -4,9 +4,19 @@ It saves a call of the library (`policy.library`) where regorus' own operator or
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
-from mixer.policy.syntax import COLLECTIONS, COMPREHENSIONS, Node, bindings, kind_of
+from mixer.policy.syntax import (
+    COLLECTIONS,
+    COMPREHENSIONS,
+    REFERENCES,
+    STRINGS,
+    Node,
+    bindings,
+    children,
+    kind_of,
+    pattern,
+)
 
 # The largest number, or less than none, that an integer builtin gives.
 _INTEGERS = {
@@ -29,6 +39,12 @@ _NUMBERS = frozenset(
         "units.parse",
         "units.parse_bytes",
     ]
+)
+_TEXTS = frozenset(
+    """
+    concat format_int json.marshal lower replace sprintf strings.reverse substring time.format time.weekday trim
+    trim_left trim_prefix trim_right trim_space trim_suffix type_name upper
+    """.split()  # noqa: SIM905
 )
 _COLLECTIONS = frozenset(
     """
@@ -60,6 +76,7 @@ class Inference:
         self._given = {
             name: node for name, node in self._given.items() if bound[name] == 1 and name not in names
         }
+        self._replaces_input = any(name.partition(".")[0] == "input" for name in replaced)
         replaces_data = any(name.partition(".")[0] == "data" for name in replaced)
         self._sets = frozenset() if replaces_data else frozenset(sets) - bound.keys()
         self._replaced = replaced
@@ -84,6 +101,35 @@ class Inference:
         if "ArithExpr" in node:
             return bool(node["ArithExpr"]["op"] != "Sub")
         return called in _NUMBERS and called not in self._replaced
+
+    def may_mix(self, one: Node, other: Node, called: Callable[[Node], str]) -> bool:
+        """Whether one may hold sets and the other objects. `called`: the builtin that a node calls, or ""."""
+        if self._is_simple(one, called) or self._is_simple(other, called):
+            return False
+        return not (self._is_json(one, called) and self._is_json(other, called))
+
+    def _is_simple(self, node: Node, called: Callable[[Node], str]) -> bool:
+        """Whether it is no collection."""
+        if kind_of(node) in STRINGS | {"Bool", "Null"}:
+            return True
+        name = called(node)
+        if self.is_number(node, name) or (name in _TEXTS and name not in self._replaced):
+            return True
+        given = self._given.get(node["Var"]["value"]) if "Var" in node else None
+        return given is not None and self._is_simple(given, called)
+
+    def _is_json(self, node: Node, called: Callable[[Node], str]) -> bool:
+        """Whether there is no set in it."""
+        kind = kind_of(node)
+        if kind in REFERENCES:
+            root = pattern(node)[0]
+            if root == "input":
+                return not self._replaces_input
+            given = self._given.get(root or "")
+            return given is not None and self._is_json(given, called)
+        if kind in ("Array", "Object"):
+            return all(self._is_json(item, called) for item in children(node))
+        return self._is_simple(node, called)
 
     def is_collection(self, node: Node, called: str) -> bool:
         if kind_of(node) in COLLECTIONS | COMPREHENSIONS | {"BinExpr"}:

@@ -27,6 +27,8 @@ from jwt.algorithms import (
 from jwt.exceptions import PyJWTError
 
 from mixer.policy.builtins import BuiltinError
+from mixer.policy.builtins.numbers import HELD
+from mixer.policy.written import Number, unusual
 
 _ALGORITHMS = {
     name: algorithm
@@ -82,6 +84,7 @@ class Jwt:
         self.valid_until: float | None = None
         self._decode = lru_cache(_MEMO_ENTRIES)(_decode)
         self._judged = lru_cache(_MEMO_ENTRIES)(_judged)
+        self._unusual = lru_cache(_MEMO_ENTRIES)(_unusual)
 
     def reset(self) -> None:
         self.valid_until = None
@@ -89,7 +92,10 @@ class Jwt:
     def decode(self, token: object) -> list[Any]:
         """`[header, payload, signature in hex]`, nothing verified."""
         text = _string(token)
-        return self._decode(text) if len(text) <= _MEMO_TOKEN else _decode(text)
+        decoded = self._decode(text) if len(text) <= _MEMO_TOKEN else _decode(text)
+        if HELD.exposure is not None:
+            HELD.see(self._unusual(text) if len(text) <= _MEMO_TOKEN else _unusual(text))
+        return decoded
 
     def verify(self, alg: str, token: object, key: object) -> bool:
         """`io.jwt.verify_<alg>`: is the signature right under this algorithm?"""
@@ -111,6 +117,8 @@ class Jwt:
                 raise BuiltinError(f"{name} constraint: must be a string")
         judge = self._judged if len(text) <= _MEMO_TOKEN else _judged
         answer = judge(text, tuple(constraints.items()))
+        if answer is not None and HELD.exposure is not None:
+            HELD.see(self._unusual(text) if len(text) <= _MEMO_TOKEN else _unusual(text))
         return answer if answer is not None and self._times_ok(answer[2], fixed) else [False, {}, {}]
 
     def _times_ok(self, claims: dict[str, Any], fixed: float | None) -> bool:
@@ -252,6 +260,18 @@ def _decode(text: str) -> list[Any]:
             return [token.header, _object(token.payload), token.signature.hex()]
         text = _inner(token.payload).strip("\"'")
     raise BuiltinError("tokens nested too deeply")
+
+
+def _unusual(text: str) -> tuple[Number, ...]:
+    """The numbers of a token's claims that are not written as usual."""
+    found: list[Number] = []
+    for _ in range(_MAX_NESTING):
+        token = _parse(text)
+        found += unusual(_base64url(text.partition(".")[0]).decode("utf-8", "replace"))
+        if str(token.header.get("cty", "")).upper() != "JWT":
+            return (*found, *unusual(token.payload.decode("utf-8", "replace")))
+        text = _inner(token.payload).strip("\"'")
+    return tuple(found)
 
 
 def _inner(payload: bytes) -> str:

@@ -49,6 +49,11 @@ member_(k, v, c) := (k, v in c) if not is_set(c)
 else := false if k != v
 else := v in c
 """,
+    # See `policy.positions`.
+    "[]": """
+position(x) := to_number(x) if { is_string(x); regex.match(`^[+-]?[0-9]{1,19}(\\.0*)?$`, x) }
+else := x
+""",
     # See `policy.shapes`.
     "=": "",
     "some": """
@@ -114,6 +119,38 @@ replace_(s, a, b) := mixer.exceeded("replace") if {
 }
 else := replace(s, a, b)
 """,
+    # A fraction is no position.
+    "substring": """
+substring_(s, a, n) := substring(s, a, n) if { floor(a) == a; floor(n) == n }
+""",
+    # regorus puts sets before objects. What is no collection has no order, and comes before all that is one.
+    "sort": """
+sort_(x) := y if { y := sort(x); is_simple(y[count(y) - 1]) }
+else := sort(x) if ordered([y | y := x[_]])
+else := mixer.unordered("sort")
+""",
+    "max": """
+max_(x) := y if { y := max(x); is_simple(y) }
+else := max(x) if ordered([y | y := x[_]])
+else := mixer.unordered("max")
+""",
+    "min": """
+min_(x) := y if { y := min(x); is_simple(y) }
+else := min(x) if ordered([y | y := x[_]])
+else := mixer.unordered("min")
+""",
+    "<": """
+less(a, b) := a < b if is_simple(a)
+else := a < b if is_simple(b)
+else := a < b if ordered([a, b])
+else := mixer.unordered("<")
+""",
+    "<=": """
+at_most(a, b) := a <= b if is_simple(a)
+else := a <= b if is_simple(b)
+else := a <= b if ordered([a, b])
+else := mixer.unordered("<=")
+""",
     # Sets do not cross to Python whole.
     "-": """
 minus(a, b) := a - b if is_set(a)
@@ -161,6 +198,7 @@ DIRECT = {
 SOUND = frozenset(
     """
     mixer.divided mixer.exceeded mixer.few_paths mixer.marshalled mixer.minus mixer.plus mixer.times
+    mixer.unordered
     """.split()  # noqa: SIM905
 )
 # regorus' own, whose value goes through one of ours: Go escapes what HTML has a meaning for.
@@ -171,11 +209,22 @@ AS_PATTERN = {
     "regex.template_match": ("mixer.template_pattern", (0, 2, 3), 1),
 }
 FUNCTIONS = frozenset(_FUNCTIONS) | _WHOLE_VALUES.keys() | DIRECT.keys() | AS_PATTERN.keys() | WRAPPED.keys()
+# Whether nothing in a value is a set beside an object.
+_ORDER = """
+ordered(x) if {
+    kinds := {type_name(v) | walk(x, [_, v])}
+    count(kinds & {"object", "set"}) < 2
+}
+is_simple(x) if { not is_array(x); not is_object(x); not is_set(x) }
+"""
 _OPERATORS = {
     "-": "minus",
+    "<": "less",
+    "<=": "at_most",
     "in": "member_",
     "=": "exact",
     "some": "exact_in",
+    "[]": "position",
 }
 
 
@@ -187,8 +236,13 @@ def function(name: str) -> str:
     return f"data.{package}.{_OPERATORS.get(name) or name.replace('.', '_') + '_'}"
 
 
-def stands_by_itself(name: str, operands: list[Node], is_collection: Callable[[Node], bool]) -> bool:
-    """Whether regorus' own builtin is right for operands that look so."""
+def stands_by_itself(
+    name: str,
+    operands: list[Node],
+    is_collection: Callable[[Node], bool],
+    is_whole: Callable[[Node], bool],
+) -> bool:
+    """Whether regorus' own builtin is right for operands that look so; `is_whole`: can only be an integer."""
     if name == "count":
         return is_collection(operands[0])
     if name in ("indexof", "indexof_n"):
@@ -198,6 +252,8 @@ def stands_by_itself(name: str, operands: list[Node], is_collection: Callable[[N
         return not STRINGS.isdisjoint(operands[2])
     if name == "concat":
         return "Array" in operands[1]
+    if name == "substring":
+        return is_whole(operands[1]) and is_whole(operands[2])
     return False
 
 
@@ -208,6 +264,8 @@ def library(names: Iterable[str]) -> Iterator[Module]:
         text = "".join(_FUNCTIONS[name] for name in needed)
         if {"=", "some"} & {*needed}:
             text += _EXACT
+        if {"<", "<=", "max", "min", "sort"} & {*needed}:
+            text += _ORDER
         yield _module(PACKAGE, text)
     if needed := sorted(_WHOLE_VALUES.keys() & names):
         rules = [(function(name).rpartition(".")[2], *_WHOLE_VALUES[name]) for name in needed]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mixer import config
 from mixer.errors import DecisionError
 from mixer.policy.builtins import Builtin, BuiltinError, http
+from mixer.policy.builtins.numbers import HELD
 from mixer.policy.builtins.operands import UnsupportedError, integer, string
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ class Network:
             if raises:
                 raise BuiltinError("http.send failed") from None
             return http.failure(error)
+        HELD.watch(str(reply))
         return str(reply)
 
     def _lookup(self, operand: object) -> set[str]:

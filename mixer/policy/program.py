@@ -23,7 +23,7 @@ import regorus
 from mixer.errors import DecisionError, PolicyError, Problem
 from mixer.policy.annotations import CALLS, Metadata
 from mixer.policy.budget import WATCH, Budget, CutOffError, tick
-from mixer.policy.builtins import Builtin, supplied
+from mixer.policy.builtins import Builtin, UnsupportedError, supplied
 from mixer.policy.builtins.catalog import ARITY, HOLDING, MODULES, NATIVE, NETWORK, NONDETERMINISTIC, REFUSED
 from mixer.policy.builtins.operands import string
 from mixer.policy.compiled import Compiled, UnsupportedRuleError, UnsureError, read
@@ -32,8 +32,10 @@ from mixer.policy.engine import References
 from mixer.policy.guard import add_guards, guarded_modules, is_panic
 from mixer.policy.keywords import split
 from mixer.policy.library import AS_PATTERN, DIRECT, FUNCTIONS, SOUND, WRAPPED, library
+from mixer.policy.literals import Exposure, exposure
 from mixer.policy.nesting import nested
 from mixer.policy.patterns import rust
+from mixer.policy.positions import Arrays, texts
 from mixer.policy.prefixes import fillers
 from mixer.policy.recursion import circles
 from mixer.policy.references import Uses, analyse, documents, references
@@ -97,11 +99,12 @@ class Program:
         self._jwt: Jwt | None = None
         self._network = network
         self._held: Held | None = None
-        self._hides = False
+        self._exposure = Exposure()
+        self._holds = False  # whether more than the input can have numbers that `Held` must know of
         self.waits = False
         asts = _parsed(_readable(loaded.modules))
-        self.uses = self._analyse(asts, loaded.data, clock)
-        modules = self._rewritten(asts, clock)
+        self.uses = self._analyse(asts, loaded, clock)
+        modules = self._rewritten(asts, loaded.data, clock)
         # Where a decision is no single rule, regorus must be asked for another that names it.
         entries = [path for path in self._rules if path not in self.uses.rules - self.uses.partial]
         for number, path in enumerate(entries):
@@ -151,24 +154,32 @@ class Program:
         self._engine = _loaded(self._base, self._modules)
         self._guarded = _loaded(self._base, self._modules_guarded)
 
-    def _analyse(self, asts: list[Node], data: dict[str, Any], clock: Callable[[], float]) -> Uses:
+    def _analyse(self, asts: list[Node], loaded: Sources, clock: Callable[[], float]) -> Uses:
         """Check what the modules use, so that all mistakes are named at once."""
-        uses = analyse(asts)
+        uses, data = analyse(asts), loaded.data
+        self._exposure, unusual = exposure(asts, uses, data, loaded.unusual)
+        if self._exposure.any:
+            from mixer.policy.builtins.numbers import HELD
+
+            self._held = HELD
+            calls = {call.name for call in uses.calls}
+            self._holds = bool(self._exposure.kept) or any(name.startswith("io.jwt.") for name in calls)
         self._supply({call.name for call in uses.calls}, clock)
-        self._hides = any(call.name == "yaml.marshal" for call in uses.calls)
         if problems := [
             *self._unusable(uses, {"/".join(path) for path in functions(asts)}),
             *unfit(asts),
             *circles(asts),
             *conflicts(asts, data),
+            *texts(asts, data),
+            *unusual,
         ]:
             raise PolicyError(problems)
         return uses
 
-    def _rewritten(self, asts: list[Node], clock: Callable[[], float]) -> list[Module]:
-        by_with, own = replaced(asts), functions(asts)
+    def _rewritten(self, asts: list[Node], data: dict[str, Any], clock: Callable[[], float]) -> list[Module]:
+        by_with, own, arrays = replaced(asts), functions(asts), Arrays(data)
         metadata = Metadata(asts) if any(call.name in CALLS for call in self.uses.calls) else None
-        editors = [AsOpa(ast, by_with, own, metadata) for ast in asts]
+        editors = [AsOpa(ast, by_with, own, metadata, arrays) for ast in asts]
         modules = [Module(editor.file, editor.rewritten()) for editor in editors]
         used = {name for editor in editors for name in editor.used}
         patterns = {maker for name, (maker, *_) in AS_PATTERN.items() if name in used}
@@ -187,7 +198,7 @@ class Program:
             table = self._jwt.builtins()
             self._supplied |= {name: table[name] for name in names & table.keys()}
         if self._network is not None and names & NETWORK:
-            self.waits = True
+            self.waits = self._holds = True
             self._supplied |= self._network.builtins()
         for name in names:
             if (builtin := supplied(name)) is not None:
@@ -195,7 +206,7 @@ class Program:
         if names & HOLDING:
             from mixer.policy.builtins.numbers import HELD
 
-            self._held = HELD
+            self._held, self._holds = HELD, True
 
     def _unusable(self, uses: Uses, own: set[str]) -> Iterator[Problem]:
         """What the modules use and this engine has not, or has wrong."""
@@ -261,7 +272,8 @@ class Program:
     def evaluate(self, document: bytes | None, value: object = None) -> str | None:
         """The decision over an input (JSON text; None: no input), as JSON text; None where no rule gives a value.
 
-        `value`: what the text says, where that is at hand. Raises `DecisionError` for an evaluation that failed.
+        `value`: what the text says, where that is at hand and no number in it is written in an unusual way
+        (`policy.written`). Raises `DecisionError` for an evaluation that failed.
         """
         if (budget := self._budget) is not None:
             watch = WATCH
@@ -280,7 +292,7 @@ class Program:
                 else:
                     self._left -= self._left > 0
                     return decision
-            return self._interpreted(None if document is None else document.decode())
+            return self._interpreted(None if document is None else document.decode(), usual=value is not None)
         except CutOffError as error:
             raise DecisionError("limit", f"{self._decision} {error}") from None
         finally:
@@ -294,9 +306,23 @@ class Program:
             log.info("policy_interpreted", decision=self._decision, because=str(error))
             self._compiled = {**self._compiled, self._decision: UnsupportedRuleError(str(error))}
 
-    def _interpreted(self, document: str | None) -> str | None:
-        if self._held is not None:
-            self._held.begin(document, hidden=self._hides)
+    def _interpreted(self, document: str | None, *, usual: bool = False) -> str | None:
+        """`usual`: all numbers of the document are written as usual."""
+        held = self._held
+        if held is None or (usual and not self._holds):
+            return self._asked(document)
+        try:
+            held.begin(document, self._exposure)
+            if document is not None and not usual:
+                held.watch(document)
+            decision = self._asked(document)
+            return None if decision is None else held.checked(held.written(decision))
+        except UnsupportedError as error:
+            raise DecisionError("evaluation", f"{self._decision}: {error}") from None
+        finally:
+            held.end()
+
+    def _asked(self, document: str | None) -> str | None:
         try:
             if document is not None:
                 self._engine.set_input_json(document)
@@ -308,9 +334,7 @@ class Program:
             decision = self._evaluate_guarded(document)
         except BaseException as error:
             raise self._recovered(error) from None
-        if decision == _UNDEFINED and not self._is_text(document):
-            return None
-        return decision if self._held is None else self._held.written(decision)
+        return None if decision == _UNDEFINED and not self._is_text(document) else decision
 
     def _is_text(self, document: str | None) -> bool:
         """Whether the last decision is not undefined but the text that regorus tells it by."""

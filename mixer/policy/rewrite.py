@@ -15,8 +15,8 @@ Source: OPA's `ast/compile.go`, `rewriteDynamics` and `expandExpr`.
 """
 
 import json
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, ClassVar
 
 from mixer.policy.annotations import CALLS, Metadata
 from mixer.policy.builtins import BuiltinError, supplied
@@ -25,6 +25,7 @@ from mixer.policy.builtins.numbers import LITERAL
 from mixer.policy.inference import Inference
 from mixer.policy.library import AS_PATTERN, FUNCTIONS, WRAPPED, function, stands_by_itself
 from mixer.policy.patterns import rust
+from mixer.policy.positions import Arrays, base_path
 from mixer.policy.shapes import Scope, shape, takes_apart
 from mixer.policy.syntax import (
     COLLECTIONS,
@@ -57,13 +58,14 @@ _PATTERN_AT = {
 }
 
 
-_OF_64_BITS = 2**64
+_OF_63_BITS, _OF_64_BITS = 2**63, 2**64
+_ORDERS = {"Lt": ("<", False), "Le": ("<=", False), "Gt": ("<", True), "Ge": ("<=", True)}
 _OPERATORS = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/"}
 
 
 class AsOpa(Editor):
     """`replaced`: builtins that the modules replace by `with`, which keep their names; `functions`: paths below data;
-    `metadata`: where the modules ask for it.
+    `arrays`: those of data; `metadata`: where the modules ask for it.
 
     `used` tells, after the rewriting, which functions of the library the module needs.
     """
@@ -74,10 +76,12 @@ class AsOpa(Editor):
         replaced: Collection[str] = (),
         functions: Collection[tuple[str, ...]] = (),
         metadata: Metadata | None = None,
+        arrays: Arrays | None = None,
     ) -> None:
         super().__init__(module)
         self._module = module
         self._metadata = metadata
+        self._arrays = arrays
         self._functions = functions
         self._package = package(module)
         self._imports = {name: path[1:] for name, path in imports(module).items() if path[0] == "data"}
@@ -95,11 +99,26 @@ class AsOpa(Editor):
             return self._keyed_membership(node)
         if kind == "Membership" and not statement:
             return self._membership(node)
-        if kind == "AssignExpr":
-            return self._assignment(node)
-        if kind == "ArithExpr":
-            return self._arithmetic(node)
-        return self._call(node, statement) if kind == "Call" else None
+        if kind == "Call":
+            return self._call(node, statement)
+        rewrite = self._REWRITES.get(kind)
+        return None if rewrite is None else rewrite(self, node)
+
+    def _position(self, node: Node) -> list[Edit] | None:
+        """`data.list[input.x]`, where data has an array, with text as the number that it is to OPA."""
+        index = node["RefBrack"]["index"]
+        kind = kind_of(index)
+        if self._arrays is None or kind in STRINGS or kind == "Number":
+            return None
+        if kind == "Var" and not self._scope.has_value(index["Var"]["value"]):
+            return None
+        path = base_path(node, self._imports)
+        if path is None or not self._arrays.at(path[:-1]):
+            return None
+        self.used.add("[]")
+        text = b"%b(%b)" % (function("[]").encode(), self.text(index))
+        start, end = extent(index, self.source)
+        return [*self.edits(node["RefBrack"]["refr"]), self.replaced(start, end, text)]
 
     def _call(self, node: Node, statement: bool) -> list[Edit] | None:
         name, arguments = self.builtin(node), node["Call"]["params"]
@@ -258,7 +277,9 @@ class AsOpa(Editor):
             before = (start, start, b"%b(" % WRAPPED[name].encode())
             return [before, *self.edits(arguments), (end, end, b")")]
         callee = []
-        if name in FUNCTIONS and not stands_by_itself(name, arguments, self._is_collection):
+        if name in FUNCTIONS and not stands_by_itself(
+            name, arguments, self._is_collection, lambda node: self._bound(node) is not None
+        ):
             self.used.add(name)
             callee.append((*extent(node["Call"]["fcn"], self.source), function(name).encode()))
         return callee + (self.edits(arguments) if edits is None else edits)
@@ -298,6 +319,18 @@ class AsOpa(Editor):
         text = b"%b(%b, %b)" % (callee.encode(), self._operand(left), self._operand(right))
         return [self.replaced(*extent(node, self.source), text)]
 
+    def _comparison(self, node: Node) -> list[Edit] | None:
+        """An order, where a set may meet an object, as a call."""
+        body = node["BoolExpr"]
+        one, other = body["lhs"], body["rhs"]
+        if body["op"] not in _ORDERS or not self._inference.may_mix(one, other, self._called):
+            return None
+        operator, turned = _ORDERS[body["op"]]
+        sides = self.text(other if turned else one), self.text(one if turned else other)
+        self.used.add(operator)
+        text = b"%b(%b, %b)" % (function(operator).encode(), *sides)
+        return [self.replaced(*extent(node, self.source), text)]
+
     def _operand(self, node: Node) -> bytes:
         """An operand of arithmetic; a number that would not cross to Python as its text."""
         text = self.text(node)
@@ -309,7 +342,7 @@ class AsOpa(Editor):
         return b'{"%b": "%b"}' % (LITERAL.encode(), text) if large else text
 
     def _bound(self, node: Node) -> int | None:
-        """See `Inference.bound`; here of arithmetic too, so far as it stays within 64 bits."""
+        """See `Inference.bound`; here of arithmetic too, so far as it stays within 64 bits with a sign."""
         if "ArithExpr" not in node:
             return self._inference.bound(node, self._called(node))
         body = node["ArithExpr"]
@@ -317,7 +350,14 @@ class AsOpa(Editor):
         if left is None or right is None or body["op"] == "Div":
             return None
         bound = right if body["op"] == "Mod" else left * right if body["op"] == "Mul" else left + right
-        return bound if bound < _OF_64_BITS else None
+        return bound if bound < _OF_63_BITS else None
+
+    _REWRITES: ClassVar[dict[str, Callable[["AsOpa", Node], list[Edit] | None]]] = {
+        "ArithExpr": _arithmetic,
+        "AssignExpr": _assignment,
+        "BoolExpr": _comparison,
+        "RefBrack": _position,
+    }
 
     def _pattern(self, arguments: list[Node], at: int) -> list[Edit] | None:
         pattern = arguments[at]

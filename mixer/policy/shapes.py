@@ -38,6 +38,10 @@ class Scope:
         found = list(_pairs(body["lhs"], body["rhs"], given))
         return [(pattern, value) for pattern, value in found if given or self._has_value(value)]
 
+    def has_value(self, name: str) -> bool:
+        """Whether a name is one of the module, or gets its value where it stands first in the rule."""
+        return name in self._bound
+
     def _has_value(self, node: Node) -> bool:
         """Whether a node has a value before it is unified; a name that gets its value there has not."""
         if "Var" not in node or node["Var"]["value"] in self._bound:

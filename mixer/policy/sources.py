@@ -27,12 +27,14 @@ __all__ = ["Module", "Sources", "load", "sources_of"]
 @dataclass(frozen=True, slots=True)
 class Sources:
     """`revision`: of each bundle its own, and of other files the first 12 hex digits of a SHA-256 over all
-    modules and data, joined by "+". `bundles`: the revision of each bundle by its name."""
+    modules and data, joined by "+". `bundles`: the revision of each bundle by its name. `unusual`: the numbers of JSON
+    data that are not written as usual (`policy.written`): file, value, and whether it has an exponent."""
 
     modules: tuple[Module, ...]
     data: dict[str, Any]
     revision: str
     bundles: Mapping[str, str] = field(default_factory=dict)
+    unusual: tuple[tuple[str, float, bool], ...] = ()
 
 
 def load(
@@ -69,6 +71,7 @@ def load(
         for each in found:
             modules += each.modules
             problems += documents.merge(each.data, each.name)
+            documents.unusual += each.unusual
     if not modules and not problems:
         names = [*map(str, paths), *(each.name for each in bundles)]
         problems.append(Problem(", ".join(names), "", "holds no .rego file"))
@@ -78,7 +81,7 @@ def load(
     if files.any or not found:
         revisions.append(files.digest.hexdigest()[:12])
     by_name = {each.name: each.revision for each in found}
-    return Sources(tuple(modules), documents.data, "+".join(revisions), by_name)
+    return Sources(tuple(modules), documents.data, "+".join(revisions), by_name, tuple(documents.unusual))
 
 
 def sources_of(settings: config.Policy, bundles: Sequence[Bundle] = ()) -> Sources:

@@ -44,7 +44,7 @@ _FEW_GROWING: Final = 6  # calls that make their operands longer, one after the 
 _GROWING: Final = frozenset(
     """
     array.concat base64.encode base64url.encode base64url.encode_no_pad concat hex.encode json.marshal json.patch
-    object.union object.union_n regex.replace replace urlquery.encode yaml.marshal
+    object.union object.union_n regex.replace replace urlquery.encode
     """.split()  # noqa: SIM905
 )
 

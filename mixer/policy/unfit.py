@@ -152,15 +152,6 @@ class _Constructs:
                     str(given),
                 )
             )
-        if name == "sprintf" and given == wanted and "Array" in (operands := node["Call"]["params"][1]):
-            for item in operands["Array"]["items"]:
-                self._number(item)
-
-    def _number(self, node: Node) -> None:
-        """`sprintf` tells 1e2 from 100, which regorus does not."""
-        number = node.get("Number", {"value": 0.5})
-        if isinstance(number["value"], int) and not self._text(number["span"]).isdigit():
-            self._refuse(node, "sprintf of a whole number that is not written as one")
 
     def _is_exact(self, number: Node) -> bool:
         """Whether regorus' number is the one that is written."""

@@ -67,7 +67,7 @@ async def _judges(
     runner: asyncio.Runner,
 ) -> tuple[str, dict[str, Judge]]:
     engine, candidates = await candidate_of(policy, compared, tarballs)
-    bodies = bodies_of(policy)
+    bodies = bodies_of(policy, written=True)
     return engine.revision, {live: Judge(each, bodies, runner.run) for live, each in candidates.items()}
 
 

@@ -23,6 +23,7 @@ def packed(files: Loaded) -> dict[str, Any]:
             "data": sources.data,
             "revision": sources.revision,
             "bundles": dict(sources.bundles),
+            "unusual": sources.unusual,
         },
         # Bytes of any encoding that YAML may have, one character each.
         "limits": limits and [(file, content.decode("latin-1")) for file, content in limits.files],
@@ -34,7 +35,8 @@ def unpacked(told: dict[str, Any]) -> Loaded:
     sources, limits = told["sources"], None
     if sources is not None:
         modules = tuple(Module(*module) for module in sources["modules"])
-        sources = Sources(modules, sources["data"], sources["revision"], sources["bundles"])
+        unusual = tuple((file, value, exponent) for file, value, exponent in sources["unusual"])
+        sources = Sources(modules, sources["data"], sources["revision"], sources["bundles"], unusual)
     if told["limits"] is not None and settings.rate_limits is not None:
         files = [(file, content.encode("latin-1")) for file, content in told["limits"]]
         limits = limits_from(files, settings.rate_limits)

@@ -45,9 +45,9 @@ pick(x, "a") := x
 pick(_, "b") := "b"
 """
 
-ONE = "abs ceil floor round count lower upper trim_space type_name is_string is_number is_array is_object is_set is_boolean is_null sum product max min sort array.reverse array.flatten strings.reverse to_number json.marshal json.unmarshal json.is_valid base64.encode base64.decode base64url.decode base64url.encode base64.is_valid hex.encode hex.decode urlquery.encode urlquery.decode urlquery.encode_object object.keys semver.is_valid units.parse units.parse_bytes regex.is_valid crypto.sha256 crypto.md5 glob.quote_meta net.cidr_is_valid net.cidr_expand net.cidr_merge time.parse_rfc3339_ns time.parse_duration_ns union intersection object.union_n bits.negate uri.is_valid yaml.unmarshal".split()  # noqa: SIM905
-TWO = "startswith endswith contains trim trim_left trim_right trim_prefix trim_suffix split concat indexof indexof_n array.concat object.remove object.filter object.union object.subset json.filter json.remove json.patch regex.match regex.split regex.globs_match semver.compare net.cidr_contains net.cidr_intersects strings.any_prefix_match strings.any_suffix_match bits.and bits.or bits.xor bits.lsh bits.rsh format_int strings.count numbers.range sprintf graph.reachable crypto.hmac.sha256 crypto.hmac.equal time.parse_ns".split()  # noqa: SIM905
-THREE = "replace substring object.get array.slice glob.match regex.replace numbers.range_step regex.find_n regex.find_all_string_submatch_n".split()  # noqa: SIM905
+ONE = "abs ceil floor round count lower upper trim_space type_name is_string is_number is_array is_object is_set is_boolean is_null sum product max min sort array.reverse array.flatten strings.reverse to_number json.marshal json.unmarshal json.is_valid base64.encode base64.decode base64url.decode base64url.encode base64.is_valid hex.encode hex.decode urlquery.encode urlquery.decode urlquery.encode_object object.keys semver.is_valid units.parse units.parse_bytes regex.is_valid crypto.sha256 crypto.md5 glob.quote_meta net.cidr_is_valid net.cidr_expand net.cidr_merge time.parse_rfc3339_ns time.parse_duration_ns time.clock time.date time.weekday time.format uuid.parse base64url.encode_no_pad union intersection object.union_n bits.negate uri.is_valid yaml.unmarshal".split()  # noqa: SIM905
+TWO = "startswith endswith contains trim trim_left trim_right trim_prefix trim_suffix split concat indexof indexof_n array.concat object.remove object.filter object.union object.subset json.filter json.remove json.patch regex.match regex.split regex.globs_match semver.compare net.cidr_contains net.cidr_intersects strings.any_prefix_match strings.any_suffix_match bits.and bits.or bits.xor bits.lsh bits.rsh format_int strings.count numbers.range sprintf graph.reachable crypto.hmac.sha256 crypto.hmac.equal time.parse_ns time.diff json.marshal_with_options strings.replace_n strings.render_template graph.reachable_paths json.match_schema".split()  # noqa: SIM905
+THREE = "replace substring object.get array.slice glob.match regex.replace numbers.range_step regex.find_n regex.find_all_string_submatch_n strings.split_n".split()  # noqa: SIM905
 CONSTANTS = ['"a"', '"b"', '""', "1", "0", "2.5", "0.1", "true", "false", "null", '"a.b"', '"/"', '"[a-z]+"', '"*"', '["."]', "[]", "{}", "set()", '{"a"}', '"%v-%d"', "-1", '{"a": 1}', '[1, "a"]', "3"]  # fmt: skip
 INPUT_REFS = [f"input.{key}" for key in KEYS] + [
     "input.o.a",
@@ -107,7 +107,7 @@ def expressions(draw: st.DrawFn, scope: Scope) -> str:
             )
         )
     inner = scope.knowing()
-    kind = draw(st.integers(0, 21))
+    kind = draw(st.integers(0, 24))
     one = draw(operands(inner))
     match kind:
         case 0 | 1 | 2:
@@ -138,6 +138,12 @@ def expressions(draw: st.DrawFn, scope: Scope) -> str:
             return f"{draw(st.sampled_from(scope.functions))}({one})"
         case 18:
             return f"data.d.users[{one}].{draw(st.sampled_from(['n', 'roles', 'none']))}"
+        case 22:
+            return f'$"a {{{one}}} b"'
+        case 23:
+            return f"data.d.l[{one}]"
+        case 24:
+            return f"{{{one}: {draw(expressions(inner))}}}"
         case 19:
             return draw(
                 st.sampled_from(
@@ -165,7 +171,16 @@ def comprehensions(draw: st.DrawFn, scope: Scope) -> str:
 def statements(draw: st.DrawFn, scope: Scope) -> tuple[str, Scope]:
     """A statement, and what is known after it."""
     one = draw(operands(scope.knowing()))
-    match draw(st.integers(0, 14)):
+    match draw(st.integers(0, 17)):
+        case 15:
+            way, name = scope.fresh(), scope.fresh()
+            return f"[{way}, {name}] := walk({one})", scope.knowing(way, name)
+        case 16:
+            name = scope.fresh()
+            return f"{name} := {one} with data.e.id as data.e.double", scope.knowing(name)
+        case 17:
+            kept = "; ".join(f"{name} != null" for name in scope.names[-2:]) or "true"
+            return f"not ({one} in [v | some v in {draw(operands(scope.knowing()))}; {kept}])", scope
         case 0 | 1 | 2:
             name = scope.fresh()
             return f"{name} := {one}", scope.knowing(name)
@@ -218,7 +233,15 @@ def bodies(draw: st.DrawFn, scope: Scope, most: int = 3) -> tuple[str, Scope]:
 @st.composite
 def rules(draw: st.DrawFn, name: str, scope: Scope) -> str:
     """The definitions of one name."""
-    match draw(st.integers(0, 6)):
+    match draw(st.integers(0, 8)):
+        case 7:
+            body, known = draw(bodies(scope))
+            key, other = (draw(st.sampled_from(known.names or ('"k"',))) for _ in range(2))
+            return f"{name}[{key}][{other}] := {draw(expressions(known))} if {{ {body} }}"
+        case 8:
+            body, known = draw(bodies(scope))
+            key = draw(st.sampled_from(known.names or ('"k"',)))
+            return f"{name}[{key}] contains {draw(expressions(known))} if {{ {body} }}"
         case 0 | 1:
             body, known = draw(bodies(scope))
             text = f"{name} := {draw(expressions(known))} if {{ {body} }}"
@@ -259,6 +282,8 @@ def modules(draw: st.DrawFn) -> str:
         parts.append(f"{name}({operands}) := {draw(expressions(known))} if {{ {body} }}")
         if draw(st.booleans()):
             parts[-1] += f"\nelse := {draw(expressions(scope))}"
+        if draw(st.integers(0, 3)) == 0:
+            parts.append(f"default {name}(_) := 7")
         scope = Scope(scope.names, scope.rules, (*scope.functions, name), 0, scope.counter)
     for index in range(draw(st.integers(1, 3))):
         name = f"r{index}"

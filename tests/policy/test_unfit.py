@@ -38,6 +38,10 @@ def load(folder: Path, *modules: str) -> list[str]:
             'allow := f(input)\nf({"a": v}) := 1 if { v } else := 2',
             f"an object as an operand of a function {MORE_KEYS}",
         ),
+        (
+            "allow := yaml.marshal(input.x)",
+            "the embedded engine has no yaml.marshal (it lays text out otherwise); engine: opa runs it",
+        ),
         ("allow := -input.n", "the embedded engine negates numbers only; write 0 - x; engine: opa runs it"),
         (
             "allow if now > 5\nnow := v if { v := uri.parse(`a`) with uri.parse as {} }",
@@ -45,7 +49,15 @@ def load(folder: Path, *modules: str) -> list[str]:
         ),
         (
             'allow := sprintf("%f", [1e2])',
-            "sprintf of a whole number that is not written as one; engine: opa runs it",
+            "the embedded engine does not keep that a number is written 1e2; write 100, or engine: opa runs it",
+        ),
+        (
+            "allow := json.marshal({v})\nv := -1.50",
+            "the embedded engine does not keep that a number is written -1.50; write -1.5, or engine: opa runs it",
+        ),
+        (
+            "allow := [1, 2, 3][v]\nv := 2e0",
+            "the embedded engine does not keep that a number is written 2e0; write 2, or engine: opa runs it",
         ),
         (
             "allow := f(1)\ndefault p.f(x) := 5\nf(x) := x",
@@ -79,7 +91,16 @@ def load(folder: Path, *modules: str) -> list[str]:
 def test_construct_is_refused_with_its_line(tmp_path: Path, snippet: str, refusal: str) -> None:
     at = (
         4
-        if snippet.startswith(('allow := f(input)\nf({"', "allow if now", "allow := f(1)", "allow := y"))
+        if snippet.startswith(
+            (
+                'allow := f(input)\nf({"',
+                "allow if now",
+                "allow := f(1)",
+                "allow := y\n",
+                "allow := json",
+                "allow := [1",
+            )
+        )
         else 3
     )
     assert load(tmp_path, f"package p\n\n{snippet}\n") == [f"p.rego: line {at}: {refusal}"]

@@ -56,6 +56,7 @@ ARITY |= {
     "mixer.product": 1,
     "mixer.sum": 1,
     "mixer.template": 1,
+    "mixer.unordered": 1,
     "mixer.x509_certificates": 1,
     "mixer.x509_request": 1,
     "mixer.x509_verified": 1,
@@ -93,13 +94,17 @@ _BY_MODULE = {
     "numbers": """
         mixer.divided mixer.minus mixer.plus mixer.product mixer.sum mixer.times to_number
     """,
-    "operands": "mixer.fail",
+    "operands": "mixer.fail mixer.unordered",
     "private_keys": "crypto.x509.parse_rsa_private_key mixer.private_keys mixer.x509_keypair",
     "queries": "urlquery.decode urlquery.decode_object",
     "regexes": "glob.quote_meta mixer.glob mixer.template_pattern",
     "signing": "io.jwt.encode_sign io.jwt.encode_sign_raw",
     "strings": "strings.count strings.replace_n strings.split_n",
     "templates": "mixer.template",
+    "times": """
+        time.add_date time.clock time.date time.diff time.format time.parse_duration_ns time.parse_ns
+        time.parse_rfc3339_ns time.weekday
+    """,
     "units": "units.parse units.parse_bytes",
     "uri": "uri.is_valid uri.parse",
     "uuids": "uuid.parse",
@@ -116,6 +121,7 @@ REFUSED = {
     "net.lookup_ip_addr": _STOPS_THE_LOOP,
     "opa.runtime": "tells of an OPA server",
     "rego.parse_module": "it gives OPA's own syntax tree",
+    "yaml.marshal": "it lays text out otherwise",
     **dict.fromkeys(
         """
         all any cast_array cast_boolean cast_null cast_object cast_set cast_string net.cidr_overlap re_match
@@ -142,8 +148,7 @@ NATIVE = frozenset(
     time.clock time.date time.diff time.format time.now_ns time.parse_duration_ns time.parse_ns
     time.parse_rfc3339_ns time.weekday trace trim trim_left trim_prefix trim_right trim_space
     trim_suffix type_name union units.parse units.parse_bytes upper
-    urlquery.encode urlquery.encode_object uuid.rfc4122 walk yaml.marshal
-    yaml.unmarshal
+    urlquery.encode urlquery.encode_object uuid.rfc4122 walk yaml.unmarshal
     """.split()  # noqa: SIM905
 )
 

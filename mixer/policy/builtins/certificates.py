@@ -87,7 +87,7 @@ def handed(value: Any) -> list[Any]:
 
 def _known(result: list[Any]) -> list[Any]:
     for _, parts in result[1]:
-        HELD.show(sum(limb << LIMB * at for at, limb in enumerate(parts)))
+        HELD.hold_large(sum(limb << LIMB * at for at, limb in enumerate(parts)))
     return result
 
 

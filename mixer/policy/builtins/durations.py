@@ -23,6 +23,5 @@ def nanoseconds(text: str) -> int | None:
         return None
     parts = re.findall(r"([0-9.]+)([^0-9.]+)", text.lstrip("+-"))
     total = sum(int(Fraction(number) * _NANOSECONDS[unit]) for number, unit in parts)
-    if total >= 2**63:
-        return None
-    return -total if text.startswith("-") else total
+    signed = -total if text.startswith("-") else total
+    return signed if -(2**63) <= signed < 2**63 else None

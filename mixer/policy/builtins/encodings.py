@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from mixer.policy.builtins.numbers import fitting, held
+from mixer.policy.builtins.numbers import HELD, fitting, held
 from mixer.policy.builtins.operands import BuiltinError, UnsupportedError, string
 
 _STANDARD = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
@@ -70,6 +70,7 @@ def _json_is_valid(text: object) -> bool:
 
 def _json_unmarshal(text: object) -> Any:
     given = string(text)
+    HELD.watch(given)
     try:
         return orjson.loads(given) if _LONG.search(given) is None else _with_long_numbers(given)
     except orjson.JSONDecodeError:

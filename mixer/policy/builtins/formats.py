@@ -60,6 +60,8 @@ def _sprintf(format_: object, operands: object) -> str:
 
 
 def _operand(value: Any) -> float | str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        HELD.show(value)  # a fraction is a double here, however it is written
     if isinstance(value, float):
         return HELD.nearest(value)
     return value if isinstance(value, int | str) and not isinstance(value, bool) else term(value)
@@ -157,6 +159,7 @@ def term(value: Any) -> str:
     if isinstance(value, str):
         return _quoted(value)
     if isinstance(value, int | float):
+        HELD.show(value)
         return HELD.text(value) if isinstance(value, float) else repr(value)
     if isinstance(value, dict):
         pairs = sorted(value.items(), key=lambda pair: cmp_to_key(compare)(pair[0]))

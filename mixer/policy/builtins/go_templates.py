@@ -307,6 +307,7 @@ def _for_go(value: Any) -> Any:
     if isinstance(value, float):
         return Number(HELD.text(value))
     if isinstance(value, int) and not isinstance(value, bool):
+        HELD.show(value)
         return Number(value)
     if isinstance(value, list):
         return [_for_go(item) for item in value]

@@ -1,11 +1,14 @@
 """JSON as Go's `encoding/json` writes it: keys in order, and what HTML has a meaning for as escapes."""
 
 import json
+import re
 from typing import Any
 
 from mixer.policy.builtins.numbers import HELD
-from mixer.policy.builtins.operands import BuiltinError, mapping, string
+from mixer.policy.builtins.operands import BuiltinError, UnsupportedError, mapping, string
+from mixer.policy.written import in_order
 
+_OTHER_KEY = re.compile(r'"(?:-?[0-9]|true"|false"|null"|\[|\{)(?:[^"\\]|\\.)*"\s*:|"(?:true|false|null)":')
 _IN_HTML = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
@@ -25,6 +28,8 @@ def dumps(value: Any, indent: str | None = None, prefix: str = "") -> str:
         return json.dumps(value, ensure_ascii=False).translate(_IN_HTML)
     if isinstance(value, float):
         return HELD.text(value)
+    if value is not None and not isinstance(value, bool):
+        HELD.show(value)
     return json.dumps(value)
 
 
@@ -62,7 +67,13 @@ def _marshal_with_options(value: Any, options: object) -> str:
 
 def _marshalled(text: object) -> str:
     """JSON of regorus as Go's, and with the numbers themselves."""
-    return HELD.written(string(text)).translate(_IN_HTML)
+    given = string(text)
+    if _OTHER_KEY.search(given):  # in regorus' order of values, not of text
+        try:
+            given = in_order(given)
+        except (ValueError, RecursionError):
+            raise UnsupportedError("JSON with a key that is there twice as text") from None
+    return HELD.marshalled(given).translate(_IN_HTML)
 
 
 BUILTINS = {

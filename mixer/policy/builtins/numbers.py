@@ -11,12 +11,18 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from decimal import Decimal, localcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixer.policy.builtins.operands import BuiltinError, UnsupportedError
+from mixer.policy.written import Number, keys, unusual
+
+if TYPE_CHECKING:
+    from mixer.policy.literals import Exposure
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?')
+_SMALL = re.compile(r"0\.0000|e-")
+_LEAST_PLAIN = 1e-4  # which Go writes without an exponent
 LITERAL = "mixer.number"  # the key of an object that is a large number of a policy, as text
 _LARGEST = Decimal("1e308")
 _SMALLEST = Decimal("1e-300")
@@ -27,17 +33,55 @@ _SHORTEST, _LONGEST = 15, 21  # digits that may be needed to tell a number of 64
 
 
 class Held(threading.local):
-    """The numbers of this thread's evaluation that no double is, by the doubles that stand for them."""
+    """The numbers of this thread's evaluation that no double is, by the doubles that stand for them; and those that the
+    evaluation has read and that are written in an unusual way (`policy.written`)."""
 
     def __init__(self) -> None:
         self._exact: dict[float, Decimal] = {}
-        self._document, self._hidden = "", False
+        self._document = ""
+        self._unusual: set[float] = set()
+        self.exposure: Exposure | None = None
 
-    def begin(self, document: str | None, *, hidden: bool) -> None:
-        """`document`: the input, as JSON text; `hidden`: numbers may get into text that `written` does not see."""
-        self._document, self._hidden = document or "", hidden
+    def begin(self, document: str | None, exposure: "Exposure") -> None:
+        """`document`: the input, as JSON text."""
+        self._document, self.exposure = document or "", exposure
+        self._exact.clear()
+        self._unusual = {*exposure.kept}
+
+    def end(self) -> None:
+        """What is called from now on is no longer in an evaluation by the interpreter."""
+        self.exposure = None
         if self._exact:
             self._exact.clear()
+        if self._unusual:
+            self._unusual.clear()
+
+    def watch(self, text: str) -> None:
+        """The evaluation reads the numbers of a JSON text."""
+        if self.exposure is not None:
+            self.see(unusual(text))
+
+    def see(self, numbers: Iterable[Number]) -> None:
+        """Raises `UnsupportedError` for what could not be told where it matters."""
+        if (exposure := self.exposure) is None:
+            return
+        for number in numbers:
+            is_index = exposure.names or (exposure.positions and number.exponent and number.is_whole)
+            if is_index or not -(2**63) <= number.value < 2**64:
+                raise UnsupportedError("a number written in a way that the embedded engine does not keep")
+            self._unusual.add(number.value)
+
+    def show(self, value: float) -> None:
+        """Raises `UnsupportedError` for a number that would be shown otherwise than it is written."""
+        if self._unusual and value in self._unusual:
+            raise UnsupportedError("text of a number written in a way that the embedded engine does not keep")
+
+    def checked(self, decision: str) -> str:
+        """A decision, as JSON text, whose keys may be numbers."""
+        if self._unusual:
+            for key in keys(decision):
+                self.show(key)
+        return decision
 
     def hold(self, exact: Decimal) -> float:
         """The double that stands for a number. Raises `UnsupportedError` where there is none to spare."""
@@ -49,13 +93,13 @@ class Held(threading.local):
         self._hold(double, exact)
         return double
 
-    def show(self, large: int) -> None:
+    def hold_large(self, large: int) -> None:
         """Let an integer that regorus has whole, but writes as a double, be written whole."""
         if _OF_64_BITS <= large < _OF_DOUBLES:
             self._hold(float(large), Decimal(large))
 
     def _hold(self, double: float, exact: Decimal) -> None:
-        if self._exact.get(double, exact) != exact or repr(double) in self._document or self._hidden:
+        if self._exact.get(double, exact) != exact or repr(double) in self._document:
             raise UnsupportedError("two numbers that differ by less than the embedded engine can tell")
         self._exact[double], self._exact[-double] = exact, -exact
 
@@ -63,6 +107,7 @@ class Held(threading.local):
         return self._exact.get(double) or Decimal(repr(double))
 
     def text(self, double: float) -> str:
+        self.show(double)
         exact = self._exact.get(double)
         return repr(double) if exact is None else str(exact).lower()
 
@@ -74,6 +119,21 @@ class Held(threading.local):
     def written(self, text: str) -> str:
         """A JSON text of regorus with the numbers themselves."""
         return _TOKEN.sub(self._token, text) if self._exact else text
+
+    def marshalled(self, text: str) -> str:
+        """JSON of regorus within a decision: with numbers as Go writes them."""
+        return _TOKEN.sub(self._shown, text) if self._exact or self._unusual or _SMALL.search(text) else text
+
+    def _shown(self, found: re.Match[str]) -> str:
+        token = found[0]
+        if token[0] == '"':
+            if _NUMBER.fullmatch(token[1:-1]):  # a key, perhaps
+                self.show(float(token[1:-1]))
+            return token
+        value = float(token)
+        self.show(value)
+        small = 0 < abs(value) < _LEAST_PLAIN
+        return repr(value) if small and value not in self._exact else self._token(found)
 
     def _token(self, found: re.Match[str]) -> str:
         token = found[0]
@@ -92,6 +152,7 @@ def _to_number(value: object) -> float:
         return int(value) if isinstance(value, bool) else value
     if not isinstance(value, str) or len(value) > 1000 or not _NUMBER.fullmatch(value):
         raise BuiltinError("operand must be a number, or text that is one")
+    HELD.watch(value)
     if value.lstrip("+-").isdigit():
         return fitting(int(value))
     if math.isinf(float(value)):

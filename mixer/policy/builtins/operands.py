@@ -39,4 +39,9 @@ def fail(name: object) -> None:
     raise BuiltinError(string(name))
 
 
-BUILTINS = {"mixer.fail": fail}
+def unordered(operation: object) -> None:
+    """Sets and objects together, which regorus orders otherwise than OPA."""
+    raise UnsupportedError(f"{string(operation)} of sets and objects together")
+
+
+BUILTINS = {"mixer.fail": fail, "mixer.unordered": unordered}

@@ -7,6 +7,7 @@ So nothing is decided here that is not certain to be OPA's answer; OPA's own cas
 that.
 """
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,11 +22,15 @@ from mixer.policy.syntax import Node
 
 __all__ = ["Compiled", "UnsupportedRuleError", "UnsureError", "read"]
 
+_MINUS_ZERO = re.compile(rb"-0(?![.0-9])")
+
 
 def read(document: bytes | None) -> Any:
     """An input's value from its JSON text. Raises `UnsureError` where the interpreter must read it."""
     if document is None:
         return UNDEFINED
+    if b"-0" in document and _MINUS_ZERO.search(document):
+        raise UnsureError("a zero with a sign")
     try:
         return orjson.loads(document)
     except orjson.JSONDecodeError:
@@ -58,6 +63,8 @@ class Compiled:
             term, rest = rules.document(decision, ())
         except RecursionError:
             raise UnsupportedRuleError("rules that lead to each other too deeply") from None
+        except UnsureError as error:
+            raise UnsupportedRuleError(str(error)) from None
         if rest or term.is_constant:
             raise UnsupportedRuleError("a decision that is no rule")
         self._run = term.run

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 UNDEFINED: Final = object()
+_BEGINS_NUMBER = frozenset("+-0123456789")
 
 
 class UnsureError(Exception):
@@ -72,7 +73,7 @@ def lookup(value: Any, key: Any) -> Any:
     """`value[key]`; undefined where either is."""
     kind = type(value)
     if kind is dict:
-        if type(key) is int:
+        if type(key) is int or type(key) is float:
             raise UnsureError("a number as a key")  # which OPA finds in data, and only there
         return value.get(key, UNDEFINED) if type(key) is str else UNDEFINED
     if kind is list:
@@ -80,6 +81,8 @@ def lookup(value: Any, key: Any) -> Any:
             return value[key] if 0 <= key < len(value) else UNDEFINED
         if type(key) is float:
             raise UnsureError("a fraction as an index")
+        if type(key) is str and key[:1] in _BEGINS_NUMBER:
+            raise UnsureError("text as a position")  # which OPA takes in data, and only there
         return UNDEFINED
     if kind is Set and key is not UNDEFINED:
         return value.items.get(key_of(key), UNDEFINED)
