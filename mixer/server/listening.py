@@ -114,8 +114,16 @@ class PlainListener:
             make = loop.create_unix_server if unix else loop.create_server
             self._servers.append(await make(self._made, sock=each, backlog=BACKLOG))
 
+    def pass_on(self) -> None:
+        """Accept no more where others do: who comes is theirs."""
+        if self._kept:
+            self._stop()
+
     async def close(self) -> None:
         """Accept no more. Connections that there are go on."""
+        self._stop()
+
+    def _stop(self) -> None:
         for server in self._servers:
             server.close()
 

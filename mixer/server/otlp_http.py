@@ -89,7 +89,8 @@ class OtlpHttpFront:
         self.address = self._listener.address
 
     async def hand_over(self, timeout: float) -> None:
-        """HTTP/1.1 cannot ask for it: a connection ends in `drain`, after an answer."""
+        """HTTP/1.1 cannot ask clients to leave: a connection ends in `drain`, after an answer."""
+        self._listener.pass_on()
 
     async def drain(self, timeout: float) -> None:
         await self._handlers.drain(timeout / 2)

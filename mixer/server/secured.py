@@ -60,6 +60,7 @@ class TlsListener:
         self._made = made
         self._count = partial(self._counted, metrics.tls_handshakes, name)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._accepting: list[asyncio.Task[None]] = []
         self._fresh: set[Any] = set()  # sockets whose handshake has not begun
         self._room = asyncio.Semaphore(_HANDSHAKES)
         self._throttle = Throttle()
@@ -67,9 +68,14 @@ class TlsListener:
     async def start(self) -> None:
         """Raises `StartError` where the address cannot be had."""
         self._sockets, self.address = listen(self.address, self._kept)
-        for each in self._sockets:
-            self._spawn(self._accept(each))
+        self._accepting = [self._spawn(self._accept(each)) for each in self._sockets]
         self._spawn(self._certificates.watch())
+
+    def pass_on(self) -> None:
+        """Accept no more where others do: who comes is theirs. Handshakes go on."""
+        if self._kept:
+            for task in self._accepting:
+                task.cancel()
 
     async def close(self) -> None:
         """Accept no more. Connections that have passed are their protocols'."""
@@ -79,10 +85,11 @@ class TlsListener:
         for each in (*self._sockets, *self._fresh):
             each.close()
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
+    def _spawn(self, work: Any) -> "asyncio.Task[None]":
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _accept(self, listening: Any) -> None:
         loop = asyncio.get_running_loop()

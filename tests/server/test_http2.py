@@ -507,8 +507,14 @@ async def test_what_a_client_begins_before_it_hears_of_the_end_is_answered() -> 
         client.send(client.call(3, text("on its way")))
         assert (await client.answer(3))[1] == prefixed(text("on its way"))
         assert not drain.done()
-        client.send(client.call(5, text("and the last")), frame(PING, ACK, 0, payload))
-        assert (await client.answer(5))[1] == prefixed(text("and the last"))
+        client.send(frame(PING, ACK, 0, payload))
+        kind, flags, _, last = await client.frame()
+        assert (kind, flags) == (PING, 0)
+        client.send(client.call(5, text("begun before")))  # Envoy writes it after the answer to a PING
+        assert (await client.answer(5))[1] == prefixed(text("begun before"))
+        assert not drain.done()
+        client.send(client.call(7, text("and the last")), frame(PING, ACK, 0, last))
+        assert (await client.answer(7))[1] == prefixed(text("and the last"))
         assert await client.goaway() == frames.NO_ERROR
         await drain
 

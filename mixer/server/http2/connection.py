@@ -55,6 +55,8 @@ _SETTINGS = frames.settings(
 _SETTINGS_ACK = frame(SETTINGS, ACK, 0)
 _LEAVING = b"leaving\0"  # of the PING whose answer says that GOAWAY has been read
 _LEAVE = frames.goaway(MAX_WINDOW, frames.NO_ERROR) + frame(PING, 0, 0, _LEAVING)
+# What the peer had begun by then may follow that answer, which Envoy writes first; it is here before the next one.
+_LAST = b"leaving\1"
 
 
 class Owner(calls.Owner, Protocol):
@@ -248,6 +250,8 @@ class Connection(asyncio.Protocol):
         if not flags & ACK:
             self._writer.out.append(frame(PING, ACK, number, payload))
         elif payload == _LEAVING and self._is_leaving:
+            self._writer.out.append(frame(PING, 0, 0, _LAST))
+        elif payload == _LAST and self._is_leaving:
             self._has_left = True
             self._owner.left()
 

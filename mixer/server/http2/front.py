@@ -164,6 +164,7 @@ class AsyncioFront:
 
     async def hand_over(self, timeout: float) -> None:
         end = self.loop.time() + timeout
+        self._listener.pass_on()
         self._ask_to_leave()
         # Whoever comes is asked, too; until nobody comes any more.
         while self._connections and self.loop.time() < end:
