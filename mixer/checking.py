@@ -158,10 +158,11 @@ class Checking:
 
         self._quota_switch.current = self._quotas.service
         if self.limit_pages is None and self._counters is not None:
-            desk = Desk(self._quotas.limits, self._counters)
+            desk = Desk(self._quotas.limits, self._counters, objects=self._quotas.objects)
             self.limit_pages = LimitPages(desk, self._quota_switch.should_rate_limit)
         elif self.limit_pages is not None:
-            self.limit_pages.desk.limits = self._quotas.limits
+            desk = self.limit_pages.desk
+            desk.limits, desk.objects = self._quotas.limits, self._quotas.objects
 
     def _exchange_engine(self, engine: PolicyEngine, *, observed: bool = True) -> None:
         if (policy := self._settings.policy) is not None:

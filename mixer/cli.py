@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mixer import __version__
-from mixer.errors import LoadError, MixerError, Problem, SettingsError
+from mixer.errors import LoadError, MixerError, Problem, RequestError, SettingsError
 
 if TYPE_CHECKING:
     from mixer import config
@@ -98,9 +98,12 @@ def _parser() -> argparse.ArgumentParser:
         _config_option(command)
         command.add_argument("--json", action="store_true", help="for machines")
     for command in (peek, reset):
-        command.add_argument("domain", metavar="DOMAIN", help="as in the limits file")
+        command.add_argument("domain", metavar="DOMAIN", nargs="?", help="as in the limits file")
         command.add_argument(
-            "entries", metavar="KEY=VALUE", nargs="+", help="the descriptor's entries, in order"
+            "entries", metavar="KEY=VALUE", nargs="*", help="the descriptor's entries, in order"
+        )
+        command.add_argument(
+            "--limit", metavar="JSON", type=_limit, help="instead: a limit as a policy writes it"
         )
 
     top = commands.add_parser("top", help="what a running Mixer does now", description=_top.__doc__)
@@ -223,6 +226,14 @@ def _deps(options: argparse.Namespace) -> int:
     return 0
 
 
+def _limit(text: str) -> object:
+    """A limit as a policy writes it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"expected an object as JSON, {error}") from None
+
+
 def _limits_show(options: argparse.Namespace) -> int:
     """Print every rate limit that the settings' files give: its domain and descriptor, how it is counted, its name and
     flags, and the place in the file that it comes from. Nothing is connected to."""
@@ -243,16 +254,18 @@ def _limits_show(options: argparse.Namespace) -> int:
 
 
 def _limits_peek(options: argparse.Namespace) -> int:
-    """Print which limit applies to a descriptor, the name of its counter, and what is left of it now. Nothing is
-    counted. Counters are read in Redis; for those in memory, the server is asked on its admin listener."""
+    """Print which limit applies to a descriptor (DOMAIN KEY=VALUE …), or what a limit is that a policy gives (--limit
+    JSON), the name of its counter, and what is left of it now. Nothing is counted. Counters are read in Redis; for
+    those in memory, the server is asked on its admin listener."""
     found = _at_desk(options, "peek")
     print(_json(found) if options.json else "\n".join(_seen(found)))
     return 0
 
 
 def _limits_reset(options: argparse.Namespace) -> int:
-    """Set the counter that applies to a descriptor back, and print what was removed; of slots, give back the one of
-    this id. It asks nothing. Servers may refuse for rate_limits.local_cache.max_age (1s) more, by what they know."""
+    """Set the counter that applies to a descriptor (DOMAIN KEY=VALUE …) or to a policy's limit (--limit JSON)
+    back, and print what was removed; of slots, give back the one of this id. It asks nothing. Servers may refuse for
+    rate_limits.local_cache.max_age (1s) more, by what they know."""
     found = _at_desk(options, "reset")
     print(_json(found) if options.json else "\n".join(_seen(found)))
     return 0
@@ -264,7 +277,10 @@ def _at_desk(options: argparse.Namespace, do: Literal["peek", "reset"]) -> dict[
 
     settings, rate_limits = _rate_limits(options.config)
     entries = [Entry(*text.partition("=")[::2]) for text in options.entries]
-    return asyncio.run(offline.at_desk(settings, rate_limits, do, options.domain, entries))
+    if (options.limit is None) != bool(entries) or (options.limit is not None and options.domain is not None):
+        raise RequestError("expected DOMAIN KEY=VALUE …, or --limit JSON")
+    what = (options.domain, entries) if entries else options.limit
+    return asyncio.run(offline.at_desk(settings, rate_limits, do, what))
 
 
 def _rate_limits(file: Path) -> "tuple[config.Config, config.RateLimits]":
@@ -282,7 +298,7 @@ def _seen(found: dict[str, Any]) -> Iterator[str]:
     """What there is to say of a limit and its counter, a line each."""
     limit = found["limit"]
     yield f"limit      {limit.get('name') or _descriptor(limit['keys'])}: {limit['rate']}"
-    yield f"from       {limit['file']}: {limit['path']}"
+    yield f"from       {limit['file']}: {limit['path']}" if "file" in limit else "from       --limit"
     if "counter" in found:
         yield f"counter    {found['counter']}"
         yield f"used       {found['used']}{', over the limit' if found['over_limit'] else ''}"

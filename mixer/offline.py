@@ -85,26 +85,33 @@ async def at_desk(
     settings: config.Config,
     rate_limits: config.RateLimits,
     do: Literal["peek", "reset"],
-    domain: str,
-    entries: "Sequence[Entry]",
+    what: "tuple[str, Sequence[Entry]] | object",
 ) -> dict[str, Any]:
-    """Look at the counter of a descriptor, or set it back: in Redis, or where counters are in memory, by the server
-    that has them. Raises `MixerError`."""
+    """Look at the counter of a descriptor (its domain and entries) or of a limit as a policy writes it, or set it back:
+    in Redis, or where counters are in memory, by the server that has them. Raises `MixerError`."""
     if rate_limits.counters == "memory":
-        return await _at_admin(settings.listeners.admin.address, do, domain, entries)
+        return await _at_admin(settings.listeners.admin.address, do, what)
+    from mixer.ratelimit.claims import Claims
     from mixer.ratelimit.desk import Desk
+    from mixer.ratelimit.objects import Objects
 
-    counters = COUNTERS[rate_limits.counters](rate_limits, Metrics(CollectorRegistry()))
+    metrics = Metrics(CollectorRegistry())
+    counters = COUNTERS[rate_limits.counters](rate_limits, metrics)
     await counters.start()
     try:
-        desk = Desk(limits_of(rate_limits), counters)
-        seen = await (desk.peek if do == "peek" else desk.reset)(domain, entries)
+        limits = limits_of(rate_limits)
+        objects = Objects.by(rate_limits, Claims(limits.domains, metrics), metrics)
+        desk = Desk(limits, counters, objects=objects)
+        if isinstance(what, tuple):
+            seen = await (desk.peek if do == "peek" else desk.reset)(*what)
+        else:
+            seen = await (desk.peek_object if do == "peek" else desk.reset_object)(what)
     finally:
         await counters.close()
     return seen.plain()
 
 
-async def _at_admin(address: str, do: str, domain: str, entries: "Sequence[Entry]") -> dict[str, Any]:
+async def _at_admin(address: str, do: str, what: "tuple[str, Sequence[Entry]] | object") -> dict[str, Any]:
     from mixer.admin.client import ask
 
     if address.endswith(":0"):
@@ -112,9 +119,12 @@ async def _at_admin(address: str, do: str, domain: str, entries: "Sequence[Entry
             f"the counters are in the memory of the server, which is asked on listeners.admin.address; {address} does "
             "not say on which port"
         )
-    descriptor = {"entries": [entry._asdict() for entry in entries]}
+    asked: dict[str, Any] = {"limits": [what]}
+    if isinstance(what, tuple):
+        domain, entries = what
+        asked = {"domain": domain, "descriptors": [{"entries": [entry._asdict() for entry in entries]}]}
     try:
-        (found,) = await ask(address, f"/limits/{do}", {"domain": domain, "descriptors": [descriptor]})
+        (found,) = await ask(address, f"/limits/{do}", asked)
     except StartError as error:
         raise StartError(f"the counters are in the memory of the server; {error}") from error
     return found  # type: ignore[no-any-return]

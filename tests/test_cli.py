@@ -488,6 +488,59 @@ def test_limits_peek_and_reset_where_the_counters_are(
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "removed    0")
 
 
+@pytest.mark.parametrize("counters", ["memory", "redis"])
+def test_limits_peek_and_reset_of_a_limit_from_rego(
+    tmp_path: Path, redis_url: str, start_mixer: Callable[..., Mixer], counters: str
+) -> None:
+    limit = '{"key": ["plan", "gold"], "requests_per_unit": 5, "unit": "day", "name": "by-plan"}'
+    (tmp_path / "shop.rego").write_text(f"package shop\n\nlimits := [{limit}]\n")
+    redis = {"url": redis_url, "timeout": "10s", "connect_timeout": "10s"}
+    file = quota(tmp_path, counters=counters, redis=redis, decision="shop/limits")
+    policy = {"paths": ["shop.rego"], "decision": "shop/limits"}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "policy": policy}))
+    mixer = start_mixer(file)
+    asked = {"domain": "shop", "descriptors": [{"entries": [{"key": "nobody", "value": "a"}]}]}
+    for _ in range(3):
+        assert http_call(connect(mixer.admin), "POST", "/json", json.dumps(asked))[0] == 200
+    done = run("limits", "peek", "--config", file, "--limit", limit)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[:5] == [
+        "limit      by-plan: 5 per day",
+        "from       --limit",
+        "counter    |86400|plan|gold|",
+        "used       3",
+        "remaining  2",
+    ]
+    done = run("limits", "reset", "--json", "--config", file, "--limit", limit)
+    assert json.loads(done.stdout)["removed"] == 3
+    done = run("limits", "peek", "--config", file, "--limit", '{"key": "a", "requests_per_unit": -1}')
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "limits[0].requests_per_unit: expected" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "told"),
+    [
+        (("--limit", "{"), 2, "argument --limit: expected an object as JSON"),
+        (("--limit", "[]"), 1, "expected a limit by itself as a policy writes it, an object with a key"),
+        (("shop", "--limit", "{}"), 1, "expected DOMAIN KEY=VALUE …, or --limit JSON"),
+        (("shop",), 1, "expected DOMAIN KEY=VALUE …, or --limit JSON"),
+        (
+            ("--limit", '{"key": "a", "algorithm": "concurrency", "requests_per_unit": 2, "lease": "5s"}'),
+            1,
+            "slots",
+        ),
+    ],
+)
+def test_limits_reset_says_what_it_is_to_be_given(
+    tmp_path: Path, redis_url: str, given: tuple[str, ...], code: int, told: str
+) -> None:
+    file = quota(tmp_path, counters="redis", redis={"url": redis_url, "timeout": "10s"})
+    done = run("limits", "reset", "--config", file, *given)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert told in done.stderr
+
+
 def test_limits_peek_of_what_no_limit_applies_to(tmp_path: Path, redis_url: str) -> None:
     file = quota(
         tmp_path, counters="redis", redis={"url": redis_url, "timeout": "10s", "connect_timeout": "10s"}

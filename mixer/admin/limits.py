@@ -46,14 +46,29 @@ class LimitPages:
         return web.Response(text=shown.dump(self.desk.limits))
 
     async def _peek(self, request: web.Request) -> web.Response:
-        """What applies to each descriptor of a RateLimitRequest; nothing is counted."""
+        """What applies to each descriptor of a RateLimitRequest, or to each of `{"limits": […]}` as a policy writes
+        them; nothing is counted."""
+        if (limits := await _limits(request)) is not None:
+            return web.json_response([(await self.desk.peek_object(each)).plain() for each in limits])
         return await _each(await _asked(request), self.desk.peek)
 
     async def _reset(self, request: web.Request) -> web.Response:
-        """Set the counter of each descriptor of a RateLimitRequest back."""
+        """Set the counter of each descriptor of a RateLimitRequest back, or of each of `{"limits": […]}`."""
         if request.content_type != "application/json":  # which no other site's page can make a browser send
             raise RequestError(f"content-type: expected application/json, got {request.content_type}")
+        if (limits := await _limits(request)) is not None:
+            return web.json_response([(await self.desk.reset_object(each)).plain() for each in limits])
         return await _each(await _asked(request), self.desk.reset)
+
+
+async def _limits(request: web.Request) -> list[Any] | None:
+    """Limits as a policy writes them, None where a RateLimitRequest is asked for."""
+    try:
+        asked = await request.json()
+    except (ValueError, LookupError, RecursionError):
+        return None  # as is said then, of a RateLimitRequest
+    limits = asked.get("limits") if isinstance(asked, dict) else None
+    return limits if isinstance(limits, list) and limits else None
 
 
 async def _asked(request: web.Request) -> RateLimitRequest:

@@ -18,6 +18,7 @@ import orjson
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from envoy.type.v3.http_status_pb2 import StatusCode
 
+from mixer import config
 from mixer.errors import RequestError
 from mixer.metrics import Metrics
 from mixer.ratelimit import claims, keys, rules
@@ -95,6 +96,14 @@ class Objects:
         self._has_shares = has_shares
         self._slots = slots
         self._templates: dict[bytes, _Template] = {}
+
+    @classmethod
+    def by(
+        cls, settings: config.RateLimits, claims: Claims, metrics: Metrics, slots: str | None = None
+    ) -> "Objects":
+        """As the settings say."""
+        shares = settings.instances is not None
+        return cls(claims, metrics, counts_over=settings.count_over_limit, has_shares=shares, slots=slots)
 
     def read(self, given: object, what: str) -> Found:
         """The limits that `given` asks for; `what` names it in errors. Raises `IllegalLimitError`."""

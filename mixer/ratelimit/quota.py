@@ -52,19 +52,13 @@ class Quotas:
         self._metrics = metrics
         self._clock = clock
         claims = Claims(limits.domains, metrics)
-        self._objects = Objects(
-            claims,
-            metrics,
-            counts_over=settings.count_over_limit,
-            has_shares=settings.instances is not None,
-            slots=None if slots else NO_SLOTS,
-        )
+        self.objects = Objects.by(settings, claims, metrics, None if slots else NO_SLOTS)
         self.service = QuotaService(limits, counters, settings, metrics, clock, local=local, claims=claims)
 
     def limiter(self, rule: RegoLimits | None = None) -> Limiter:
         """What counts for Check; see `Limiter`."""
         return OneHop(
-            self._objects,
+            self.objects,
             self._counters,
             self._settings,
             self._metrics,
@@ -76,7 +70,7 @@ class Quotas:
     def by_rule(self, engine: PolicyEngine, cache: DecisionCache | None) -> Limiter:
         """From now on a rule gives further limits, to Quota and to the limiter that is answered. `engine`: for the
         rule's decision, started."""
-        self.service.rule = rule = RegoLimits(engine, cache, self._objects, self._metrics, self._clock)
+        self.service.rule = rule = RegoLimits(engine, cache, self.objects, self._metrics, self._clock)
         return self.limiter(rule)
 
 
