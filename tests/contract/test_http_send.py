@@ -166,7 +166,10 @@ def opa() -> Iterator[Opa]:
 
 def embedded(rules: str, **settings: Any) -> EmbeddedEngine:
     loaded = Sources((Module("p.rego", f"package p\n\n{rules}\n"),), {}, "")
-    return EmbeddedEngine(config.Policy(decision="p/x", http=config.Http(**settings)), loaded=loaded)
+    policy = config.Policy(
+        decision="p/x", http=config.Http(**settings), max_evaluation="10s"
+    )  # peers' time is in it
+    return EmbeddedEngine(policy, loaded=loaded)
 
 
 async def decided(engine: PolicyEngine, timeout: float | None = None) -> Any:
@@ -394,7 +397,7 @@ def test_replies_that_are_kept_are_bounded(peer: Peer) -> None:
         for index in range(2)
     ]
     rules = f"x := [r0.status_code, r1.status_code] if {{ r0 := {calls[0]}; r1 := {calls[1]} }}"
-    decide(embedded(rules, max_cache_size=3_000_000), 2)
+    assert decide(embedded(rules, max_cache_size=3_000_000), 2) == 2 * [[200, 200]]
     assert len(peer.asked) == 4
 
 
