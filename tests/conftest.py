@@ -27,27 +27,17 @@ hypothesis.settings.load_profile("tests")
 
 # Tests of what happens under load and within a time: they need the machine for themselves.
 ALONE = {
-    *(
-        "e2e",
-        "faults",
-        "server",
-        "shadow",
-        "test_reload.py",
-        "test_supervisor.py",
-        "test_worker.py",
-        "top",
-        "demo",
-    ),
-    *("contract/test_counters_exact.py", "contract/test_fronts.py", "contract/test_kafka_outages.py"),
-    *("contract/test_sinks.py", "ratelimit/test_redis.py"),
+    *("contract/test_counters_exact.py", "contract/test_fronts.py"),
+    *("e2e/test_drain.py", "e2e/test_overload.py", "e2e/test_soak.py", "shadow/test_bundles.py"),
+    *("server/test_hostile_connections.py", "server/test_overload.py"),
+    *("test_reload.py", "test_supervisor.py"),
 }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`-m "not alone" --numprocesses=2 --dist=loadfile` and `-m alone` are the suite, see `make test`."""
     for item in items:
-        place = item.path.relative_to(Path(__file__).parent)
-        if {place.parts[0], place.as_posix()} & ALONE:
+        if item.path.relative_to(Path(__file__).parent).as_posix() in ALONE:
             item.add_marker("alone")
 
 
