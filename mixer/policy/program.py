@@ -91,6 +91,10 @@ class Program:
         self._budget = budget if budget is not None and WATCH.start() else None
         self._thread = threading.get_ident()
         _LEFT.pop(self._thread, None)
+        # No frame has an engine: an error could keep the frame, and another thread take it away with the error.
+        has_data = base is not None
+        self._base = base or new_engine()
+        del base
         self._decision = decision
         self._strict_errors = strict_errors
         self._files = ", ".join(module.file for module in loaded.modules)
@@ -118,8 +122,7 @@ class Program:
         self._modules_guarded, guards = guarded_modules(rewritten)
         failing = self._supplied.keys() - SOUND
         self._modules = modules if strict_errors else guarded_modules(rewritten, only=failing)[0]
-        self._base = base or new_engine()
-        if base is None:
+        if not has_data:
             self._base.add_data_json(orjson.dumps(loaded.data).decode())
         for name, builtin in self._supplied.items():
             self._base.add_extension(name, *builtin)
@@ -258,8 +261,8 @@ class Program:
         other = copy.copy(self)
         other._decision, other._rule = decision, self._rules[decision]
         other._engine, other._guarded = self._engine.clone(), self._guarded.clone()
-        for engine in (other._engine, other._guarded):
-            engine.set_gather_prints(True)
+        other._engine.set_gather_prints(True)
+        other._guarded.set_gather_prints(True)
         other._compile()
         return other
 
@@ -419,10 +422,13 @@ def new_engine() -> regorus.Engine:
 
 def _loaded(base: regorus.Engine, modules: Iterable[Module]) -> regorus.Engine:
     engine = base.clone()
-    engine.set_gather_prints(True)
-    for module in modules:
-        engine.add_policy(module.file, module.source)
-    return engine
+    try:
+        engine.set_gather_prints(True)
+        for module in modules:
+            engine.add_policy(module.file, module.source)
+        return engine
+    finally:
+        del base, engine
 
 
 def _parsable(modules: Iterable[Module]) -> tuple[Module, ...]:
@@ -444,17 +450,25 @@ def _parsed(modules: Iterable[Module]) -> list[Node]:
     problems: list[Problem] = []
     asts: list[Node] = []
     for module in modules:
-        engine = new_engine()
-        try:
-            engine.add_policy(module.file, module.source)
-        except RuntimeError as error:
-            problems.append(_problem(module.file, str(error)))
-            continue
-        asts += orjson.loads(engine.get_ast_as_json())
+        parsed = _parse(module)
+        if isinstance(parsed, Problem):
+            problems.append(parsed)
+        else:
+            asts += parsed
     if problems:
         raise PolicyError(problems)
     share_names(asts)
     return asts
+
+
+def _parse(module: Module) -> list[Node] | Problem:
+    engine = new_engine()
+    try:
+        engine.add_policy(module.file, module.source)
+        found: list[Node] = orjson.loads(engine.get_ast_as_json())
+    except RuntimeError as error:
+        return _problem(module.file, str(error))
+    return found
 
 
 def _pattern(operand: object) -> str:

@@ -47,10 +47,10 @@ class EmbeddedEngine:
     async def start(self) -> None:
         loaded, self._loaded = self._loaded or sources_of(self._settings), None
         base = new_engine()
-        await fill(base, loaded.data)
         others = (*self._settings.decisions.values(), *self._others)
-        self._ask(
-            Program(
+        try:
+            await fill(base, loaded.data)
+            program = Program(
                 loaded,
                 self.decision,
                 others=others,
@@ -59,7 +59,9 @@ class EmbeddedEngine:
                 network=self._network,
                 budget=budget_of(self._settings),
             )
-        )
+        finally:
+            del base  # see `Program`
+        self._ask(program)
         self.revision = loaded.revision
 
     def _ask(self, program: Program) -> None:

@@ -1,6 +1,7 @@
 """Policies that the embedded engine refuses at load, and what it says of evaluations that fail."""
 
 import asyncio
+import gc
 import json
 import threading
 from pathlib import Path
@@ -173,3 +174,26 @@ def test_engine_whose_last_user_is_another_thread_is_freed_by_its_own(tmp_path: 
     thread.start()
     thread.join()
     assert started(tmp_path).evaluate(b"{}", None) == Evaluation("true")
+
+
+@pytest.mark.parametrize(
+    "rules", ["x :=", "x := nosuch(1)", "x := y\n\ny := x", 'x := sprintf("%v", [1.50])', "x = 1\n\nx = 2"]
+)
+def test_mistake_may_be_thrown_away_by_any_thread(rules: str, tmp_path: Path) -> None:
+    """A start that fails leaves no engine in its error's traceback: as above."""
+    (tmp_path / "p.rego").write_text(f"package p\n\n{rules}\n")
+
+    def fail() -> None:
+        with pytest.raises(PolicyError) as caught:
+            asyncio.run(EmbeddedEngine(config.Policy(paths=(tmp_path,), decision="p/x")).start())
+        kept: list[object] = [caught]
+        kept.append(kept)  # a circle, which is collected, not counted
+
+    gc.disable()
+    try:
+        fail()
+        thread = threading.Thread(target=gc.collect)
+        thread.start()
+        thread.join()
+    finally:
+        gc.enable()
