@@ -176,9 +176,7 @@ def test_engine_whose_last_user_is_another_thread_is_freed_by_its_own(tmp_path: 
     assert started(tmp_path).evaluate(b"{}", None) == Evaluation("true")
 
 
-@pytest.mark.parametrize(
-    "rules", ["x :=", "x := nosuch(1)", "x := y\n\ny := x", 'x := sprintf("%v", [1.50])', "x = 1\n\nx = 2"]
-)
+@pytest.mark.parametrize("rules", ["x :=", "x := nosuch(1)", "x := y\n\ny := x", "x := json.marshal(1.50)"])
 def test_mistake_may_be_thrown_away_by_any_thread(rules: str, tmp_path: Path) -> None:
     """A start that fails leaves no engine in its error's traceback: as above."""
     (tmp_path / "p.rego").write_text(f"package p\n\n{rules}\n")
