@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from mixer import config
 from mixer.authz.switch import Switch
 from mixer.backends import ENGINES, bodies_of, embedded, log_policy_of, shares_of, sinks_of
-from mixer.errors import PolicyError, Problem, StartError
 from mixer.loaded import Loaded
 from mixer.metrics import Metrics
 from mixer.policy.budget import budget_of
@@ -294,10 +293,7 @@ class Checking:
 
         async def activate(tarballs: "Sequence[Tarball]") -> None:
             fresh = Candidate(candidate, compared, logging, [tarball.raw for tarball in tarballs])
-            try:
-                await fresh.start()
-            except StartError as error:
-                raise PolicyError([Problem("policy.shadow.bundles", "", str(error))]) from None
+            await fresh.start()
             for tarball in tarballs:
                 tarball.revision = fresh.revision
             await shadow.exchange(fresh)

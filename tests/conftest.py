@@ -28,6 +28,9 @@ hypothesis.settings.load_profile("tests")
 # Tests of what happens under load and within a time: they need the machine for themselves.
 ALONE = {
     *("contract/test_counters_exact.py", "contract/test_fronts.py"),
+    *(
+        f"faults/test_{what}.py" for what in ("backends", "bundle_server", "clock", "disk", "dns")
+    ),  # how long it takes
     *("e2e/test_drain.py", "e2e/test_overload.py", "e2e/test_soak.py", "shadow/test_bundles.py"),
     *("server/test_hostile_connections.py", "server/test_overload.py"),
     *("test_reload.py", "test_supervisor.py"),

@@ -48,17 +48,13 @@ class LimitPages:
     async def _peek(self, request: web.Request) -> web.Response:
         """What applies to each descriptor of a RateLimitRequest, or to each of `{"limits": […]}` as a policy writes
         them; nothing is counted."""
-        if (limits := await _limits(request)) is not None:
-            return web.json_response([(await self.desk.peek_object(each)).plain() for each in limits])
-        return await _each(await _asked(request), self.desk.peek)
+        return await _each(request, self.desk.peek, self.desk.peek_object)
 
     async def _reset(self, request: web.Request) -> web.Response:
         """Set the counter of each descriptor of a RateLimitRequest back, or of each of `{"limits": […]}`."""
         if request.content_type != "application/json":  # which no other site's page can make a browser send
             raise RequestError(f"content-type: expected application/json, got {request.content_type}")
-        if (limits := await _limits(request)) is not None:
-            return web.json_response([(await self.desk.reset_object(each)).plain() for each in limits])
-        return await _each(await _asked(request), self.desk.reset)
+        return await _each(request, self.desk.reset, self.desk.reset_object)
 
 
 async def _limits(request: web.Request) -> list[Any] | None:
@@ -79,8 +75,13 @@ async def _asked(request: web.Request) -> RateLimitRequest:
 
 
 async def _each(
-    asked: RateLimitRequest, do: Callable[[str, Sequence[Entry]], Awaitable[Seen]]
+    request: web.Request,
+    do: Callable[[str, Sequence[Entry]], Awaitable[Seen]],
+    do_object: Callable[[object], Awaitable[Seen]],
 ) -> web.Response:
+    if (limits := await _limits(request)) is not None:
+        return web.json_response([(await do_object(each)).plain() for each in limits])
+    asked = await _asked(request)
     if not asked.descriptors:
         raise RequestError("descriptors: expected at least one, got none")
     found: list[dict[str, Any]] = []

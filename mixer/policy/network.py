@@ -143,13 +143,13 @@ class Network:
         raises = http.raises(operand)
         try:
             asked = http.request(operand)
-            reply = self._reply(asked.key, asked)
+            reply = str(self._reply(asked.key, asked))
         except http.SendError as error:
             if raises:
                 raise BuiltinError("http.send failed") from None
             return http.failure(error)
-        HELD.watch(str(reply))
-        return str(reply)
+        HELD.watch(reply)
+        return reply
 
     def _lookup(self, operand: object) -> set[str]:
         name = string(operand)

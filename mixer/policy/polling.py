@@ -12,7 +12,7 @@ import aiohttp
 import structlog
 
 from mixer import config
-from mixer.errors import BundleError, LoadError, PolicyError
+from mixer.errors import BundleError, LoadError, PolicyError, StartError
 from mixer.metrics import Metrics
 from mixer.policy import bundle
 from mixer.policy.bundle import Bundle
@@ -77,8 +77,8 @@ class Bundles(Generic[Made]):
     """Polls the bundles of the settings.
 
     `read` makes something of a tarball, in a thread, or raises `PolicyError`. `activate` makes a policy of all of them
-    and of `policy.paths`, and puts it in the place of the one before; it raises `LoadError` where it cannot, and then
-    nothing has changed. One activation runs at a time.
+    and of `policy.paths`, and puts it in the place of the one before; it raises `LoadError` where it cannot, or
+    `StartError` where it cannot now, and then nothing has changed. One activation runs at a time.
 
     Reading is done in a thread, yet parsing one JSON document holds the interpreter: 0.1 s for 100,000 users (8.8 MB).
     All else that is long is done in slices of some 20 ms.
@@ -141,6 +141,7 @@ class Bundles(Generic[Made]):
             log.exception("bundle_poll_failed", bundle=source.settings.name)
             self._polls.labels(source.settings.name, "internal").inc()
             source.refusal = f"internal error: {type(error).__name__}"
+            source.download.forget()
 
     def _pause(self, source: _Source) -> float:
         poll = source.settings.poll
@@ -199,6 +200,10 @@ class Bundles(Generic[Made]):
                 await self._take(source, fresh)
             except LoadError as error:
                 source.refusal = "; ".join(map(str, error.problems))
+                self._refused(source, "activation")
+            except StartError as error:  # not the bundle's fault, so the next poll tries it again
+                source.download.forget()
+                source.refusal = str(error)
                 self._refused(source, "activation")
 
     async def _read(self, source: _Source, raw: bytes) -> Made:

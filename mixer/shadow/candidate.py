@@ -91,7 +91,7 @@ class Candidate:
             raise GoneError("the process of the shadow policy has ended")
 
     def send(self, questions: Sequence[bytes]) -> None:
-        """Hand over questions (see `frames`); a verdict comes for each, in order."""
+        """Hand over questions (see `frames`); a verdict comes for each, in order. Raises `GoneError`."""
         self._write(questions)
 
     async def verdicts(self) -> list[Verdict]:
@@ -110,8 +110,13 @@ class Candidate:
         await process.wait()
 
     def _write(self, messages: Sequence[bytes]) -> None:
-        if self._process is not None and self._process.stdin is not None:
+        """Raises `GoneError` where the process has closed its end."""
+        if self._process is None or self._process.stdin is None:
+            return
+        try:
             self._process.stdin.writelines(map(frame, messages))
+        except (OSError, RuntimeError):  # uvloop's, of a pipe that is closed
+            raise GoneError("the process of the shadow policy has ended") from None
 
     async def _read(self) -> list[dict[str, Any]]:
         while not (frames := split(self._received)):

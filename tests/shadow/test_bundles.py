@@ -1,7 +1,10 @@
 """A candidate that comes in bundles of an HTTP server."""
 
 import json
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.loop import on_loop
 from tests.policy.test_polling import POLL, Service, Shelf, policy, until
@@ -71,6 +74,21 @@ async def test_answers_do_not_wait_for_a_candidate_that_has_not_come(tmp_path: P
         await until(lambda: not service.runtime.degraded(), "the candidate")
         await service.check()
         await until(lambda: outcomes(service) == {"agree": 1}, "the comparison")
+
+
+@on_loop
+async def test_candidate_that_cannot_be_started_now_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Shelf({"/next": policy("n1")}).open() as shelf, shadowed(tmp_path, shelf) as service:
+        with monkeypatch.context() as broken:
+            broken.setattr(sys, "executable", "/bin/false")
+            shelf.files["/next"] = policy("n2")
+            await until(lambda: service.polls("activation", "next") >= 1, "a start that fails")
+            [problem] = service.runtime.degraded()
+            assert "the process of the shadow policy does not start" in problem
+        await until(lambda: service.polls("activated", "next") == 2, "n2, which is still the same file")
+        assert service.runtime.degraded() == []
 
 
 @on_loop

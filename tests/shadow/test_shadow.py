@@ -22,7 +22,7 @@ from mixer.metrics import Metrics
 from mixer.policy.cache import DecisionCache
 from mixer.policy.regorus import EmbeddedEngine
 from mixer.shadow import shadow as shadow_module
-from mixer.shadow.candidate import Candidate
+from mixer.shadow.candidate import Candidate, GoneError
 from mixer.shadow.shadow import Shadow
 from tests.loop import on_loop
 
@@ -272,6 +272,16 @@ async def test_candidate_that_breaks_down_is_started_again(
         await wait_limit(lambda: live.shadow.status() == "ok")
         live.check()
         await wait_limit(lambda: live.outcomes() == {"would_deny": 1})
+
+
+@on_loop
+async def test_candidate_that_takes_nothing_any_more_has_gone(tmp_path: Path) -> None:
+    async with shadowed(tmp_path) as live:
+        assert live.process.stdin is not None
+        live.process.stdin.close()
+        await live.process.stdin.wait_closed()
+        with pytest.raises(GoneError):
+            live.candidate.send([b"anything"])
 
 
 @on_loop

@@ -46,8 +46,7 @@ class AsyncioFront:
         tracer: Tracer | None = None,
         name: str = "check",
     ) -> None:
-        """`name`: of the listener in the metrics. Raises `StartError` for
-        certificates that cannot be used."""
+        """`name`: of the listener in the metrics. Raises `StartError` for certificates that cannot be used."""
         self.address = settings.address
         self.tracer = tracer
         self._listener = _listener(name, settings, lambda: Connection(self), metrics, kept)
