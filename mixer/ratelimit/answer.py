@@ -42,7 +42,7 @@ def _higher(number: int) -> bytes:
 class LimitTexts:
     """What answers say about one limit: how a status begins (OK, then OVER_LIMIT), and the metadata if it decided."""
 
-    __slots__ = ("limit", "metadata", "near", "status")
+    __slots__ = ("_over", "_reset", "limit", "metadata", "near", "status")
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
@@ -56,6 +56,13 @@ class LimitTexts:
             for code in (OK, OVER_LIMIT)
         )
         self.metadata = {code: metadata({"limit": limit.label}, code) for code in (OK, OVER_LIMIT)}
+        self._reset, self._over = -1, b""  # the last status that said so
+
+    def over(self, reset: int) -> bytes:
+        """The status of a counter that is over, with nothing left; those of one second are mostly the same."""
+        if reset != self._reset:
+            self._reset, self._over = reset, status(self.status[True], 0, reset)
+        return self._over
 
 
 # The parts of a status, in their order; what it begins with is the limit's own (`LimitTexts.status`).

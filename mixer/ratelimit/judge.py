@@ -89,15 +89,19 @@ class Judge:
             hits = hit[2]
             if over:
                 over_limits += 1
+                least, least_left = texts, left
                 if is_local:
                     tally[counted.OVER_LOCAL] += hits
                 else:
                     counted.add(tally, texts.near, hit, outcome, False)
+                if not left:
+                    parts.append(texts.over(reset))
+                    continue
             elif used > texts.near or hits < 0:
                 counted.add(tally, texts.near, hit, outcome, False)
             else:
                 tally[counted.WITHIN] += hits
-            if over or left < least_left:
+            if left < least_left:
                 least, least_left = texts, left
             head = texts.status[over]
             rest = until_reset(reset) if not left else remaining(left) + until_reset(reset)

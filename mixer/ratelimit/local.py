@@ -7,19 +7,37 @@ from mixer import config
 from mixer.ratelimit.algorithms import fixed_outcome, window_start
 from mixer.ratelimit.counters import SECOND, Hit, Outcome, Rule
 
-_new = tuple.__new__  # of a named tuple, without its own constructor's price
-
 MAX_LOTS = 100_000  # about 20 MB; further counters have no hits taken ahead
 
 
-class _Over(NamedTuple):
+class _Over:
     """Hits that the store refused."""
 
-    rule: Rule
-    hits: int  # so many, or more, are refused until then
-    since: int
-    until: int
-    outcome: Outcome
+    __slots__ = ("begin", "end", "hits", "now", "outcome", "rule", "since", "until")
+
+    def __init__(self, rule: Rule, hits: int, since: int, until: int, outcome: Outcome) -> None:
+        self.rule = rule
+        self.hits = hits  # so many, or more, are refused until then
+        self.since = since
+        self.until = until
+        self.outcome = outcome
+        # What is told from `begin` on and before `end`, times of whole seconds being the same within one.
+        self.now = outcome
+        self.begin = self.end = 0
+
+    def look(self, now: int) -> None:
+        """Make out what is told at that time."""
+        rule, outcome = self.rule, self.outcome
+        if rule.algorithm == "fixed_window":
+            begin = now - now % SECOND
+            reset = rule.seconds - now // SECOND % rule.seconds
+            self.now = Outcome(True, outcome.used, outcome.remaining, reset, reset, local=True)
+        else:
+            passed = (now - self.since) // SECOND
+            begin = self.since + passed * SECOND
+            reset, retry = outcome.reset - passed, outcome.retry - passed
+            self.now = outcome._replace(reset=max(0, reset), retry=max(0, retry), local=True)
+        self.begin, self.end = max(begin, self.since), min(begin + SECOND, self.until)
 
 
 class OverLimits:
@@ -46,18 +64,14 @@ class OverLimits:
         over = self._over.get(hit.name)
         if over is None:
             return None
-        rule, hits, since, until, outcome = over
-        if not (since <= now < until and now - since < self._max_age):
-            del self._over[hit.name]
+        if not over.begin <= now < over.end:
+            if not over.since <= now < over.until:
+                del self._over[hit.name]
+                return None
+            over.look(now)
+        if hit.hits < over.hits or (over.rule is not hit.rule and over.rule != hit.rule):
             return None
-        if hit.hits < hits or (rule is not hit.rule and rule != hit.rule):
-            return None
-        if rule.algorithm == "fixed_window":
-            reset = rule.seconds - now // SECOND % rule.seconds
-            return _new(Outcome, (True, outcome.used, outcome.remaining, reset, reset, True))
-        passed = (now - since) // SECOND
-        reset, retry = outcome.reset - passed, outcome.retry - passed
-        return outcome._replace(reset=max(0, reset), retry=max(0, retry), local=True)
+        return over.now
 
     def learn(self, hit: Hit, outcome: Outcome, now: int) -> None:
         """Take in what the store said of hits that are over."""
@@ -71,6 +85,7 @@ class OverLimits:
             return
         else:
             until, hits = now + (outcome.retry - 1) * SECOND, hit.hits  # `retry` is rounded up
+        until = min(until, now + self._max_age)
         if until <= now:
             return
         if hit.name not in self._over and len(self._over) >= self._max_entries:
@@ -159,18 +174,18 @@ class Local:
 
     def answer(self, hits: Sequence[Hit], now: int) -> list[Outcome | None] | None:
         """The outcomes of what can be answered here; None if nothing can."""
-        if not (self._over or self.lots):
-            return None
+        over = self._over
         found: list[Outcome | None] | None = None
         for index, hit in enumerate(hits):
             outcome = None
-            if hit.hits > 0:
+            count = hit.hits
+            if count > 0:
                 if hit.rule.lot > 1:
                     outcome = self.lots.take(hit, now)
-                if outcome is None and self._over is not None:
-                    outcome = self._over.find(hit, now)
-            elif hit.hits < 0 and self._over is not None:
-                self._over.forget(hit.name)
+                if outcome is None and over is not None:
+                    outcome = over.find(hit, now)
+            elif count < 0 and over is not None:
+                over.forget(hit.name)
             if outcome is not None:
                 if found is None:
                     found = [None] * len(hits)
