@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mixer.pending import Promise
+from mixer.pending import InTask, Promise
 from tests.loop import on_loop
 
 
@@ -68,3 +68,39 @@ async def test_failure_of_who_hears_is_not_the_givers() -> None:
     promise.then(hear)
     promise.set_result(7)
     assert [str(each) for each in failures] == ["broken"]
+
+
+@on_loop
+async def test_maps_answer_and_error_step_by_step() -> None:
+    promise = Promise[int](asyncio.get_running_loop())
+    mapped = promise.map(lambda number: 10 // number).map(lambda result: f"{result!r}")  # type: ignore[operator]
+    got: list[Any] = []
+    mapped.then(got.append)
+    promise.set_result(0)
+    assert got == ["ZeroDivisionError('integer division or modulo by zero')"]
+
+
+@on_loop
+async def test_maps_what_is_no_promise() -> None:
+    async def answer() -> int:
+        return 4
+
+    assert await InTask(answer()).map(lambda number: number * 2) == 8  # type: ignore[operator]
+    with pytest.raises(TypeError):
+        await InTask(answer()).map(lambda number: number + "")  # type: ignore[operator]
+
+
+@on_loop
+async def test_a_cancelled_one_is_mapped_too() -> None:
+    seen: list[Any] = []
+
+    def step(result: int | BaseException) -> int | BaseException:
+        seen.append(result)
+        return result
+
+    waiting = InTask(asyncio.sleep(10, 1)).map(step)
+    waiting.then(seen.append)
+    waiting.cancel()
+    while len(seen) < 2:
+        await asyncio.sleep(0)
+    assert [type(each) for each in seen] == [asyncio.CancelledError] * 2

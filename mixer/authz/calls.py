@@ -54,8 +54,6 @@ class Service(Protocol):
         self, call: Call, evaluation: Evaluation | BaseException, end: float | None
     ) -> bytes | BaseException | Awaitable[bytes]: ...
 
-    def concluded(self, call: Call, counted: Counted | BaseException) -> bytes | BaseException: ...
-
 
 class Evaluating(Pending[bytes]):
     """A call whose evaluation is waited for."""
@@ -90,30 +88,6 @@ class Evaluating(Pending[bytes]):
             return
         self._waiting = waiting = answer if isinstance(answer, Pending) else InTask(answer)
         waiting.then(done)
-
-
-class Counting(Pending[bytes]):
-    """A call whose counts are waited for."""
-
-    __slots__ = ("_call", "_counting", "_done", "_service")
-
-    def __init__(self, service: Service, call: Call, counting: Pending[Counted]) -> None:
-        self._service = service
-        self._call = call
-        self._counting = counting
-        self._done: Done
-
-    def then(self, done: Done) -> None:
-        self._done = done
-        self._counting.then(self._finish)
-
-    def cancel(self) -> None:
-        self._counting.cancel()
-
-    def _finish(self, counted: Counted | BaseException) -> None:
-        done = self._done
-        del self._done  # or it and this would keep each other
-        done(self._service.concluded(self._call, counted))
 
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ import structlog
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
 from mixer.authz.body import Bodies
-from mixer.authz.calls import Call, Counting, Evaluating, left, outcome
+from mixer.authz.calls import Call, Evaluating, left, outcome
 from mixer.authz.decided import Decided, Observer
 from mixer.authz.flights import Flights
 from mixer.authz.ids import DecisionIds
@@ -277,7 +277,7 @@ class CheckService:
         except Exception as error:
             return self._uncounted(call, error)
         if isinstance(counted, Pending):
-            return Counting(self, call, counted)
+            return counted.map(partial(self._concluded, call))
         if not isinstance(counted, Counted):
             return self._counted(call, counted)
         call.counted = counted
@@ -298,7 +298,7 @@ class CheckService:
             return outcome(self._uncounted(call, error))
         return outcome(self._settled(call))
 
-    def concluded(self, call: Call, counted: Counted | BaseException) -> bytes | BaseException:
+    def _concluded(self, call: Call, counted: Counted | BaseException) -> bytes | BaseException:
         """The answer to a call whose counts were waited for."""
         if isinstance(counted, Exception):
             return self._uncounted(call, counted)

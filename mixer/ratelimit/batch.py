@@ -13,6 +13,8 @@ from mixer.ratelimit.keys import Format
 from mixer.ratelimit.link import Reply, pack
 from mixer.ratelimit.local import Local
 
+_COUNTS = frozenset((int, bytes))  # what a plain counter can be answered with
+
 MAX_COUNTERS = 1024  # Redis does nothing else during the script, about 3 µs a counter
 SLACK = 5.0  # seconds that a counter outlives its end, for processes whose clocks differ
 JITTER = 25.0  # expiries of one window spread over this many seconds, or Redis stalls at each minute
@@ -21,6 +23,9 @@ _SLACK = int(SLACK * 1000)
 _new = tuple.__new__  # of a named tuple, without its own constructor's price
 
 Place = tuple[int, int]
+# Of a fixed window its start and end, in seconds, and what stands around the name in the keys of its counters.
+Window = tuple[int, int, str, str]
+_MAX_WINDOWS = 256
 
 
 class Answer(Promise[Outcomes]):
@@ -104,13 +109,16 @@ class Batch:
     """Hits that count whatever happens (plain ones) on the same counter go out as one, and each call gets the count as
     if they had come one by one. Other hits are an operation each."""
 
-    def __init__(self, prefix: str, key_format: Format, local: Local) -> None:
+    def __init__(
+        self, prefix: str, key_format: Format, local: Local, windows: dict[int, Window] | None = None
+    ) -> None:
+        """`windows`: the last one of each length, which batches can share."""
         self.calls: list[Call] = []
         self._prefix = prefix
         self._format = key_format
         self._local = local
         self._plain: dict[str, int] = {}  # keys, to their position in the next two lists
-        self._windows: dict[int, tuple[int, int, str, str]] = {}  # the last one of each length, see `_window`
+        self._windows = {} if windows is None else windows
         self._totals: list[int] = []  # hits of the whole batch
         self._seconds: list[int] = []  # of its window
         self._operated: list[str] = []  # a key for each operation
@@ -154,8 +162,10 @@ class Batch:
         self.calls.append(call)
         self._places.append(places)
 
-    def _window(self, seconds: int, now: int) -> tuple[int, int, str, str]:
-        """The window at `now`, in seconds: its start and end, and what stands around the name in its key."""
+    def _window(self, seconds: int, now: int) -> Window:
+        """The window at `now`, in seconds."""
+        if len(self._windows) >= _MAX_WINDOWS:  # a policy can make up any length
+            self._windows.clear()
         start = now - now % seconds
         window = (start, start + seconds, *self._format.of_window(self._prefix, seconds, start))
         self._windows[seconds] = window
@@ -214,7 +224,7 @@ class Batch:
         plain = len(self._totals)
         return (
             len(replies) == plain + len(self._operated)
-            and all(type(count) in (int, bytes) for count in replies[:plain])
+            and _COUNTS.issuperset(map(type, replies[:plain]))
             and all(
                 type(state) is bytes or (type(state) is list and all(type(n) is int for n in state))
                 for state in replies[plain:]

@@ -19,7 +19,7 @@ from mixer.errors import CounterError
 from mixer.metrics import Metrics
 from mixer.outflow import Outflow
 from mixer.ratelimit import keys, scripts
-from mixer.ratelimit.batch import Batch, Call
+from mixer.ratelimit.batch import Batch, Call, Window
 from mixer.ratelimit.breaker import Breaker
 from mixer.ratelimit.endpoint import Endpoint
 from mixer.ratelimit.link import Link, Reply
@@ -79,7 +79,8 @@ class Lane:
         self._find = find
         self._timeout, self._connect_timeout = redis.timeout, redis.connect_timeout
         self._max_batch = redis.max_batch
-        self._make_batch = partial(Batch, redis.key_prefix, keys.FORMATS[settings.key_format], local)
+        windows: dict[int, Window] = {}
+        self._make_batch = partial(Batch, redis.key_prefix, keys.FORMATS[settings.key_format], local, windows)
         self._probe_key = probe_key
         self._on_trouble = on_trouble
         self._redirect = redirect

@@ -174,7 +174,7 @@ class Local:
 
     def answer(self, hits: Sequence[Hit], now: int) -> list[Outcome | None] | None:
         """The outcomes of what can be answered here; None if nothing can."""
-        over = self._over
+        over = self._over or None
         found: list[Outcome | None] | None = None
         for index, hit in enumerate(hits):
             outcome = None

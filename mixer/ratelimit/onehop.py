@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import cast
 
 from mixer import config
@@ -87,25 +88,41 @@ class OneHop:
         if found.holds:
             asked = Asked(asked.request, [_held(claim, holder) for claim in asked.claims])
         if not asked.hits:
-            return self.counted(asked, [])
+            return self._counted(asked, [])
         try:
             outcomes = self._counters.hit(asked.hits, int(self._clock() * SECOND), timeout)
         except CounterError as error:
-            return self.without(asked, error, None)
+            return self._without(asked, error, None)
         if isinstance(outcomes, list):
-            return self.counted(asked, outcomes)
+            return self._counted(asked, outcomes)
         end = None if timeout is None else time.monotonic() + timeout
-        return _Waiting(self, asked, outcomes, end)
+        return outcomes.map(partial(self._waited, asked, end))
 
-    def without(self, asked: Asked, error: CounterError, end: float | None) -> Counted:
+    def _waited(
+        self, asked: Asked, end: float | None, outcomes: Outcomes | BaseException
+    ) -> Counted | BaseException:
+        """What came of counters that were waited for."""
+        counted: Counted | BaseException
+        try:
+            if isinstance(outcomes, list):
+                return self._counted(asked, outcomes)
+            if isinstance(outcomes, CounterError):
+                return self._without(asked, outcomes, end)
+            counted = outcomes
+        except Exception as error:
+            counted = error
+        self.give_back(asked.hits)  # what was sent may have been counted
+        return counted
+
+    def _without(self, asked: Asked, error: CounterError, end: float | None) -> Counted:
         """What is said where the counters have no answer. Raises as `Limiter.count` does; `end`: see `Failures`."""
         failed = self.failed(error, end)
         replaced = self._on_error.outcomes(asked, error, int(self._clock() * SECOND))
         if replaced is None:
             raise failed
-        return self.counted(asked, replaced.outcomes, replaced)
+        return self._counted(asked, replaced.outcomes, replaced)
 
-    def counted(self, asked: Asked, outcomes: Outcomes, replaced: Replaced | None = None) -> Counted:
+    def _counted(self, asked: Asked, outcomes: Outcomes, replaced: Replaced | None = None) -> Counted:
         """What the outcomes come to. `replaced`: what they are, if not the counters'."""
         if replaced is None and (least := self._judge.passed(asked, outcomes)) is not None:
             return Counted(False, least.limit.label)
@@ -124,43 +141,6 @@ class OneHop:
             *answer.headers,
         )
         return Counted(True, label, headers, on_error, status=answer.status, body=answer.body)
-
-
-class _Waiting(Pending[Counted]):
-    """A request whose counters are waited for."""
-
-    __slots__ = ("_asked", "_done", "_end", "_hop", "_outcomes")
-
-    def __init__(self, hop: OneHop, asked: Asked, outcomes: Pending[Outcomes], end: float | None) -> None:
-        self._hop = hop
-        self._asked = asked
-        self._outcomes = outcomes
-        self._end = end
-        self._done: Callable[[Counted | BaseException], None]
-
-    def then(self, done: Callable[[Counted | BaseException], None]) -> None:
-        self._done = done
-        self._outcomes.then(self._finish)
-
-    def cancel(self) -> None:
-        self._outcomes.cancel()
-
-    def _finish(self, outcomes: Outcomes | BaseException) -> None:
-        result: Counted | BaseException
-        try:
-            if isinstance(outcomes, list):
-                result = self._hop.counted(self._asked, outcomes)
-            elif isinstance(outcomes, CounterError):
-                result = self._hop.without(self._asked, outcomes, self._end)
-            else:
-                result = outcomes
-        except Exception as error:
-            result = error
-        if isinstance(result, BaseException):  # what was sent may have been counted
-            self._hop.give_back(self._asked.hits)
-        done = self._done
-        del self._done  # or it and this would keep each other
-        done(result)
 
 
 def _held(claim: Claim | None, holder: str) -> Claim | None:

@@ -7,6 +7,7 @@ fired, else the one with the least left; and `on_error`, if the counters could n
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 
 from mixer import config
 from mixer.errors import CounterError
@@ -23,7 +24,6 @@ from mixer.ratelimit.metadata import of_request
 from mixer.ratelimit.objects import Found
 from mixer.ratelimit.on_error import AtOnce, OnError, Replaced
 from mixer.ratelimit.rego import RegoLimits
-from mixer.server.front import Done, Pending
 
 
 class QuotaService:
@@ -88,13 +88,29 @@ class QuotaService:
         try:
             outcomes = self._counters.hit(asked.hits, int(self._clock() * SECOND), timeout)
         except CounterError as error:
-            return self.without(asked, error, None)
+            return self._without(asked, error, None)
         if isinstance(outcomes, list):
             return self.answer(asked, outcomes)
         end = None if timeout is None else time.monotonic() + timeout
-        return _Waiting(self, asked, outcomes, end)
+        return outcomes.map(partial(self._counted, asked, end))
 
-    def without(self, asked: Asked, error: CounterError, end: float | None) -> bytes:
+    def _counted(
+        self, asked: Asked, end: float | None, outcomes: Outcomes | BaseException
+    ) -> bytes | BaseException:
+        """The answer to a request whose counters were waited for."""
+        answer: bytes | BaseException
+        try:
+            if isinstance(outcomes, list):
+                return self.answer(asked, outcomes)
+            if isinstance(outcomes, CounterError):
+                return self._without(asked, outcomes, end)
+            answer = outcomes
+        except Exception as error:
+            answer = error
+        self.give_back(asked.hits)  # what was sent may have been counted
+        return answer
+
+    def _without(self, asked: Asked, error: CounterError, end: float | None) -> bytes:
         """The answer where the counters have none. Raises as `should_rate_limit` does; `end`: see `Failures`."""
         failed = self.failed(error, end)
         replaced = self._on_error.outcomes(asked, error, int(self._clock() * SECOND))
@@ -138,45 +154,6 @@ class QuotaService:
         if (decisive := verdict.decisive()) is None or (given := decisive.limit.over_limit) is None:
             return answer.headers(told)
         return answer.headers((*told, *given.headers), given.body)
-
-
-class _Waiting(Pending[bytes]):
-    """A request whose counters are waited for."""
-
-    __slots__ = ("_asked", "_done", "_end", "_outcomes", "_service")
-
-    def __init__(
-        self, service: QuotaService, asked: Asked, outcomes: Pending[Outcomes], end: float | None
-    ) -> None:
-        self._service = service
-        self._asked = asked
-        self._outcomes = outcomes
-        self._end = end
-        self._done: Done
-
-    def then(self, done: Done) -> None:
-        self._done = done
-        self._outcomes.then(self._finish)
-
-    def cancel(self) -> None:
-        self._outcomes.cancel()
-
-    def _finish(self, outcomes: Outcomes | BaseException) -> None:
-        result: bytes | BaseException
-        try:
-            if isinstance(outcomes, list):
-                result = self._service.answer(self._asked, outcomes)
-            elif isinstance(outcomes, CounterError):
-                result = self._service.without(self._asked, outcomes, self._end)
-            else:
-                result = outcomes
-        except Exception as error:
-            result = error
-        if not isinstance(result, bytes):  # what was sent may have been counted
-            self._service.give_back(self._asked.hits)
-        done = self._done
-        del self._done  # or it and this would keep each other
-        done(result)
 
 
 def _with(asked: Asked, found: Found) -> Asked:

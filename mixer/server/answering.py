@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from itertools import starmap
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from mixer import config
 from mixer.errors import RequestError
 from mixer.metrics import Metrics
-from mixer.server.front import Call, Calls, Done, Pending, Unary
+from mixer.server.front import Call, Calls, Pending, Unary
 
 OVERLOAD = "overload"  # the reason of a `CallError` by which a call's backend refuses it at once
 _REFUSED = {
@@ -36,31 +36,6 @@ class StatusError(Exception):
         self.code = code
         self.details = details
         super().__init__(details)
-
-
-class Waiting(Pending[bytes]):
-    """A call whose answer comes later: `then` gets the answer, `StatusError` or `CancelledError`."""
-
-    __slots__ = ("_done", "_ended", "_pending")
-
-    def __init__(
-        self, pending: Pending[bytes], ended: Callable[[bytes | BaseException], bytes | BaseException]
-    ) -> None:
-        self._pending = pending
-        self._ended = ended  # takes note of how the call ended, and says how that is told
-        self._done: Done
-
-    def then(self, done: Done) -> None:
-        self._done = done
-        self._pending.then(self._finish)
-
-    def cancel(self) -> None:
-        self._pending.cancel()
-
-    def _finish(self, result: bytes | BaseException) -> None:
-        done = self._done
-        del self._done  # or it and this would keep each other
-        done(self._ended(result))
 
 
 Begun = bytes | Awaitable[bytes] | StatusError
@@ -151,7 +126,7 @@ class Answering:
                 begun.append(self._handlers.failure(self._name, answer))
             elif isinstance(answer, Pending):
                 self._enter()
-                begun.append(Waiting(answer, partial(self._leave, start)))
+                begun.append(answer.map(partial(self._leave, start)))
                 continue
             else:
                 begun.append(self._wait(answer, start))

@@ -63,8 +63,7 @@ class Handlers:
         self.waiting = 0  # unary calls
         self._moves = 0  # unary calls begun, streams ended
         self._streams = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle = asyncio.Event()  # see `drain`
 
     def by_service(self, kinds: tuple[type, ...] = (Unary, ClientStream)) -> dict[str, dict[str, AnyHandler]]:
         """Service name to grpcio's handlers by method name, for methods of these kinds. Messages are parsed here,
@@ -90,11 +89,10 @@ class Handlers:
     def enter(self) -> None:
         """A call waits for its answer."""
         self.waiting += 1
-        self._idle.clear()
 
     def leave(self) -> None:
         self.waiting -= 1
-        if not self.waiting:
+        if self._draining and not self.waiting:
             self._idle.set()
 
     def overloaded(self, name: str, reason: str) -> None:
@@ -201,11 +199,13 @@ class Handlers:
                     task.cancel()
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), left)
+            if self.waiting:
+                self._idle.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._idle.wait(), left)
             moves = self._moves
             await asyncio.sleep(QUIET)  # the last answers are written, and calls that lie on the wire begin
-            if self._idle.is_set() and self._moves == moves:
+            if not self.waiting and self._moves == moves:
                 return not self._streams
         return False
 
