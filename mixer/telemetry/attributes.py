@@ -24,6 +24,10 @@ MAX_ATTRIBUTES = 1000  # of one record, or of its resource
 # What tells of slots of concurrency limits, and is in no record: whether the decision's id holds some, and who else.
 HOLDS, HOLDERS = "mixer.holds", "mixer.holders"
 
+_MAX_KNOWN = 16_384  # attributes of less than 256 bytes, about 8 MB
+_VALUES = 256  # of one name
+_ANEW = 1_000_000
+
 Value = str | bool | int | float | None
 """None: absent."""
 
@@ -77,13 +81,19 @@ def value(any_value: Any) -> Any:
 
 
 class Attributes:
-    """What attributes tell, by their bytes. What is found out by a name alone is found once."""
+    """What attributes tell, by their bytes. What is found out by a name alone is found once, and the first values that
+    come under a name are remembered: of Envoy's 43 attributes of a request 25 come again and again."""
 
     def __init__(self) -> None:
         self._tell: dict[bytes, Tell] = {}
+        self._known: dict[bytes, tuple[Attribute, ...]] = {}
+        self._room: dict[bytes, int] = {}  # values that may still be remembered under a name
+        self._missed = 0  # times that there was none
 
     def __call__(self, data: bytes) -> tuple[Attribute, ...]:
         """What one KeyValue tells. Raises `MalformedError`."""
+        if (known := self._known.get(data)) is not None:
+            return known
         # As Envoy writes them: a name, and a text, each of less than 128 bytes. This way takes a fifth of the time.
         if len(data) > 4 and data[0] == _KEY and (end := data[1] + 2) < min(len(data) - 3, 130):
             size = len(data) - end - 4
@@ -93,8 +103,27 @@ class Attributes:
                     return ()
                 if (tell := self._tell.get(name)) is None:
                     tell = self._know(name)
-                return tell(text)
+                attributes = tell(text)
+                if self._room.get(name, 1) > 0:
+                    self._remember(name, data, attributes)
+                else:
+                    self._missed += 1
+                    if self._missed >= _ANEW:
+                        self._forget()
+                return attributes
         return told(*pair(data))
+
+    def _remember(self, name: bytes, data: bytes, attributes: tuple[Attribute, ...]) -> None:
+        if len(self._known) >= _MAX_KNOWN:
+            self._forget()
+        self._room[name] = self._room.get(name, _VALUES) - 1
+        self._known[data] = attributes
+
+    def _forget(self) -> None:
+        """Others may come again and again now."""
+        self._known.clear()
+        self._room.clear()
+        self._missed = 0
 
     def _know(self, name: bytes) -> "Tell":
         if len(self._tell) >= MAX_ATTRIBUTES:

@@ -234,3 +234,17 @@ def test_attribute_by_its_bytes_tells_what_its_parsed_message_does(
         except MalformedError as error:
             found.append(str(error))
     assert found[0] == found[1]
+
+
+def test_what_is_remembered_of_attributes_is_bounded_and_true(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attributes, "_MAX_KNOWN", 1000)
+    monkeypatch.setattr(attributes, "_VALUES", 16)
+    monkeypatch.setattr(attributes, "_ANEW", 100)
+    read = Attributes()
+    for number in range(5000):
+        for name in ("url.path", f"tag{number}"):
+            data = pair(name, f"/{number % 40}")
+            for _ in range(2):
+                assert read(data) == attributes.told(*attributes.pair(data))
+        assert len(read._known) <= 1000
+        assert len(read._room) <= 1000
