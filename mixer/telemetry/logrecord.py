@@ -1,6 +1,6 @@
 """Log records of OpenTelemetry, as Envoy's access logger sends them, to records."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -133,13 +133,14 @@ class LogReader:
         fields: Fields = {}
         maps: dict[str, dict[str, str]] = {}
         spans: Fields = {}
-        for field, found, key in _all(log, self._attributes_of):
-            if key:
-                maps.setdefault(field, {})[key] = found
-            elif field in _PLAIN:
-                fields[field] = found
-            else:
-                spans[field] = found
+        for attributes in _all(log, self._attributes_of):
+            for field, found, key in attributes:
+                if key:
+                    maps.setdefault(field, {})[key] = found
+                elif field in _PLAIN:
+                    fields[field] = found
+                else:
+                    spans[field] = found
         return fields, maps, spans
 
     def _take_headers(self, maps: dict[str, dict[str, str]], kind: str, fields: Fields) -> None:
@@ -173,9 +174,8 @@ def event_id(resource: bytes, record: bytes, seen: dict[bytes, int]) -> bytes:
     return b"%b-%d" % (name, count)
 
 
-def _all(log: Any, attributes: Attributes) -> Sequence[Attribute]:
+def _all(log: Any, attributes: Attributes) -> Iterator[tuple[Attribute, ...]]:
     """What the attributes tell, and the body: more attributes, or text."""
-    found: list[Attribute] = []
     raw = log.attributes
     if log.body.HasField("kvlist_value"):
         try:
@@ -183,12 +183,10 @@ def _all(log: Any, attributes: Attributes) -> Sequence[Attribute]:
         except DecodeError:
             raise MalformedError("the body is no valid protobuf message") from None
     elif log.HasField("body"):
-        found += told("body", value(log.body))
+        yield told("body", value(log.body))
     if len(raw) > MAX_ATTRIBUTES:
         raise MalformedError(f"expected at most {MAX_ATTRIBUTES} attributes, got {len(raw)}")
-    for data in raw:
-        found += attributes(data)
-    return found
+    yield from map(attributes, raw)
 
 
 def _identity(resource: bytes) -> Identity:
