@@ -26,7 +26,7 @@ HOLDS, HOLDERS = "mixer.holds", "mixer.holders"
 
 _MAX_KNOWN = 16_384  # attributes of less than 256 bytes, about 8 MB
 _VALUES = 256  # of one name
-_ANEW = 1_000_000
+_ANEW = 1_000_000  # attributes that found no room under their name, until all is learnt anew
 
 Value = str | bool | int | float | None
 """None: absent."""
