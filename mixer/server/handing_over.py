@@ -5,7 +5,8 @@ begun is answered (RFC 9113, 6.8). A client then connects anew, and finds anothe
 grpcio's `stop` sends one when it refuses calls, and cancels those that cross it on the way (32 of 8,000 in ten
 restarts under load). So the frame is put into the connections from here, between two frames of theirs: only where no
 byte of theirs is unsent, since a frame is cut in two only where the socket took no more. Not with TLS, whose records
-are the server's own.
+are the server's own. What Envoy begins between an answer and a GOAWAY that it reads at once is lost (see
+`mixer.server.http2.connection`): no answer is given just before it.
 """
 
 import asyncio
@@ -14,11 +15,13 @@ import fcntl
 import os
 import socket
 import termios
+import time
 
 from mixer.server.listening import own_path
 
 _GOAWAY = bytes((0, 0, 8, 7, 0, 0, 0, 0, 0)) + (2**31 - 1).to_bytes(4, "big") + (0).to_bytes(4, "big")
 _LOOK = 0.02  # seconds; a connection is told once it has been there for one look, as its first frames are written then
+_HOLD = 0.01  # seconds without an answer before the frame, in which the peer reads the earlier ones
 _QUIET = 5  # looks without a connection: nobody is on the way here any more
 _SIOCOUTQNSD = 0x894B  # bytes of a TCP socket that were not sent yet
 
@@ -34,14 +37,19 @@ async def hand_over(address: str, timeout: float) -> None:
     while quiet < _QUIET:
         if loop.time() > end:
             return
-        now: set[int] = set()
-        for connection in _connections(address):
-            with connection, contextlib.suppress(OSError):
-                inode = os.fstat(connection.fileno()).st_ino
-                now.add(inode)
-                if inode in seen - told and not _unsent(connection):
-                    connection.send(_GOAWAY, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-                    told.add(inode)
+        with contextlib.ExitStack() as opened:
+            connections = {
+                os.fstat(each.fileno()).st_ino: opened.enter_context(each) for each in _connections(address)
+            }
+            now = set(connections)
+            if to_tell := now & seen - told:
+                time.sleep(_HOLD)  # noqa: ASYNC251  # on purpose: the handlers are this loop's, and answer nothing
+            for inode in to_tell:
+                connection = connections[inode]
+                with contextlib.suppress(OSError):
+                    if not _unsent(connection):
+                        connection.send(_GOAWAY, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                        told.add(inode)
         seen, told = now, told & now
         quiet = 0 if now else quiet + 1
         await asyncio.sleep(_LOOK)

@@ -500,6 +500,9 @@ async def test_what_a_client_begins_before_it_hears_of_the_end_is_answered() -> 
         client.send(client.call(1, text("before")))
         assert (await client.answer(1))[1] == prefixed(text("before"))
         drain = asyncio.create_task(running.drain())
+        kind, flags, _, clear = await client.frame()
+        assert (kind, flags) == (PING, 0)
+        client.send(frame(PING, ACK, 0, clear))
         kind, _, _, payload = await client.frame()
         assert (kind, payload) == (GOAWAY, frames.MAX_WINDOW.to_bytes(4, "big") + bytes(4))
         kind, flags, _, payload = await client.frame()
@@ -516,6 +519,40 @@ async def test_what_a_client_begins_before_it_hears_of_the_end_is_answered() -> 
         client.send(client.call(7, text("and the last")), frame(PING, ACK, 0, last))
         assert (await client.answer(7))[1] == prefixed(text("and the last"))
         assert await client.goaway() == frames.NO_ERROR
+        await drain
+
+
+@on_loop
+async def test_no_answer_comes_between_what_a_client_has_read_and_that_it_is_to_leave() -> None:
+    """Envoy loses what it begins between an answer and a GOAWAY that come together."""
+    async with served("asyncio", "tcp", unary(echo)) as running, peer(running) as client:
+        client.send(client.call(1, text("before")))
+        await client.answer(1)
+        drain = asyncio.create_task(running.drain())
+        kind, flags, _, clear = await client.frame()
+        assert (kind, flags) == (PING, 0)
+        client.send(client.call(3, text("on its way")), frame(PING, ACK, 0, clear))
+        assert (await client.frame())[0] == GOAWAY
+        _, _, _, leaving = await client.frame()
+        assert (await client.answer(3))[1] == prefixed(text("on its way"))
+        client.send(frame(PING, ACK, 0, leaving))
+        _, _, _, last = await client.frame()
+        client.send(frame(PING, ACK, 0, last))
+        assert await client.goaway() == frames.NO_ERROR
+        await drain
+
+
+@on_loop
+async def test_answers_do_not_wait_long_for_a_client_that_is_to_leave_and_says_nothing() -> None:
+    async with served("asyncio", "tcp", unary(echo)) as running, peer(running) as client:
+        client.send(client.call(1, text("before")))
+        await client.answer(1)
+        drain = asyncio.create_task(running.drain())
+        assert (await client.frame())[0] == PING
+        client.send(client.call(3, text("meanwhile")))
+        assert (await client.frame())[0] == GOAWAY
+        assert (await client.frame())[0] == PING
+        assert (await client.answer(3))[1] == prefixed(text("meanwhile"))
         await drain
 
 

@@ -44,6 +44,7 @@ from mixer.server.http2.writer import Writer
 
 GREETING = 10.0  # seconds that a peer has to say that it speaks HTTP/2
 STUCK = 60.0  # seconds without a byte read of the answers that wait
+HOLD = 0.5  # seconds that answers wait for a peer that is to leave, which has to read the earlier ones first
 
 _SETTINGS = frames.settings(
     {
@@ -53,6 +54,9 @@ _SETTINGS = frames.settings(
     }
 ) + frames.window_update(0, RECEIVE_WINDOW - WINDOW)
 _SETTINGS_ACK = frame(SETTINGS, ACK, 0)
+# Of the PING whose answer says that all before it has been read. Envoy resets what it begins between an answer and a
+# GOAWAY that it reads at once: a Quota that follows a Check, say (1.40: the connection counts a protocol error).
+_CLEAR = b"leaving\2"
 _LEAVING = b"leaving\0"  # of the PING whose answer says that GOAWAY has been read
 _LEAVE = frames.goaway(MAX_WINDOW, frames.NO_ERROR) + frame(PING, 0, 0, _LEAVING)
 # What the peer had begun by then may follow that answer, which Envoy writes first; it is here before the next one.
@@ -85,6 +89,8 @@ class Connection(asyncio.Protocol):
         self._is_closing = False
         self._is_leaving = False
         self._has_left = False  # the peer has read that it is to begin nothing new here
+        self._held: list[bytes] | None = None  # answers that are to follow GOAWAY
+        self._hold: asyncio.TimerHandle | None = None
         self._guard: asyncio.TimerHandle | None = None  # of the greeting; of a peer that does not read
         self._continued: tuple[int, int, bytearray] | None = None  # stream, flags, and block so far
         self._backlog = owner.backlog
@@ -103,8 +109,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._is_closing = True
-        if self._guard is not None:
-            self._guard.cancel()
+        for timer in (self._guard, self._hold):
+            if timer is not None:
+                timer.cancel()
         self.calls.give_up_all()
         self._backlog.forget(self.calls)
         self._rest = b""
@@ -249,6 +256,8 @@ class Connection(asyncio.Protocol):
     def _ping(self, number: int, flags: int, payload: bytes) -> None:
         if not flags & ACK:
             self._writer.out.append(frame(PING, ACK, number, payload))
+        elif payload == _CLEAR and self._is_leaving:
+            self._tell_to_leave()
         elif payload == _LEAVING and self._is_leaving:
             self._writer.out.append(frame(PING, 0, 0, _LAST))
         elif payload == _LAST and self._is_leaving:
@@ -294,7 +303,7 @@ class Connection(asyncio.Protocol):
             if payload:
                 raise ConnectionFault(frames.FRAME_SIZE_ERROR, "an acknowledgement of settings with some")
             if not self._is_connected and self._is_leaving:
-                self._writer.out.append(_LEAVE)
+                self._clear_the_way()
             self._is_connected = True
             return
         self._writer.out.append(_SETTINGS_ACK)  # and then what waited for wider windows
@@ -329,11 +338,14 @@ class Connection(asyncio.Protocol):
     # Out
 
     def _write(self, data: bytes) -> None:
-        if not self._is_closing:
+        if self._held is not None:
+            self._held.append(data)
+        elif not self._is_closing:
             self._transport.write(data)
 
     def _end(self, code: int, text: str) -> None:
         """Say why, after what was to be written, and close."""
+        self._tell_to_leave()
         self._writer.out.append(frames.goaway(self.calls.last, code, text))
         self._writer.flush()
         self._is_closing = True
@@ -346,8 +358,19 @@ class Connection(asyncio.Protocol):
             self._is_leaving = True
             # grpc's clients wait a second and more before they connect anew, if they hear it while they connect.
             if self._is_connected:
-                self._writer.out.append(_LEAVE)
-                self._writer.flush_soon()
+                self._clear_the_way()
+
+    def _clear_the_way(self) -> None:
+        """Nothing is to be written between here and GOAWAY, which is to be the first that the peer reads then."""
+        self._writer.out.append(frame(PING, 0, 0, _CLEAR))
+        self._writer.flush()
+        self._held = []
+        self._hold = self._owner.loop.call_later(HOLD, self._tell_to_leave)
+
+    def _tell_to_leave(self) -> None:
+        if (held := self._held) is not None:
+            self._held = None
+            self._write(b"".join((_LEAVE, *held)))
 
     @property
     def is_over(self) -> bool:
@@ -357,7 +380,7 @@ class Connection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Nothing is open, and every answer is written."""
-        return not self.calls.open and self._writer.is_done
+        return not self.calls.open and self._writer.is_done and self._held is None
 
     def close(self) -> None:
         """Say goodbye; what was written still goes out."""
