@@ -573,9 +573,13 @@ async def test_streams_take_turns_also_where_all_that_they_sent_is_here() -> Non
                 [(":path", "/test.Streams/Stream") if f[0] == ":path" else f for f in FIELDS]
             )
             client.send(frame(HEADERS, END_HEADERS, number, path))
-            client.send(frame(DATA, END_STREAM, number, 100 * prefixed(text(name))))
+            data = 100 * prefixed(text(1000 * name))
+            for at in range(0, len(data), frames.MAX_FRAME):
+                part = data[at : at + frames.MAX_FRAME]
+                client.send(frame(DATA, 0, number, part))
+            client.send(frame(DATA, END_STREAM, number, b""))
         await eventually(lambda: len(reader.seen) == 200)
-        assert {*reader.seen[:100]} == {"a", "b"}
+        assert {*reader.seen[:100]} == {1000 * "a", 1000 * "b"}
 
 
 @on_loop

@@ -14,6 +14,7 @@ from mixer.server.http2.backlog import Backlog, Complete, Queue
 from mixer.server.http2.frames import WINDOW, ConnectionFault
 from mixer.server.http2.requests import MALFORMED, Request, Route, Shed
 from mixer.server.http2.streams import Body, Stream
+from mixer.server.http2.turns import Turns
 from mixer.server.http2.writer import Writer
 from mixer.tracing.tracer import Span, Tracer
 
@@ -38,6 +39,7 @@ class Owner(Protocol):
     backlog: Backlog
     is_stopping: bool  # calls are refused
     tracer: Tracer | None
+    turns: Turns
 
     def ended(self) -> None:
         """A call that was waited for has an end."""
@@ -86,7 +88,7 @@ class Calls:
         elif route.serve is None:
             self.open[number] = request
         else:
-            self.open[number] = stream = Stream(self, number, request)
+            self.open[number] = stream = Stream(self, number, request, self._owner.turns)
             stream.start(self._owner.loop)
 
     def add(self, number: int, request: Request, message: bytes) -> None:

@@ -23,6 +23,7 @@ from mixer.server.http2.backlog import Backlog
 from mixer.server.http2.connection import Connection
 from mixer.server.http2.requests import Refusal, Route, Serve, failed, reader
 from mixer.server.http2.streams import Stream
+from mixer.server.http2.turns import Turns
 from mixer.server.listening import Kept, PlainListener
 from mixer.tracing.tracer import Tracer
 
@@ -65,6 +66,7 @@ class AsyncioFront:
         handlers = self._handlers
         self.backlog = backlog = Backlog(self.loop, handlers.overload.max_in_flight, lambda: handlers.waiting)
         self._calls_waiting.set_function(lambda: backlog.waiting)
+        self.turns = Turns(self.loop)
         services = {method.service for method in self._methods}
         self._health = Health(services)
         await self._health.start()

@@ -11,6 +11,7 @@ from grpc import aio
 from mixer.server.answering import StatusError
 from mixer.server.http2.frames import WINDOW
 from mixer.server.http2.requests import TOO_LARGE, Request, Route, Serve, decompressed
+from mixer.server.http2.turns import Turns
 from mixer.server.listening import MAX_MESSAGE
 
 if TYPE_CHECKING:
@@ -88,11 +89,12 @@ class Body:
 class Stream:
     """A call of several messages: what its handler reads from and writes to, as with a context of grpc.aio."""
 
-    def __init__(self, calls: "Calls", number: int, request: Request) -> None:
+    def __init__(self, calls: "Calls", number: int, request: Request, turns: Turns) -> None:
         self.number = number
         self.is_complete = False  # the client has sent all
         self.unread = 0  # bytes that the client was not told to send again
         self._calls = calls
+        self._turns = turns
         self._serve_it = cast(Serve, cast(Route, request.route).serve)
         self._messages = Messages(request.encoding)
         self._read: deque[tuple[bytes, int]] = deque()
@@ -161,9 +163,7 @@ class Stream:
     # What a handler uses
 
     async def read(self) -> Any:
-        """The next message's bytes, or `grpc.aio.EOF`. Others have the loop before each, also where it is here."""
-        if self._read:
-            await asyncio.sleep(0)
+        """The next message's bytes, or `grpc.aio.EOF`. Streams take turns (see `turns`)."""
         while not self._read:
             if self._error is not None:
                 raise self._error
@@ -174,6 +174,9 @@ class Stream:
                 await self._arrived
             finally:
                 self._arrived = None
+        length = len(self._read[0][0])
+        if not self._turns.take(length):
+            await self._turns.wait(length)
         message, size = self._read.popleft()
         if size:
             self._spend(size)
