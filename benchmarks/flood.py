@@ -4,12 +4,16 @@ The first is paced, 20,000 entries a second for a minute; what waits, waits on d
 same process sustained just before, to Prometheus alone, while checks come at 1,000 a second.
 """
 
+import itertools
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.check import JWT_POLICY, METHOD, RATE, Traffic, write_policy
@@ -33,45 +37,30 @@ def run(runs: int) -> list[Row]:
 
 
 class Stream:
-    """Entries at a steady rate, from a thread of its own, until it is stopped."""
+    """Entries at a steady rate, from a process of its own, until it is stopped.
 
-    def __init__(self, address: str, first: bytes, others: list[bytes], rate: float) -> None:
+    It has the load's core when nobody else wants it: a client that shared it as an equal would tell of its own waiting.
+    """
+
+    def __init__(self, address: str, rate: float) -> None:
         """`rate`: entries a second."""
-        self.sent = 0  # messages
-        self._rate = rate / ENTRIES
-        self._stopped = threading.Event()
-        self._failed: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(address, first, others))
-        self._thread.start()
+        command = [sys.executable, "-m", "benchmarks.flood", address, f"{rate / ENTRIES}"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._read_line()  # the first message is on its way
 
-    def _run(self, address: str, first: bytes, others: list[bytes]) -> None:
-        try:
-            send(address, first, others, None, self._due)
-        except BaseException as error:
-            self._failed = error
+    def stop(self) -> int:
+        """How many messages were sent."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        sent = int(self._read_line())
+        self._process.wait()
+        return sent
 
-    def _due(self, number: int, start: float) -> bool:
-        """Wait until a message is due; False: no more."""
-        self._stopped.wait(max(0.0, start + number / self._rate - time.perf_counter()))
-        if self._stopped.is_set():
-            return False
-        self.sent += 1
-        return True
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
-        if self._failed is not None:
-            raise BenchmarkError(f"the stream ended with {self._failed}")
-
-
-@contextmanager
-def streaming(mixer: Mixer, first: bytes, others: list[bytes], rate: float) -> Iterator[Stream]:
-    stream = Stream(mixer.report, first, others, rate)
-    try:
-        yield stream
-    finally:
-        stream.stop()
+    def _read_line(self) -> str:
+        assert self._process.stdout is not None
+        if line := self._process.stdout.readline():
+            return line
+        raise BenchmarkError(f"the stream ended with exit code {self._process.wait()}")
 
 
 def _memory(first: bytes, others: list[bytes]) -> Iterator[Row]:
@@ -82,14 +71,15 @@ def _memory(first: bytes, others: list[bytes]) -> Iterator[Row]:
             send(mixer.report, first, others, 40)
             kafka.stop()
             taken = []
-            with streaming(mixer, first, others, PACE) as stream:
-                for _ in range(AWAY):
-                    time.sleep(1)
-                    taken.append(resident_mib(mixer.pid))
+            stream = Stream(mixer.report, PACE)
+            for _ in range(AWAY):
+                time.sleep(1)
+                taken.append(resident_mib(mixer.pid))
+            sent = stream.stop() * ENTRIES
             waiting = sample(mixer, 'mixer_sink_buffered{sink="kafka"}')
-            if waiting < stream.sent * ENTRIES:
-                raise BenchmarkError(f"of {stream.sent * ENTRIES} entries, {waiting:.0f} wait")
-    rate = stream.sent * ENTRIES / AWAY  # a machine may be slower than what is due
+            if waiting < sent:
+                raise BenchmarkError(f"of {sent} entries, {waiting:.0f} wait")
+    rate = sent / AWAY  # a machine may be slower than what is due
     work = f"Report, broker away for {AWAY} s at {rate:,.0f} entries/s, spool on disk: resident memory"
     yield Row(f"{work}, the most", "MiB", (max(taken),), at_most=250)
     growth = statistics.median(taken[-10:]) - statistics.median(taken[SETTLED : SETTLED + 10])
@@ -107,11 +97,13 @@ def _beside(runs: int, first: bytes, others: list[bytes]) -> Iterator[Row]:
         }
         with processes.mixer(settings, "--role", "all", cpu=SERVER_CPU) as both:
             yield _p99(runs, "one process", both, both, (first, others, messages), 2.0)
+        second = {**settings, "workers": {"report_scheduling": "idle"}}  # as for a core that both share
         with (
             processes.mixer(settings, "--role", "check", cpu=SERVER_CPU) as check,
-            processes.mixer(settings, "--role", "report", cpu=SERVER_CPU) as report,
+            processes.mixer(second, "--role", "report", cpu=SERVER_CPU) as report,
         ):
-            yield _p99(runs, "a process for each role", check, report, (first, others, messages), 1.2)
+            how = "a process for each role, Report's idle for the kernel"
+            yield _p99(runs, how, check, report, (first, others, messages), 1.2)
 
 
 def _p99(
@@ -132,14 +124,13 @@ def _p99(
         return latencies(check.check, METHOD, messages, calls=5 * RATE, rate=RATE)[1]
 
     def beside() -> float:
-        with streaming(report, first, others, rate) as stream:
-            begun = time.perf_counter()
-            late = alone()
-            seconds = time.perf_counter() - begun
-        if stream.sent * ENTRIES < 0.8 * rate * seconds:
-            raise BenchmarkError(
-                f"{stream.sent * ENTRIES / seconds:,.0f} entries/s were sent instead of {rate:,.0f}"
-            )
+        stream = Stream(report.report, rate)
+        begun = time.perf_counter()
+        late = alone()
+        seconds = time.perf_counter() - begun
+        came = stream.stop() * ENTRIES / seconds
+        if came < 0.8 * rate:
+            raise BenchmarkError(f"{came:,.0f} entries/s were sent instead of {rate:,.0f}")
         return late
 
     run_beside: Callable[[], float] = beside
@@ -148,3 +139,31 @@ def _p99(
         f"p99 of a check at 1,000 a second while {rate:,.0f} entries/s come in, a third of what it sustains, {how}",
         "µs", ours, "the same without entries", peers, at_most_ratio=at_most_ratio,
     )  # fmt: skip
+
+
+def main() -> None:
+    """`python -m benchmarks.flood ADDRESS RATE`: messages until standard input ends, then says how many."""
+    address, rate = sys.argv[1], float(sys.argv[2])
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # its threads, too
+    first, others = stream_messages()
+    stopped = threading.Event()
+    sent = itertools.count()
+
+    def due(number: int, start: float) -> bool:
+        stopped.wait(max(0.0, start + number / rate - time.perf_counter()))
+        if stopped.is_set():
+            return False
+        next(sent)
+        return True
+
+    with ThreadPoolExecutor(1) as pool:
+        print("begun", flush=True)
+        sending = pool.submit(send, address, first, others, None, due)
+        sys.stdin.read()
+        stopped.set()
+        sending.result()
+    print(next(sent), flush=True)
+
+
+if __name__ == "__main__":
+    main()

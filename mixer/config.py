@@ -286,6 +286,8 @@ class Workers(Settings):
         False  # a process for each, even if there is one: it is started again where it dies or hangs
     )
     hang_timeout: Annotated[Seconds, Field(ge=0.5)] = 10.0  # without a sign of life until a worker is killed
+    # Of processes that have Report alone, as sched(7) has it. idle: they run while nobody else wants the core.
+    report_scheduling: Literal["other", "idle"] = "other"
 
 
 class Reload(Settings):

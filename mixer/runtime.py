@@ -17,6 +17,7 @@ from mixer.backends import COUNTERS, FRONTS, otlp_http, record_mask_of, series_o
 from mixer.checking import Checking, Prepared
 from mixer.loaded import Loaded
 from mixer.metrics import Metrics
+from mixer.server import threads
 from mixer.server.front import ClientStream, Front, Methods, Unary
 from mixer.server.listening import Kept
 from mixer.telemetry.sink import Reopens
@@ -86,12 +87,22 @@ class Runtime:
         """Open backends, then serve. `kept`: by listener. Raises `LoadError` or `StartError`; what was opened is then
         for `close`."""
         listeners = self.settings.listeners
+        if self.settings.workers.report_scheduling == "idle":
+            self._yield_to_checks()
         await self._start_tracing()
         if self.role in ("all", "check"):
             await self._serve("check", listeners.check, await self._check_methods(), kept)
         if self.role in ("all", "report"):
             await self._serve("report", listeners.report, await self._report_methods(kept), kept)
         self.loaded = self.loaded.bare()
+
+    def _yield_to_checks(self) -> None:
+        if self.role == "report":
+            threads.yield_to_others()
+        elif self.role == "all":
+            log.warning(
+                "report_scheduling_unused", hint="one process has both roles here; see workers.supervised"
+            )
 
     async def prepare(self, files: Loaded) -> Ready:
         """What settings and files change here, made ready beside what serves. Raises `LoadError` or `StartError`; then

@@ -204,6 +204,23 @@ def test_workers_end_with_their_supervisor(files: Files, start_mixer: StartMixer
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), within=20, what="their end")
 
 
+def test_reports_go_second_where_the_settings_say_so(files: Files, start_mixer: StartMixer) -> None:
+    files.write_settings(workers={**WORKERS, "report_scheduling": "idle"})
+    mixer = start_mixer(files.settings)
+    policies = sorted(os.sched_getscheduler(pid) for pid in workers(mixer))
+    assert policies == [os.SCHED_OTHER, os.SCHED_OTHER, os.SCHED_IDLE]
+    assert os.sched_getscheduler(mixer.pid) == os.SCHED_OTHER
+
+
+def test_one_process_for_both_roles_says_that_reports_cannot_go_second(
+    files: Files, start_mixer: StartMixer
+) -> None:
+    files.write_settings(workers={"report_scheduling": "idle"})
+    mixer = start_mixer(files.settings)
+    assert os.sched_getscheduler(mixer.pid) == os.SCHED_OTHER
+    assert "report_scheduling_unused" in mixer.log.read_text()
+
+
 def test_workers_with_addresses_of_their_own_on_unix_sockets_too(
     files: Files, start_mixer: StartMixer
 ) -> None:

@@ -1,8 +1,10 @@
-"""How the kernel schedules the threads of a gRPC library beside the event loop's."""
+"""How the kernel schedules: the threads of a gRPC library beside the event loop's, and one role beside another."""
 
 import contextlib
 import os
 from collections.abc import Iterator
+
+from mixer.errors import StartError
 
 
 @contextlib.contextmanager
@@ -21,3 +23,14 @@ def made_batch() -> Iterator[None]:
                 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
                 after.callback(os.sched_setscheduler, 0, os.SCHED_OTHER, os.sched_param(0))
         yield
+
+
+def yield_to_others() -> None:
+    """This process has a core while no other wants it, as its later threads do: the kernel's idle policy (sched(7)).
+
+    Raises `StartError` where that is forbidden, or the system has no such policy.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except (OSError, AttributeError) as error:
+        raise StartError(f"workers.report_scheduling: the system does not allow idle: {error}") from None

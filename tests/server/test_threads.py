@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from mixer.errors import StartError
 from mixer.server import threads
 
 
@@ -45,6 +46,17 @@ def test_a_sandbox_that_forbids_it_changes_nothing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "sched_setscheduler", forbidden)
     with threads.made_batch():
         assert policy_of_a_new_thread() == os.SCHED_OTHER
+
+
+def test_a_system_without_an_idle_policy_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    with pytest.raises(
+        StartError, match=r"workers.report_scheduling: the system does not allow idle: .*not perm"
+    ):
+        threads.yield_to_others()
 
 
 def test_an_error_goes_through() -> None:
