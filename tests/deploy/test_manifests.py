@@ -133,8 +133,8 @@ def test_settings_of_compose_are_valid(tmp_path: Path) -> None:
 
 def test_envoy_of_compose_listens_to_the_outside(tmp_path: Path) -> None:
     script: str = COMPOSE["services"]["envoy"]["entrypoint"][-1]
-    edit = script.splitlines()[0].replace("/etc/envoy", str(DEPLOY / "envoy"))
-    subprocess.run(["sh", "-c", edit.replace("/tmp", str(tmp_path))], check=True)
+    edit = script.splitlines()[0].replace("/tmp", str(tmp_path))
+    subprocess.run(["sh", "-c", edit.replace("/etc/envoy", str(DEPLOY / "envoy"))], check=True)
     file = tmp_path / "envoy.yaml"
     listeners = yaml.safe_load(file.read_text())["static_resources"]["listeners"]
     bound = [each["address"]["socket_address"] for each in listeners]
