@@ -46,7 +46,7 @@ class Stream:
         """`rate`: entries a second."""
         command = [sys.executable, "-m", "benchmarks.flood", address, f"{rate / ENTRIES}"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._read_line()  # the first message is on its way
+        self._read_line()  # its messages are made
 
     def stop(self) -> int:
         """How many messages were sent."""

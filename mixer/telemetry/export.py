@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 MAX_RECORDS = 50_000  # of one call
 MAX_BATCH = 4  # log records made into records without a pause, about 0.8 ms
-MAX_WRITE = 250  # records given to a sink without a pause, likewise
+MAX_WRITE = 250  # records given to a sink without a pause
 MAX_KNOWN = 4096  # calls that are recognised when they are made again
 MARGIN = 0.1  # of the caller's deadline, left for the answer to reach it
 _TOO_LARGE = "too_large"  # what a sink never takes
