@@ -18,7 +18,6 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from mixer.errors import RequestError
-from mixer.telemetry.intake_pb2 import Commons
 from mixer.telemetry.wire import length
 
 # Values that no entry has by chance, nor can be made to have by who does not know this process's memory.
@@ -118,24 +117,7 @@ class Table:
         reader = self._reader
         # Another table may add a mark; this one stays as it was parsed.
         self.marked = frozenset(reader.marked)
-        self._mark = reader.mark
-        self._data = repeated(self.entries, reader.mark)
-        self.parsed = reader.kind.FromString(self._data)
-
-    def commons(self) -> Sequence[bytes]:
-        """The common properties of each entry, serialised."""
-        found = Commons.FromString(self._data).log_entry.common_properties[:]
-        mark = b"".join(Commons.FromString(repeated((self._mark,))).log_entry.common_properties)
-        if (
-            mark
-            and len(found) == 2 * self.count
-            and found.count(mark) == found[1::2].count(mark) == self.count
-        ):
-            return found[::2]
-        if not mark and len(found) == self.count:
-            return found
-        each = (Commons.FromString(repeated((entry,))) for entry in self.entries)
-        return [b"".join(entry.log_entry.common_properties) for entry in each]
+        self.parsed = reader.kind.FromString(repeated(self.entries, reader.mark))
 
 
 def repeated(messages: Sequence[bytes], behind: bytes = b"") -> bytes:

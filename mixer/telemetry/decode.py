@@ -198,6 +198,27 @@ class Decoder:
 
     def joined_all(self, column: Sequence[bytes]) -> list[tuple[bytes, tuple[str, ...]]]:
         """`joined` of each, where most are as the one before but for the decision's id."""
+        first = column[0]
+        place = first.find(_ID_ENTRY)
+        if place >= 0:
+            start = place + len(_ID_ENTRY)
+            end = start + _ID_SIZE
+            before, after = first[:start], first[end:]
+            ids = [metadata[start:end] for metadata in column]
+            if (
+                b"".join(column) == before + (after + before).join(ids) + after
+                and set(map(len, column)) == {len(first)}
+                and b"".join(ids).isascii()
+                and (known := self._around_id[before + after]) is not None
+            ):
+                fields, holders, holds = known
+                fields += _ID_FIELD
+                if holds:
+                    return [(fields + decision_id, (*holders, decision_id.decode())) for decision_id in ids]
+                return [(fields + decision_id, holders) for decision_id in ids]
+        return self._joined_each(column)
+
+    def _joined_each(self, column: Sequence[bytes]) -> list[tuple[bytes, tuple[str, ...]]]:
         found = []
         before = after = b"\xff"  # what no metadata begins with
         start = end = size = 0

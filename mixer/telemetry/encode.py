@@ -10,9 +10,9 @@ from itertools import repeat
 from mixer.telemetry import intake_pb2 as intake
 from mixer.telemetry.columns import Part, Table, repeated
 from mixer.telemetry.decode import Decoder, Tls
-from mixer.telemetry.record import Origin, Shape, encoded
+from mixer.telemetry.record import Fields, Origin, Shape, encoded
 from mixer.telemetry.redaction import Redaction
-from mixer.telemetry.wire import Numbers, prefixed, tag, text
+from mixer.telemetry.wire import SHORT_TEXT, Numbers, Text, prefixed, tag, utf8
 
 _HTTP = intake.HTTPColumns
 _REQUEST = Part(
@@ -37,9 +37,9 @@ _ENDS = Part(
 _UPSTREAM = Part(_HTTP, "common_properties", ("upstream_remote_address", "upstream_local_address"))
 _METADATA = Part(_HTTP, "common_properties", ("metadata",))
 
-_path, _query, _rewritten = map(text, ("url_path", "url_query", "envoy_rewritten_path"))
-_referer, _forwarded, _request_id = map(text, ("envoy_referer", "envoy_forwarded_for", "envoy_request_id"))
-_error = text("error_type")
+_path, _query, _rewritten = map(Text, ("url_path", "url_query", "envoy_rewritten_path"))
+_referer, _forwarded, _request_id = map(Text, ("envoy_referer", "envoy_forwarded_for", "envoy_request_id"))
+_error = Text("error_type")
 _SIZES = tuple(
     map(
         Numbers,
@@ -53,6 +53,13 @@ _SIZES = tuple(
 )  # fmt: skip
 _EVENT_ID = tag("event_id")
 
+
+def _common(fields: Fields) -> bytes:
+    """An access-log entry whose common properties are these fields of a record."""
+    made = encoded(fields)
+    return b"\x0a" + prefixed(len(made)) + made
+
+
 Column = Iterable[bytes]
 """A piece for each record, b"" where there is nothing to say."""
 
@@ -64,7 +71,8 @@ class Batch:
     `flagged`: the first of its response flags. Both are empty where no entry has any. `states`: its filter state.
     """
 
-    _protocol = encoded({"network_protocol_name": "tcp"})
+    # Common properties with this alone.
+    _protocol = _common({"network_protocol_name": "tcp"})
 
     def __init__(
         self,
@@ -107,7 +115,8 @@ class Batch:
     @cached_property
     def _event_ids(self) -> list[bytes]:
         stream, first = self._stream, self._first
-        return [b"%b-%d" % (stream, number) for number in range(first, first + self._table.count)]
+        form = stream + b"-%d"  # a stream is named in hexadecimal digits
+        return [form % number for number in range(first, first + self._table.count)]
 
     @cached_property
     def _ends(self) -> list[Sequence[bytes]]:
@@ -156,8 +165,8 @@ class Batch:
                 b"" if 0 < shape.status < 500 else _error(flag)
                 for shape, flag in zip(self._shapes, self._flagged, strict=True)
             ]
-        passed = intake.Passed.FromString(repeated(self._table.commons(), self._protocol))
-        yield intake.Pieces.FromString(passed.SerializeToString()).common_properties[:]
+        passed = intake.Passed.FromString(repeated(self._table.entries, self._protocol))
+        yield intake.Pieces.FromString(passed.SerializeToString()).log_entry.common_properties[:]
         ids = self._event_ids
         if len(ids[0]) == len(ids[-1]):
             yield repeat(_EVENT_ID + prefixed(len(ids[0])), count)
@@ -169,7 +178,7 @@ class Batch:
 class HTTPBatch(Batch):
     """Of HTTP entries."""
 
-    _protocol = encoded({"network_protocol_name": "http"})
+    _protocol = _common({"network_protocol_name": "http"})
 
     def _columns(self) -> Iterator[Column]:
         yield from super()._columns()
@@ -185,10 +194,11 @@ class HTTPBatch(Batch):
         if any(referers):
             yield [_referer(redaction.url(value)) if value else b"" for value in referers]
         if any(forwarded):
-            yield map(_forwarded, forwarded)
-        yield map(_request_id, ids)
+            yield _forwarded.column(forwarded)
+        yield _request_id.column(ids)
         for number, values in zip(_SIZES, sizes, strict=True):
-            yield map(number.__getitem__, values)
+            if any(values):
+                yield map(number.__getitem__, values)
         into = (decoder.response_header, decoder.response_trailer, decoder.request_header)
         for known, headers in zip(into, self._headers, strict=True):
             if any(headers):
@@ -200,15 +210,23 @@ class HTTPBatch(Batch):
 
 def _paths(paths: Sequence[str], redaction: Redaction) -> Column:
     """What the clients asked for."""
-    found = []
-    clean = redaction.query if redaction.queries else None
-    for path in paths:
-        asked, mark, query = path.partition("?")
-        piece = _path(asked)
-        if mark and query:
-            piece += _query(clean(query) if clean else query)
-        found.append(piece)
-    return found
+    if redaction.queries:
+        paths = [
+            f"{asked}?{redaction.query(query)}" if query else asked
+            for asked, _, query in (path.partition("?") for path in paths)
+        ]
+    data = utf8(paths)
+    if max(map(len, data)) >= SHORT_TEXT:
+        return [
+            _path.of(asked) + _query.of(query) for asked, _, query in (each.partition(b"?") for each in data)
+        ]
+    before_path, before_query = _path.starts, _query.starts
+    return [
+        before_path[len(asked)] + asked + before_query[len(query)] + query
+        if mark
+        else before_path[len(asked)] + asked
+        for asked, mark, query in [each.partition(b"?") for each in data]
+    ]
 
 
 def _rewritten_path(path: str, original: str) -> bytes:

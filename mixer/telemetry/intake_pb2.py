@@ -73,29 +73,29 @@ DESCRIPTOR = descriptor_pool.Default().AddSerializedFile(
     b'\n#downstream_transport_failure_reason\x18\x1c \x03(\tR downstreamTrans'
     b'portFailureReason\x127\n\x18upstream_wire_bytes_sent\x18\x1f \x03(\x04R\x15upstrea'
     b'mWireBytesSent\x12?\n\x1cupstream_wire_bytes_received\x18  \x03(\x04R\x19upstre'
-    b'amWireBytesReceived"\x83\x01\n\x07Commons\x12B\n\tlog_entry\x18\x01 \x01(\x0b2%.mixer.t'
-    b'elemetry.intake.Commons.EntryR\x08logEntry\x1a4\n\x05Entry\x12+\n\x11common_p'
-    b'roperties\x18\x01 \x03(\x0cR\x10commonProperties"\x9b\x01\n\x05Timed\x12Q\n\x11common_proper'
-    b'ties\x18\x01 \x01(\x0b2$.mixer.telemetry.intake.Timed.CommonR\x10commonProp'
-    b'erties\x1a?\n\x06Common\x125\n\x08duration\x18\x17 \x01(\x0b2\x19.google.protobuf.Duratio'
-    b'nR\x08duration"\x81\x05\n\x06Passed\x12R\n\x11common_properties\x18\x01 \x03(\x0b2%.mixer.te'
-    b'lemetry.intake.Passed.CommonR\x10commonProperties\x1a\xa2\x04\n\x06Common\x12<\n'
-    b'\x19downstream_remote_address\x18\x02 \x01(\x0cH\x00R\x17downstreamRemoteAddress\x12'
-    b':\n\x18downstream_local_address\x18\x03 \x01(\x0cH\x00R\x16downstreamLocalAddress\x12'
-    b'8\n\x17upstream_remote_address\x18\r \x01(\x0cH\x00R\x15upstreamRemoteAddress\x126\n'
-    b'\x16upstream_local_address\x18\x0e \x01(\x0cH\x00R\x14upstreamLocalAddress\x12I\n dow'
-    b'nstream_direct_remote_address\x18\x14 \x01(\x0cH\x00R\x1ddownstreamDirectRemot'
-    b"eAddress\x12'\n\x0etls_properties\x18\x04 \x01(\x0cH\x00R\rtlsProperties\x12'\n\x0erespons"
-    b'e_flags\x18\x10 \x01(\x0cH\x00R\rresponseFlags\x12\x1c\n\x08metadata\x18\x11 \x01(\x0cH\x00R\x08metadata'
-    b'\x122\n\x14filter_state_objects\x18\x15 \x01(\x0cH\x00R\x12filterStateObjects\x125\n\x15netw'
-    b'ork_protocol_name\x18\x86\x08 \x01(\tH\x00R\x13networkProtocolNameB\x06\n\x04last"5\n\x06P'
-    b'ieces\x12+\n\x11common_properties\x18\x01 \x03(\x0cR\x10commonProperties"5\n\x0bFilter'
-    b'State\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x0cR\x05value"\xb4\x01\n\x08Metadata\x12S'
-    b'\n\x0ffilter_metadata\x18\x01 \x03(\x0b2*.mixer.telemetry.intake.Metadata.Na'
-    b'mespaceR\x0efilterMetadata\x1aS\n\tNamespace\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x124\n\x05va'
-    b'lue\x18\x02 \x01(\x0b2\x1e.mixer.telemetry.intake.StructR\x05value" \n\x06Struct\x12\x16'
-    b'\n\x06fields\x18\x01 \x03(\x0cR\x06fields"0\n\x06Header\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18'
-    b'\x02 \x01(\tR\x05valueb\x06proto3'
+    b'amWireBytesReceived"\x9b\x01\n\x05Timed\x12Q\n\x11common_properties\x18\x01 \x01(\x0b2$.m'
+    b'ixer.telemetry.intake.Timed.CommonR\x10commonProperties\x1a?\n\x06Comm'
+    b'on\x125\n\x08duration\x18\x17 \x01(\x0b2\x19.google.protobuf.DurationR\x08duration"\xcd\x05'
+    b'\n\x06Passed\x12A\n\tlog_entry\x18\x01 \x03(\x0b2$.mixer.telemetry.intake.Passed.'
+    b'EntryR\x08logEntry\x1a\xa2\x04\n\x06Common\x12<\n\x19downstream_remote_address\x18\x02 \x01('
+    b'\x0cH\x00R\x17downstreamRemoteAddress\x12:\n\x18downstream_local_address\x18\x03 \x01'
+    b'(\x0cH\x00R\x16downstreamLocalAddress\x128\n\x17upstream_remote_address\x18\r \x01('
+    b'\x0cH\x00R\x15upstreamRemoteAddress\x126\n\x16upstream_local_address\x18\x0e \x01(\x0cH\x00'
+    b'R\x14upstreamLocalAddress\x12I\n downstream_direct_remote_address\x18\x14'
+    b" \x01(\x0cH\x00R\x1ddownstreamDirectRemoteAddress\x12'\n\x0etls_properties\x18\x04 \x01("
+    b"\x0cH\x00R\rtlsProperties\x12'\n\x0eresponse_flags\x18\x10 \x01(\x0cH\x00R\rresponseFlags\x12"
+    b'\x1c\n\x08metadata\x18\x11 \x01(\x0cH\x00R\x08metadata\x122\n\x14filter_state_objects\x18\x15 \x01(\x0cH'
+    b'\x00R\x12filterStateObjects\x125\n\x15network_protocol_name\x18\x86\x08 \x01(\tH\x00R\x13net'
+    b'workProtocolNameB\x06\n\x04last\x1a[\n\x05Entry\x12R\n\x11common_properties\x18\x01 \x01(\x0b'
+    b'2%.mixer.telemetry.intake.Passed.CommonR\x10commonProperties"\x81\x01'
+    b'\n\x06Pieces\x12A\n\tlog_entry\x18\x01 \x01(\x0b2$.mixer.telemetry.intake.Pieces.'
+    b'EntryR\x08logEntry\x1a4\n\x05Entry\x12+\n\x11common_properties\x18\x01 \x03(\x0cR\x10commonP'
+    b'roperties"5\n\x0bFilterState\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x0cR\x05v'
+    b'alue"\xb4\x01\n\x08Metadata\x12S\n\x0ffilter_metadata\x18\x01 \x03(\x0b2*.mixer.telemetry'
+    b'.intake.Metadata.NamespaceR\x0efilterMetadata\x1aS\n\tNamespace\x12\x10\n\x03k'
+    b'ey\x18\x01 \x01(\tR\x03key\x124\n\x05value\x18\x02 \x01(\x0b2\x1e.mixer.telemetry.intake.Struct'
+    b'R\x05value" \n\x06Struct\x12\x16\n\x06fields\x18\x01 \x03(\x0cR\x06fields"0\n\x06Header\x12\x10\n\x03key\x18\x01'
+    b' \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05valueb\x06proto3'
 )
 StreamAccessLogsMessage = message_factory.GetMessageClass(DESCRIPTOR.message_types_by_name["StreamAccessLogsMessage"])
 Entries = message_factory.GetMessageClass(DESCRIPTOR.message_types_by_name["Entries"])
@@ -106,7 +106,6 @@ RequestColumns = message_factory.GetMessageClass(DESCRIPTOR.message_types_by_nam
 ResponseColumns = message_factory.GetMessageClass(DESCRIPTOR.message_types_by_name["ResponseColumns"])
 DurationColumns = message_factory.GetMessageClass(DESCRIPTOR.message_types_by_name["DurationColumns"])
 CommonColumns = message_factory.GetMessageClass(DESCRIPTOR.message_types_by_name["CommonColumns"])
-Commons = message_factory.GetMessageClass(DESCRIPTOR.message_types_by_name["Commons"])
 Timed = message_factory.GetMessageClass(DESCRIPTOR.message_types_by_name["Timed"])
 Passed = message_factory.GetMessageClass(DESCRIPTOR.message_types_by_name["Passed"])
 Pieces = message_factory.GetMessageClass(DESCRIPTOR.message_types_by_name["Pieces"])

@@ -192,17 +192,6 @@ class CommonColumns(_message.Message):
     upstream_wire_bytes_received: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, downstream_remote_address: _Optional[_Iterable[bytes]] = ..., downstream_local_address: _Optional[_Iterable[bytes]] = ..., upstream_remote_address: _Optional[_Iterable[bytes]] = ..., upstream_local_address: _Optional[_Iterable[bytes]] = ..., downstream_direct_remote_address: _Optional[_Iterable[bytes]] = ..., tls_properties: _Optional[_Iterable[bytes]] = ..., response_flags: _Optional[_Iterable[bytes]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., filter_state_objects: _Optional[_Iterable[bytes]] = ..., upstream_cluster: _Optional[_Iterable[str]] = ..., duration: _Optional[_Union[DurationColumns, _Mapping]] = ..., intermediate_log_entry: _Optional[_Iterable[int]] = ..., downstream_wire_bytes_sent: _Optional[_Iterable[int]] = ..., downstream_wire_bytes_received: _Optional[_Iterable[int]] = ..., access_log_type: _Optional[_Iterable[int]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., time_to_last_rx_byte: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time_to_first_upstream_tx_byte: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time_to_last_upstream_tx_byte: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time_to_first_upstream_rx_byte: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time_to_last_upstream_rx_byte: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time_to_first_downstream_tx_byte: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time_to_last_downstream_tx_byte: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., upstream_transport_failure_reason: _Optional[_Iterable[str]] = ..., route_name: _Optional[_Iterable[str]] = ..., custom_tags: _Optional[_Iterable[_Union[Header, _Mapping]]] = ..., upstream_request_attempt_count: _Optional[_Iterable[int]] = ..., connection_termination_details: _Optional[_Iterable[str]] = ..., stream_id: _Optional[_Iterable[str]] = ..., downstream_transport_failure_reason: _Optional[_Iterable[str]] = ..., upstream_wire_bytes_sent: _Optional[_Iterable[int]] = ..., upstream_wire_bytes_received: _Optional[_Iterable[int]] = ...) -> None: ...
 
-class Commons(_message.Message):
-    __slots__ = ("log_entry",)
-    class Entry(_message.Message):
-        __slots__ = ("common_properties",)
-        COMMON_PROPERTIES_FIELD_NUMBER: _ClassVar[int]
-        common_properties: _containers.RepeatedScalarFieldContainer[bytes]
-        def __init__(self, common_properties: _Optional[_Iterable[bytes]] = ...) -> None: ...
-    LOG_ENTRY_FIELD_NUMBER: _ClassVar[int]
-    log_entry: Commons.Entry
-    def __init__(self, log_entry: _Optional[_Union[Commons.Entry, _Mapping]] = ...) -> None: ...
-
 class Timed(_message.Message):
     __slots__ = ("common_properties",)
     class Common(_message.Message):
@@ -215,7 +204,7 @@ class Timed(_message.Message):
     def __init__(self, common_properties: _Optional[_Union[Timed.Common, _Mapping]] = ...) -> None: ...
 
 class Passed(_message.Message):
-    __slots__ = ("common_properties",)
+    __slots__ = ("log_entry",)
     class Common(_message.Message):
         __slots__ = ("downstream_remote_address", "downstream_local_address", "upstream_remote_address", "upstream_local_address", "downstream_direct_remote_address", "tls_properties", "response_flags", "metadata", "filter_state_objects", "network_protocol_name")
         DOWNSTREAM_REMOTE_ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -239,15 +228,25 @@ class Passed(_message.Message):
         filter_state_objects: bytes
         network_protocol_name: str
         def __init__(self, downstream_remote_address: _Optional[bytes] = ..., downstream_local_address: _Optional[bytes] = ..., upstream_remote_address: _Optional[bytes] = ..., upstream_local_address: _Optional[bytes] = ..., downstream_direct_remote_address: _Optional[bytes] = ..., tls_properties: _Optional[bytes] = ..., response_flags: _Optional[bytes] = ..., metadata: _Optional[bytes] = ..., filter_state_objects: _Optional[bytes] = ..., network_protocol_name: _Optional[str] = ...) -> None: ...
-    COMMON_PROPERTIES_FIELD_NUMBER: _ClassVar[int]
-    common_properties: _containers.RepeatedCompositeFieldContainer[Passed.Common]
-    def __init__(self, common_properties: _Optional[_Iterable[_Union[Passed.Common, _Mapping]]] = ...) -> None: ...
+    class Entry(_message.Message):
+        __slots__ = ("common_properties",)
+        COMMON_PROPERTIES_FIELD_NUMBER: _ClassVar[int]
+        common_properties: Passed.Common
+        def __init__(self, common_properties: _Optional[_Union[Passed.Common, _Mapping]] = ...) -> None: ...
+    LOG_ENTRY_FIELD_NUMBER: _ClassVar[int]
+    log_entry: _containers.RepeatedCompositeFieldContainer[Passed.Entry]
+    def __init__(self, log_entry: _Optional[_Iterable[_Union[Passed.Entry, _Mapping]]] = ...) -> None: ...
 
 class Pieces(_message.Message):
-    __slots__ = ("common_properties",)
-    COMMON_PROPERTIES_FIELD_NUMBER: _ClassVar[int]
-    common_properties: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, common_properties: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    __slots__ = ("log_entry",)
+    class Entry(_message.Message):
+        __slots__ = ("common_properties",)
+        COMMON_PROPERTIES_FIELD_NUMBER: _ClassVar[int]
+        common_properties: _containers.RepeatedScalarFieldContainer[bytes]
+        def __init__(self, common_properties: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    LOG_ENTRY_FIELD_NUMBER: _ClassVar[int]
+    log_entry: Pieces.Entry
+    def __init__(self, log_entry: _Optional[_Union[Pieces.Entry, _Mapping]] = ...) -> None: ...
 
 class FilterState(_message.Message):
     __slots__ = ("key", "value")

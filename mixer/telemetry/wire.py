@@ -3,7 +3,7 @@
 https://protobuf.dev/programming-guides/encoding/
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from google.protobuf.message import DecodeError
 
@@ -30,12 +30,13 @@ def length(size: int) -> bytes:
     return bytes(out)
 
 
-_LENGTHS = tuple(length(size) for size in range(512))
+SHORT_TEXT = 512  # bytes; of shorter text the length's bytes are looked up
+_LENGTHS = tuple(length(size) for size in range(SHORT_TEXT))
 
 
 def prefixed(size: int) -> bytes:
     """A length as a varint, looked up where it is short."""
-    return _LENGTHS[size] if size < 512 else length(size)
+    return _LENGTHS[size] if size < SHORT_TEXT else length(size)
 
 
 def header(entry: bytes) -> tuple[bytes, bytes, bytes] | None:
@@ -60,19 +61,34 @@ def header(entry: bytes) -> tuple[bytes, bytes, bytes] | None:
     )
 
 
-def text(field: str) -> Callable[[str], bytes]:
-    """A function that encodes a field of text; b"" where there is none."""
-    start = tag(field)
-    starts = [start + size for size in _LENGTHS]
+class Text:
+    """A field of text, encoded; b"" where there is none."""
 
-    def encoded(value: str) -> bytes:
-        data = value.encode()
+    def __init__(self, field: str) -> None:
+        self._start = start = tag(field)
+        self.starts = [b"", *(start + size for size in _LENGTHS[1:])]
+        """What stands before a text, by its size in bytes: 0 to 511."""
+
+    def __call__(self, value: str) -> bytes:
+        return self.of(value.encode())
+
+    def of(self, data: bytes) -> bytes:
         size = len(data)
-        if not size:
-            return b""
-        return (starts[size] if size < 512 else start + length(size)) + data
+        return (self.starts[size] if size < SHORT_TEXT else self._start + length(size)) + data
 
-    return encoded
+    def column(self, values: Sequence[str]) -> list[bytes]:
+        """Of each value."""
+        data = utf8(values)
+        starts = self.starts
+        if max(map(len, data)) < SHORT_TEXT:
+            return [starts[len(each)] + each for each in data]
+        return list(map(self.of, data))
+
+
+def utf8(values: Sequence[str]) -> list[bytes]:
+    """Of each value; at once, which takes a third of the time."""
+    found = "\n".join(values).encode().split(b"\n")
+    return found if len(found) == len(values) else [value.encode() for value in values]
 
 
 class Numbers(dict[int, bytes]):
