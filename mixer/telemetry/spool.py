@@ -166,9 +166,8 @@ class Spool:
             inbox, self._inbox = self._inbox, []
             removed, self._removed = self._removed, []
         self._todo += inbox
-        for item in removed:
-            self._window -= item[4]
-            self._gone.append(item[5])
+        self._window -= sum([item[4] for item in removed])
+        self._gone += [item[5] for item in removed]
         return True
 
     def _has_work(self) -> bool:
@@ -198,21 +197,18 @@ class Spool:
 
     def _commit(self) -> None:
         """Insert and delete, then hand on what was inserted, unless earlier records have not been read yet."""
-        batch: list[Item] = []
-        size = 0
-        for item in self._todo:
-            if batch and size + item[4] > self._largest:
-                break
-            batch.append(item)
-            size += item[4]
+        batch, size = self._next_batch()
         if not batch and not self._gone:
             return
         self._file.write(self._gone, batch)
         self._gone = []
         self._is_back()
         self._largest = min(MAX_COMMIT, 2 * self._largest)
-        for _ in batch:
-            self._todo.popleft()
+        if len(batch) == len(self._todo):
+            self._todo.clear()
+        else:
+            for _ in batch:
+                self._todo.popleft()
         pass_on: Sequence[Item] = batch
         if self._kept or self._window >= WINDOW:
             self._kept += len(batch)
@@ -223,6 +219,20 @@ class Spool:
             self._read = batch[-1][5]
         if batch:
             self._call(self._handed, size, batch, pass_on)
+
+    def _next_batch(self) -> tuple[list[Item], int]:
+        """What is inserted next, and its bytes."""
+        size = sum([item[4] for item in self._todo])
+        if size <= self._largest:
+            return list(self._todo), size
+        batch: list[Item] = []
+        size = 0
+        for item in self._todo:
+            if batch and size + item[4] > self._largest:
+                break
+            batch.append(item)
+            size += item[4]
+        return batch, size
 
     def _refill(self) -> None:
         """Read what comes next into the window."""

@@ -1,5 +1,8 @@
 """The file of a spool: SQLite in WAL mode, used by one process and one thread at a time.
 
+Records are kept some in a row (`chunks`). A row goes when none of its records is needed any more; until then, those of
+them that are not are noted by their numbers.
+
 With `synchronous=FULL` a commit is on the medium when it returns, so that what was accepted survives the loss of power,
 not just that of the process. It costs one fsync a transaction, without Python's lock; as a transaction has what came
 meanwhile, a slow disk makes transactions larger, not the rest slower.
@@ -8,29 +11,38 @@ meanwhile, a slow disk makes transactions larger, not the rest slower.
 import os
 import sqlite3
 import time
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import structlog
 
+from mixer.telemetry import chunks
 from mixer.telemetry.item import Item
 
 log = structlog.get_logger()
 
-PAGE = 4096
+PAGE = 16_384  # bytes; the system is called for each
+MIN_PAGES = 32
 WAL = 4 * 1024 * 1024  # bytes that the journal is cut to
 MODE = 0o640  # records tell who did what: not for everybody on the machine
 
-_VERSION = 1  # of the schema, in the file's user_version
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS records (
-  seq INTEGER PRIMARY KEY, key BLOB, value BLOB NOT NULL, event_id BLOB NOT NULL, timestamp INTEGER NOT NULL,
-  size INTEGER NOT NULL)
-"""
-_INSERT = "INSERT INTO records (key, value, event_id, timestamp, size, seq) VALUES (?, ?, ?, ?, ?, ?)"
-_SELECT = "SELECT key, value, event_id, timestamp, size, seq FROM records WHERE seq > ? ORDER BY seq"
-_DELETE = "DELETE FROM records WHERE seq BETWEEN ? AND ?"
+_VERSION = 2  # of the schema, in the file's user_version
+_SCHEMA = (
+    """
+    CREATE TABLE IF NOT EXISTS chunks (
+      first INTEGER PRIMARY KEY, count INTEGER NOT NULL, size INTEGER NOT NULL, lengths BLOB NOT NULL,
+      data BLOB NOT NULL)
+    """,
+    "CREATE TABLE IF NOT EXISTS gone (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)",
+)
+_INSERT = "INSERT INTO chunks (first, count, size, lengths, data) VALUES (?, ?, ?, ?, ?)"
+_SELECT = "SELECT first, count, size, lengths, data FROM chunks WHERE first + count > ? ORDER BY first"
+_DELETE = "DELETE FROM chunks WHERE first = ?"
+_NOTE = "INSERT INTO gone (first, last) VALUES (?, ?)"
+_FORGET = "DELETE FROM gone WHERE first BETWEEN ? AND ?"
 
 
 class FileError(Exception):
@@ -63,9 +75,14 @@ class SpoolFile:
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self.path = path
-        self._max_pages = max(64, max_bytes // PAGE)
+        self._max_bytes = max_bytes
         self._database: sqlite3.Connection | None = None
         self._identity = (0, 0)  # of the open file: device and inode
+        # The rows of the open file: the numbers of their first records, in order, and by those that of the last, and
+        # which are not needed any more.
+        self._firsts: list[int] = []
+        self._lasts: dict[int, int] = {}
+        self._gone: dict[int, set[int]] = {}
 
     def look(self) -> Found:
         """What an earlier process left, the file checked for it."""
@@ -74,9 +91,16 @@ class SpoolFile:
             for (problem,) in database.execute("PRAGMA quick_check(1)"):
                 if problem != "ok":
                     raise CorruptError(problem)
-            query = "SELECT count(*), coalesce(sum(size), 0), coalesce(max(seq), 0) + 1 FROM records"
-            return Found(*database.execute(query).fetchone())
-        except (OSError, sqlite3.Error) as error:
+            records, size = database.execute(
+                "SELECT coalesce(sum(count), 0), coalesce(sum(size), 0) FROM chunks"
+            ).fetchone()
+            for first, gone in self._gone.items():
+                query = "SELECT count, lengths FROM chunks WHERE first = ?"
+                sizes = chunks.columns(*database.execute(query, (first,)).fetchone())[-1]
+                records -= len(gone)
+                size -= sum(sizes[seq - first] for seq in gone)
+            return Found(records, size, max(self._lasts.values(), default=0) + 1)
+        except (OSError, sqlite3.Error, chunks.DamagedError) as error:
             raise _translated(error) from error
 
     def write(self, gone: Iterable[int], batch: Sequence[Item]) -> None:
@@ -85,30 +109,75 @@ class SpoolFile:
         try:
             self._refuse_gone()
             database = self._open()
+            partly, done, notes = self._without(ranges(gone))
+            rows = list(chunks.rows(batch))
             database.execute("BEGIN IMMEDIATE")
-            database.executemany(_DELETE, ranges(gone))
-            database.executemany(_INSERT, (item[:6] for item in batch))
+            database.executemany(_DELETE, ((first,) for first in done))
+            database.executemany(_FORGET, ((first, self._lasts[first]) for first in done))
+            database.executemany(_NOTE, notes)
+            database.executemany(_INSERT, rows)
             database.execute("COMMIT")
         except (OSError, sqlite3.Error) as error:
             self._roll_back()
             raise _translated(error) from error
+        self._gone.update(partly)
+        for first in done:
+            del self._firsts[bisect_right(self._firsts, first) - 1], self._lasts[first]
+            self._gone.pop(first, None)
+        for first, count, *_ in rows:
+            self._add(first, count)
+
+    def _add(self, first: int, count: int) -> None:
+        self._firsts.append(first)
+        self._lasts[first] = first + count - 1
+
+    def _without(
+        self, runs: Iterable[tuple[int, int]]
+    ) -> tuple[dict[int, set[int]], list[int], list[tuple[int, int]]]:
+        """What is gone then of rows of which some is needed; the rows of which none is; runs of what goes of the
+        others."""
+        partly: dict[int, set[int]] = {}
+        done: list[int] = []
+        notes: list[tuple[int, int]] = []
+        for row, first, last in self._by_row(runs):
+            gone = partly.setdefault(row, set(self._gone.get(row, ())))
+            fresh = set(range(first, last + 1)) - gone
+            gone |= fresh
+            if len(gone) <= self._lasts[row] - row:
+                notes += ranges(fresh)
+            else:
+                done.append(row)
+                del partly[row]
+        return partly, done, notes
+
+    def _by_row(self, runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+        """Runs in a row: the row, the first, the last. What a file had that was set aside is in none."""
+        for start, last in runs:
+            for row in islice(self._firsts, max(0, bisect_right(self._firsts, start) - 1), None):
+                if row > last:
+                    break
+                begin, end = max(start, row), min(last, self._lasts[row])
+                if begin <= end:
+                    yield row, begin, end
 
     def read(self, after: int, most: int) -> list[Item]:
         """The records that follow, of `most` bytes or a little more."""
-        rows: list[Item] = []
+        found: list[Item] = []
         try:
-            cursor = self._open().execute(_SELECT, (after,))
-            for row in cursor:
-                rows.append((*row, None))
-                most -= row[4]
-                if most <= 0:
-                    break
-            cursor.close()
-        except (OSError, sqlite3.Error) as error:
+            for row in self._open().execute(_SELECT, (after,)):
+                gone = self._gone.get(row[0], ())
+                for item in chunks.items(row):
+                    if item[5] <= after or item[5] in gone:
+                        continue
+                    found.append(item)
+                    most -= item[4]
+                    if most <= 0:
+                        return found
+        except (OSError, sqlite3.Error, chunks.DamagedError) as error:
             raise _translated(error) from error
-        if not rows:
+        if not found:
             raise CorruptError("records are missing")
-        return rows
+        return found
 
     def discard(self) -> None:
         """Delete the file, with all that is in it. The next call makes a new one."""
@@ -151,21 +220,34 @@ class SpoolFile:
             database.execute(
                 "PRAGMA locking_mode = EXCLUSIVE"
             )  # two processes would send each other's records
+            database.execute(f"PRAGMA page_size = {PAGE}")
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
             database.execute(f"PRAGMA journal_size_limit = {WAL}")
-            database.execute(f"PRAGMA max_page_count = {self._max_pages}")
+            database.execute(f"PRAGMA max_page_count = {max(MIN_PAGES, self._max_bytes // PAGE)}")
             database.execute("BEGIN IMMEDIATE")
             if (version := database.execute("PRAGMA user_version").fetchone()[0]) not in (0, _VERSION):
-                raise FileError(f"its schema is version {version}; expected {_VERSION}")
-            database.execute(_SCHEMA)
+                raise FileError(
+                    f"its schema is version {version}; expected {_VERSION}: "
+                    "deliver what it has with the Mixer that wrote it, or move it away"
+                )
+            for statement in _SCHEMA:
+                database.execute(statement)
             database.execute(f"PRAGMA user_version = {_VERSION}")
             database.execute("COMMIT")
+            self._learn(database)
         except BaseException:
             database.close()
             raise
         self._database = database
         return database
+
+    def _learn(self, database: sqlite3.Connection) -> None:
+        """Which records the file has."""
+        self._firsts, self._lasts, self._gone = [], {}, {}
+        for first, count in database.execute("SELECT first, count FROM chunks ORDER BY first"):
+            self._add(first, count)
+        self._gone, _, _ = self._without(database.execute("SELECT first, last FROM gone"))
 
     def _refuse_gone(self) -> None:
         if self._database is None:
@@ -195,7 +277,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 def ranges(seqs: Iterable[int]) -> Iterator[tuple[int, int]]:
     """Runs of numbers without a gap, each by its first and last."""
     run: list[int] = []
-    for seq in sorted(seqs):
+    for seq in sorted(set(seqs)):
         if run and seq == run[1] + 1:
             run[1] = seq
             continue
@@ -206,7 +288,9 @@ def ranges(seqs: Iterable[int]) -> Iterator[tuple[int, int]]:
         yield run[0], run[1]
 
 
-def _translated(error: OSError | sqlite3.Error) -> FileError | CorruptError:
+def _translated(error: OSError | sqlite3.Error | chunks.DamagedError) -> FileError | CorruptError:
+    if isinstance(error, chunks.DamagedError):
+        return CorruptError(str(error))
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return CorruptError(str(error))
