@@ -210,7 +210,7 @@ class HTTPBatch(Batch):
 
 def _paths(paths: Sequence[str], redaction: Redaction) -> Column:
     """What the clients asked for."""
-    if redaction.queries:
+    if not redaction.is_harmless("\n".join(paths)):
         paths = [
             f"{asked}?{redaction.query(query)}" if query else asked
             for asked, _, query in (path.partition("?") for path in paths)

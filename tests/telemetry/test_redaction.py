@@ -16,6 +16,10 @@ from tests.telemetry.entries import http_entry, identifier, read
         ("a=1&TOKEN=b&c=2", "a=1&TOKEN=REDACTED&c=2"),
         ("a=1;token=b", "a=1;token=REDACTED"),
         ("%74oken=a", "%74oken=REDACTED"),
+        ("+token+=a&%2Btoken=b", "+token+=a&%2Btoken=b"),
+        ("id+token=a", "id+token=REDACTED"),
+        ("ID%20TOKEN=a", "ID%20TOKEN=REDACTED"),
+        ("to\u212aen=a", "to\u212aen=REDACTED"),  # the Kelvin sign is a k in lower case
         ("token=a=b", "token=REDACTED"),
         ("token", "token"),
         ("tokens=a&q=token", "tokens=a&q=token"),
@@ -23,7 +27,7 @@ from tests.telemetry.entries import http_entry, identifier, read
     ],
 )
 def test_values_of_secret_parameters_are_replaced(query: str, expected: str) -> None:
-    assert Redaction(query=["token"]).query(query) == expected
+    assert Redaction(query=["token", "id token"]).query(query) == expected
 
 
 @pytest.mark.parametrize(
@@ -53,3 +57,20 @@ def test_entries_of_a_stream_are_redacted() -> None:
     assert b"hush" not in made.to_protobuf()
     assert made.get("url_query") == "access_token=REDACTED&page=1"
     assert made.get("http_request_header") == {":path": "/a?access_token=REDACTED", "x-a": "1"}
+
+
+@pytest.mark.parametrize("query", ["token=hush", "a=1&Token=hush", "%74oken=hush", "to\u212aen=hush"])
+def test_one_secret_among_many_paths_is_found(query: str) -> None:
+    paths = ["/", "/tokens", "/a?b=c", f"/a?{query}", "/a?b", f"/{'x' * 1000}?b=c"]
+    reader = EntryReader(identifier(), Decoder(Redaction(query=["token"])))
+    made = reader.http([http_entry(path=path).SerializeToString() for path in paths])
+    found = [(each.get("url_path"), each.get("url_query")) for each in made]
+    replaced = query.replace("hush", "REDACTED")
+    assert found == [
+        ("/", None),
+        ("/tokens", None),
+        ("/a", "b=c"),
+        ("/a", replaced),
+        ("/a", "b"),
+        (f"/{'x' * 1000}", "b=c"),
+    ]
