@@ -31,6 +31,17 @@ class Unary:
     together: Calls | None = None
 
 
+class Messages(Protocol):
+    """The messages of a stream."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next one is known to be here: what can be done for several at once may wait for it."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[Any]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ClientStream:
     """A method that reads a stream; its answer, sent when `call` returns, is always the empty message.
@@ -42,7 +53,7 @@ class ClientStream:
     service: str
     name: str
     request: type[Message]
-    call: Callable[[AsyncIterator[Any]], Awaitable[None]]
+    call: Callable[[Messages], Awaitable[None]]
     max_age: float | None = None
 
 

@@ -127,7 +127,7 @@ class Handlers:
             in_flight.inc()
             self._streams += 1
             try:
-                await method.call(self._messages(method, context))
+                await method.call(_Messages(self, method, context))
             except Exception as error:
                 failure = self.failure(method.name, error)
                 await context.abort(failure.code, failure.details)
@@ -143,8 +143,8 @@ class Handlers:
 
         return handle
 
-    async def _messages(self, method: ClientStream, context: Context) -> AsyncIterator[Message]:
-        """The stream's messages; ends with it, when it is too old, or when the front drains and nothing more comes."""
+    async def messages(self, method: ClientStream, context: Context) -> AsyncIterator[Message]:
+        """A stream's messages; ends with it, when it is too old, or when the front drains and nothing more comes."""
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         parse, read = method.request.FromString, context.read
         age = (method.max_age or math.inf) * self._random.uniform(1 - _JITTER, 1 + _JITTER)
@@ -176,6 +176,10 @@ class Handlers:
                 return
             yield _parse(parse, data)
             any_yet = True
+
+    def is_ready(self, context: Context) -> bool:
+        """Whether a stream's next message is known to be here. grpc.aio does not tell."""
+        return not self._draining and getattr(context, "is_ready", False)
 
     async def _last_message(self, read: Coroutine[Any, Any, Any], within: float) -> Any:
         """What is read within so many seconds, else None."""
@@ -225,6 +229,22 @@ class Handlers:
             log.error("call_failed", method=name, exc_info=error)
         self._metrics.calls.labels(name, failure.code.name).inc()
         return failure
+
+
+class _Messages:
+    """See `front.Messages`."""
+
+    def __init__(self, handlers: Handlers, method: ClientStream, context: Context) -> None:
+        self._handlers = handlers
+        self._context = context
+        self._messages = handlers.messages(method, context)
+
+    @property
+    def is_ready(self) -> bool:
+        return self._handlers.is_ready(self._context)
+
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return self._messages
 
 
 def _traced(tracer: Tracer, method: Unary, handle: Handler) -> Handler:

@@ -3,6 +3,9 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import suppress
+from itertools import chain
+from typing import Protocol
 
 from envoy.service.accesslog.v3 import als_pb2
 from google.protobuf.message import DecodeError
@@ -18,9 +21,39 @@ from mixer.telemetry.redaction import Redaction
 from mixer.telemetry.sink import Sink
 from mixer.telemetry.slots import Release, over
 
-# Entries made into records without a pause, about 0.4 ms. Envoy sends some thirty at a time; who sends a message of
+# Entries made into records without a pause, below 1 ms. Envoy sends some thirty at a time; who sends a message of
 # megabytes shall not keep the other streams waiting, nor checks.
-MAX_BATCH = 32
+MAX_BATCH = 64
+
+
+class Messages(Protocol):
+    """The messages of a stream, in our form of Envoy's type."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next one is here already."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[StreamAccessLogsMessage]: ...
+
+
+class _Held:
+    """What of a stream is to be read together: the entries of each of some messages, all of one kind."""
+
+    def __init__(self, reader: EntryReader) -> None:
+        self.reader = reader
+        self.kind = ""
+        self.count = 0  # of entries
+        self._messages: list[Sequence[bytes]] = []
+
+    def add(self, kind: str, entries: Sequence[bytes]) -> None:
+        self.kind = kind
+        self.count += len(entries)
+        self._messages.append(entries)
+
+    def take(self) -> list[Sequence[bytes]]:
+        found, self._messages, self.count = self._messages, [], 0
+        return found
 
 
 class ReportService:
@@ -49,8 +82,8 @@ class ReportService:
         self._http_entries = metrics.entries.labels("http")
         self._tcp_entries = metrics.entries.labels("tcp")
 
-    async def stream(self, messages: AsyncIterator[StreamAccessLogsMessage]) -> None:
-        """Take in one stream, to its end. Its messages, in our form of Envoy's type, are used up.
+    async def stream(self, messages: Messages) -> None:
+        """Take in one stream, to its end. Its messages are used up.
 
         While a sink that blocks has no room, nothing is read. Returns when the other side has closed it and every sink
         has accepted what came: to a caller, the answer says that much. Raises `RequestError` for a stream that does not
@@ -70,34 +103,70 @@ class ReportService:
             self._streams.dec()
             self._ended.labels(how).inc()
 
-    async def _take_in(self, messages: AsyncIterator[StreamAccessLogsMessage]) -> None:
-        reader: EntryReader | None = None
-        async for message in messages:
-            if reader is None:
-                reader = EntryReader(_identifier(message), self._decoder)
-            kind = message.WhichOneof("log_entries")
-            if kind == "http_logs":
-                await self._hand_on(message.http_logs, reader.http, self._http_entries)
-            elif kind == "tcp_logs":
-                await self._hand_on(message.tcp_logs, reader.tcp, self._tcp_entries)
-            elif not message.HasField("identifier"):
-                raise RequestError("a message of an access-log stream has neither http_logs nor tcp_logs")
+    async def _take_in(self, messages: Messages) -> None:
+        held: _Held | None = None
+        try:
+            async for message in messages:
+                if held is None:
+                    held = _Held(EntryReader(_identifier(message), self._decoder))
+                await self._add(message, held)
+                if not messages.is_ready:
+                    await self._hand_on(held)
+        except BaseException as error:
+            if held is not None:  # what has been received shall not suffer for what comes next
+                with suppress(DecodeError, RequestError):
+                    await self._hand_on(held, wait=isinstance(error, Exception))
+            raise
+        if held is not None:
+            await self._hand_on(held)
         for sink in self._sinks:
             await sink.accepted()
 
-    async def _hand_on(
-        self, logs: bytes, read: Callable[[Sequence[bytes]], list[AccessRecord]], counter: Counter
+    async def _add(self, message: StreamAccessLogsMessage, held: _Held) -> None:
+        kind = message.WhichOneof("log_entries")
+        if kind is not None:
+            entries = Entries.FromString(getattr(message, kind)).log_entry[:]
+            try:
+                if kind != held.kind or held.count + len(entries) > MAX_BATCH:
+                    await self._hand_on(held)
+            finally:
+                held.add(kind, entries)
+        elif not message.HasField("identifier"):
+            raise RequestError("a message of an access-log stream has neither http_logs nor tcp_logs")
+
+    async def _hand_on(self, held: _Held, *, wait: bool = True) -> None:
+        """Sixty entries at once cost a tenth less than twice thirty."""
+        messages = held.take()
+        is_http = held.kind == "http_logs"
+        read, counter = (
+            (held.reader.http, self._http_entries) if is_http else (held.reader.tcp, self._tcp_entries)
+        )
+        if len(messages) > 1:
+            try:
+                await self._take(list(chain.from_iterable(messages)), read, counter, wait)
+            except (DecodeError, RequestError):  # of one of them
+                pass
+            else:
+                return
+        for entries in messages:
+            await self._take(entries, read, counter, wait)
+
+    async def _take(
+        self,
+        entries: Sequence[bytes],
+        read: Callable[[Sequence[bytes]], list[AccessRecord]],
+        counter: Counter,
+        wait: bool,
     ) -> None:
-        """Entries to records to sinks, when all have been read."""
-        entries = Entries.FromString(logs).log_entry[:]
+        """Entries to records to sinks, when all have been read. `wait`: for sinks to have room, and for others."""
         waiting: deque[list[AccessRecord]] = deque()
         for start in range(0, len(entries), MAX_BATCH):
-            if start:
+            if start and wait:
                 await asyncio.sleep(0)
             waiting.append(read(entries[start : start + MAX_BATCH]))
         counter.inc(len(entries))
         try:
-            while waiting:
+            while waiting and wait:
                 for sink in self._sinks:
                     await sink.room()
                 self._write(waiting.popleft())

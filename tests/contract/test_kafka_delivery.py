@@ -24,7 +24,7 @@ from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
 from tests.components.disk import full_disk
 from tests.components.processes import Kafka
 from tests.contract.destinations import DEADLINE, Account, Topic, ids, run, until
-from tests.telemetry.entries import http_entry, messages, new_metrics, records, value
+from tests.telemetry.entries import Streamed, http_entry, messages, new_metrics, records, streamed, value
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_full_buffer_that_blocks_lets_streams_wait_and_loses_nothing(topic: Topi
         await sink.start()
         read = 0
 
-        async def streamed(items: list[StreamAccessLogsMessage]) -> AsyncIterator[StreamAccessLogsMessage]:
+        async def counted(items: list[StreamAccessLogsMessage]) -> AsyncIterator[StreamAccessLogsMessage]:
             nonlocal read
             for item in items:
                 read += 1
@@ -206,9 +206,8 @@ def test_full_buffer_that_blocks_lets_streams_wait_and_loses_nothing(topic: Topi
 
         service = ReportService([sink], metrics)
         with topic.away():
-            stream = asyncio.create_task(
-                service.stream(streamed(messages([http_entry(path=f"/{n}") for n in range(900)])))
-            )
+            items = messages([http_entry(path=f"/{n}") for n in range(900)])
+            stream = asyncio.create_task(service.stream(Streamed(counted(items))))
             await until(lambda: "the buffer is full" in sink.status() or read == 30)
             assert read == 5  # four of thirty entries fill it; the fifth waits
             assert account.buffered == 120
@@ -232,12 +231,8 @@ def test_what_waits_when_its_stream_is_cut_off_is_kept(topic: Topic) -> None:
         account = Account(metrics, sink)
         await sink.start()
         with topic.away():
-
-            async def streamed() -> AsyncIterator[StreamAccessLogsMessage]:
-                for item in messages([http_entry()] * 90):
-                    yield item
-
-            stream = asyncio.create_task(ReportService([sink], metrics).stream(streamed()))
+            items = streamed(messages([http_entry()] * 90))
+            stream = asyncio.create_task(ReportService([sink], metrics).stream(items))
             await until(lambda: account.buffered == 30)
             stream.cancel()
             with pytest.raises(asyncio.CancelledError):

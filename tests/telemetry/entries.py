@@ -134,9 +134,23 @@ def messages(
     return made
 
 
-async def streamed(items: Iterable[StreamAccessLogsMessage]) -> AsyncIterator[StreamAccessLogsMessage]:
-    for item in items:
-        yield item
+class Streamed:
+    """A stream's messages, as a front gives them. `together`: all are here from the beginning."""
+
+    def __init__(self, items: AsyncIterator[StreamAccessLogsMessage], together: bool = False) -> None:
+        self.is_ready = together
+        self._items = items
+
+    def __aiter__(self) -> AsyncIterator[StreamAccessLogsMessage]:
+        return self._items
+
+
+def streamed(items: Iterable[StreamAccessLogsMessage], *, together: bool = False) -> Streamed:
+    async def one_by_one() -> AsyncIterator[StreamAccessLogsMessage]:
+        for item in items:
+            yield item
+
+    return Streamed(one_by_one(), together)
 
 
 def new_metrics() -> Metrics:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from mixer.metrics import Metrics
 from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
 from mixer.telemetry.record import AccessRecord
 from mixer.telemetry.service import MAX_BATCH, ReportService
-from tests.telemetry.entries import http_entry, messages, new_metrics, streamed, tcp_entry, value
+from tests.telemetry.entries import Streamed, http_entry, messages, new_metrics, streamed, tcp_entry, value
 
 
 class Kept:
@@ -126,6 +127,73 @@ def test_message_is_taken_in_whole_where_its_stream_is_cut_off() -> None:
     asyncio.run(test())
 
 
+def together(items: Any, sink: Kept) -> Metrics:
+    """Let a service take in a stream of which all is here from the beginning."""
+    metrics = new_metrics()
+    asyncio.run(ReportService([sink], metrics).stream(streamed(items, together=True)))
+    return metrics
+
+
+def paths(sink: Kept) -> list[list[str]]:
+    return [[record.get("url_path") for record in batch] for batch in sink.batches]
+
+
+def test_messages_that_are_here_are_read_together() -> None:
+    sink = Kept()
+    metrics = together(messages([http_entry(path=f"/{n}") for n in range(5 * MAX_BATCH)], size=20), sink)
+    sizes = [len(batch) for batch in sink.batches]
+    assert sizes == [60] * 5 + [20]
+    assert list(chain.from_iterable(paths(sink))) == [f"/{n}" for n in range(5 * MAX_BATCH)]
+    assert value(metrics, "mixer_report_entries_total", kind="http") == 5 * MAX_BATCH
+
+
+def test_messages_of_two_kinds_stay_in_order() -> None:
+    sink = Kept()
+    metrics = together(
+        [
+            *messages([http_entry(path="/a")] * 2, size=1),
+            *messages([tcp_entry()] * 2, size=1),
+            *messages([http_entry(path="/b")]),
+        ],
+        sink,
+    )
+    assert paths(sink) == [["/a", "/a"], [None, None], ["/b"]]
+    assert value(metrics, "mixer_report_entries_total", kind="tcp") == 2
+
+
+def test_message_that_is_none_takes_no_other_with_it() -> None:
+    """Whether it is no message, or has an entry that is none."""
+    for spoil in (b"\x0a\x01\xff", b"\x0a"):
+        sink, items = Kept(), messages([http_entry(path=f"/{n}") for n in range(5)], size=1)
+        items[3].http_logs += spoil
+        with pytest.raises(DecodeError):
+            together(items, sink)
+        assert list(chain.from_iterable(paths(sink))) == ["/0", "/1", "/2"]
+    sink = Kept()
+    with pytest.raises(RequestError, match="neither"):
+        together(
+            [*messages([http_entry(path=f"/{n}") for n in range(2)], size=1), StreamAccessLogsMessage()], sink
+        )
+    assert list(chain.from_iterable(paths(sink))) == ["/0", "/1"]
+
+
+def test_what_came_before_a_stream_was_cut_off_is_taken_in() -> None:
+    """Also what has not been read while a sink had no room."""
+
+    async def test() -> None:
+        sink = Full()
+        items = messages([http_entry(path=f"/{n}") for n in range(2 * MAX_BATCH)], size=MAX_BATCH)
+        stream = ReportService([sink], new_metrics()).stream(streamed(items, together=True))
+        task = asyncio.create_task(stream)
+        await sink.asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert list(chain.from_iterable(paths(sink))) == [f"/{n}" for n in range(2 * MAX_BATCH)]
+
+    asyncio.run(test())
+
+
 def test_stream_without_identifier_is_refused() -> None:
     with pytest.raises(RequestError, match="the first message of an access-log stream has no identifier"):
         report(messages([http_entry()] * 60)[1:])
@@ -175,7 +243,7 @@ def test_stream_that_is_cut_off_is_counted_and_what_came_is_kept() -> None:
                 yield message
             await asyncio.Event().wait()
 
-        task = asyncio.create_task(ReportService([sink], metrics).stream(endless()))
+        task = asyncio.create_task(ReportService([sink], metrics).stream(Streamed(endless())))
         while not sink.batches:
             await asyncio.sleep(0)
         assert value(metrics, "mixer_report_streams") == 1

@@ -11,7 +11,7 @@ from grpc import aio
 from mixer.server.answering import StatusError
 from mixer.server.http2.frames import WINDOW
 from mixer.server.http2.requests import TOO_LARGE, Request, Route, Serve, decompressed
-from mixer.server.http2.turns import Turns
+from mixer.server.http2.turns import MESSAGE, TURN, Turns
 from mixer.server.listening import MAX_MESSAGE
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class Stream:
         self._is_begun = False  # the answer
         self._is_cancelled = False
         self._credit = 0
+        self._granted = 0  # what messages may still count that are read in this turn
         self._task: asyncio.Task[None]
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -162,6 +163,11 @@ class Stream:
 
     # What a handler uses
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next message is here, and it is still this stream's turn: `read` answers it at once."""
+        return self._granted > 0 and bool(self._read)
+
     async def read(self) -> Any:
         """The next message's bytes, or `grpc.aio.EOF`. Streams take turns (see `turns`)."""
         while not self._read:
@@ -174,13 +180,25 @@ class Stream:
                 await self._arrived
             finally:
                 self._arrived = None
-        length = len(self._read[0][0])
-        if not self._turns.take(length):
-            await self._turns.wait(length)
+        if self._granted <= 0:
+            waiting = self._waiting()
+            if not self._turns.take(waiting):
+                await self._turns.wait(waiting)
+            self._granted = waiting
         message, size = self._read.popleft()
+        self._granted -= len(message) + MESSAGE
         if size:
             self._spend(size)
         return message
+
+    def _waiting(self) -> int:
+        """What the messages count that are read in one turn."""
+        size = 0
+        for message, _ in self._read:
+            size += len(message) + MESSAGE
+            if size >= TURN:
+                break
+        return size
 
     async def write(self, message: Message) -> None:
         if not self._is_begun:
