@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from mixer import config
 from mixer.backends import FRONTS
 from mixer.metrics import Metrics
-from mixer.server.front import ClientStream, Front, Method, Unary
+from mixer.server.front import ClientStream, Front, Messages, Method, Unary
 from tests.components.server import scratch
 from tests.server.certificates import Authority, credentials, write
 
@@ -27,7 +27,7 @@ def unary(call: Callable[[Any, float | None], bytes | Awaitable[bytes]]) -> Unar
     return Unary(SERVICE, "Unary", StringValue, call)
 
 
-def stream(call: Callable[[AsyncIterator[Any]], Awaitable[None]]) -> ClientStream:
+def stream(call: Callable[[Messages], Awaitable[None]]) -> ClientStream:
     return ClientStream("test.Streams", "Stream", StringValue, call)
 
 

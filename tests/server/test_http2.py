@@ -5,7 +5,7 @@ import contextlib
 import gzip
 import random
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,6 +16,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixer.server.front import Messages
 from mixer.server.http2 import frames
 from mixer.server.http2.calls import MAX_PARTIAL, MAX_STREAMS
 from mixer.server.http2.frames import (
@@ -33,6 +34,7 @@ from mixer.server.http2.frames import (
     frame,
 )
 from mixer.server.http2.header_blocks import MAX_LIST, Decoder
+from mixer.server.http2.turns import MESSAGE, TURN
 from tests.components import binaries
 from tests.loop import on_loop
 from tests.server.served import PATIENCE, SERVICE, Served, echo, eventually, served, stream, text, unary
@@ -138,7 +140,7 @@ class Reader:
     def __init__(self) -> None:
         self.seen: list[str] = []
 
-    async def __call__(self, messages: AsyncIterator[Any]) -> None:
+    async def __call__(self, messages: Messages) -> None:
         async for message in messages:
             self.seen.append(message.value)
 
@@ -483,7 +485,7 @@ async def test_peer_that_does_not_read_is_read_no_more() -> None:
 async def test_stream_whose_handler_does_not_read_is_held_by_its_window() -> None:
     gate = asyncio.Event()
 
-    async def read(messages: AsyncIterator[Any]) -> None:
+    async def read(messages: Messages) -> None:
         await gate.wait()
         async for _ in messages:
             pass
@@ -558,21 +560,50 @@ async def test_client_that_does_not_hear_of_the_end_is_not_waited_for() -> None:
         await asyncio.wait_for(running.drain(2 * PATIENCE), PATIENCE)
 
 
+def streamed(client: Peer, number: int, messages: Sequence[str]) -> bytes:
+    """A call of the streaming method, whole."""
+    fields = [(name, "/test.Streams/Stream" if name == ":path" else value) for name, value in FIELDS]
+    data = b"".join(prefixed(text(message)) for message in messages)
+    return b"".join(
+        [
+            frame(HEADERS, END_HEADERS, number, client.encoder.encode(fields)),
+            *(
+                frame(DATA, 0, number, data[at : at + frames.MAX_FRAME])
+                for at in range(0, len(data), frames.MAX_FRAME)
+            ),
+            frame(DATA, END_STREAM, number, b""),
+        ]
+    )
+
+
 @on_loop
 async def test_streams_take_turns_also_where_all_that_they_sent_is_here() -> None:
     reader = Reader()
     async with served("asyncio", "tcp", stream(reader)) as running, peer(running) as client:
         for number, name in ((1, "a"), (3, "b")):
-            path = client.encoder.encode(
-                [(":path", "/test.Streams/Stream") if f[0] == ":path" else f for f in FIELDS]
-            )
-            client.send(frame(HEADERS, END_HEADERS, number, path))
-            data = 100 * prefixed(text(1000 * name))
-            for at in range(0, len(data), frames.MAX_FRAME):
-                client.send(frame(DATA, 0, number, data[at : at + frames.MAX_FRAME]))
-            client.send(frame(DATA, END_STREAM, number, b""))
+            client.send(streamed(client, number, 100 * [1000 * name]))
         await eventually(lambda: len(reader.seen) == 200)
         assert {*reader.seen[:100]} == {1000 * "a", 1000 * "b"}
+
+
+@on_loop
+@pytest.mark.parametrize("size", [0, 1000, TURN])
+async def test_handler_is_told_which_messages_are_here_in_its_turn(size: int) -> None:
+    """`TURN` bytes of them, where small ones count more than they are."""
+    turns = [0]
+
+    async def read(messages: Messages) -> None:
+        async for _ in messages:
+            turns[-1] += 1
+            if not messages.is_ready:
+                turns.append(0)
+
+    async with served("asyncio", "tcp", stream(read)) as running, peer(running) as client:
+        client.send(streamed(client, 1, 100 * [size * "a"]))
+        await client.answer(1)
+    most = -(-TURN // (len(text(size * "a")) + MESSAGE))
+    assert sum(turns) == 100
+    assert max(turns) == min(most, 100)
 
 
 @on_loop
