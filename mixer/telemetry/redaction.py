@@ -36,7 +36,7 @@ class Redaction:
     def is_harmless(self, text: str) -> bool:
         """Whether it is certain that no query in this text has a secret parameter. A hundred queries take little more
         time than one."""
-        if not self._query:
+        if not self._query or "=" not in text:
             return True
         if "%" in text or "+" in text or not text.isascii():  # a name may be spelled in another way
             return False
