@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import gzip
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ from mixer.telemetry.record import AccessRecord
 from mixer.telemetry.redaction import Redaction
 from mixer.telemetry.service import ReportService
 from tests.fuzz import corpus
+from tests.telemetry.entries import streamed
 
 Target = Callable[[bytes], object]
 
@@ -133,10 +134,10 @@ def report() -> Target:
     service = ReportService(sinks, metrics, metadata=["envoy.filters.http.ext_authz"])
 
     def take(data: bytes) -> None:
-        async def messages() -> AsyncIterator[StreamAccessLogsMessage]:
-            yield StreamAccessLogsMessage.FromString(data)
-
-        _LOOP.run_until_complete(service.stream(messages()))
+        """By itself, and beside another."""
+        for count in (1, 2):
+            messages = [StreamAccessLogsMessage.FromString(data) for _ in range(count)]
+            _LOOP.run_until_complete(service.stream(streamed(messages, together=True)))
 
     return take
 
