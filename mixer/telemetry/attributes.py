@@ -145,7 +145,10 @@ def told(name: str, found: Any) -> tuple[Attribute, ...]:
 
 
 def teller(name: str) -> Tell:
-    """What a value tells under this name; one that is none of the record's is that of a custom tag."""
+    """What a value tells under this name; one that is none of the record's is that of a custom tag. Raises
+    `MalformedError` for no name at all."""
+    if not name:
+        raise MalformedError("an attribute has no name")
     if (special := _SPECIAL.get(name)) is not None:
         return lambda found: special(_text(found))
     if (plain := PLAIN.get(name)) is not None and name not in _OURS:
