@@ -149,21 +149,29 @@ def teller(name: str) -> Tell:
     `MalformedError` for no name at all."""
     if not name:
         raise MalformedError("an attribute has no name")
-    if (special := _SPECIAL.get(name)) is not None:
-        return lambda found: special(_text(found))
-    if (plain := PLAIN.get(name)) is not None and name not in _OURS:
-        convert = _CONVERT[SCHEMA_FIELDS[plain].cpp_type]
-        return lambda found: _present(plain, convert(name, found))
-    if (span := _SPANS.get(name)) is not None:
-        return lambda found: () if (time := _span(name, found)) is None else (Attribute(span, time),)
+    if (special := SPECIAL.get(name)) is not None:
+        return lambda found: special(text_of(found))
+    field, key = placed(name)
+    if key:
+        return partial(_entry, field, key)
+    if name in _SPANS:
+        return lambda found: () if (time := span_of(name, found)) is None else (Attribute(field, time),)
+    convert = _CONVERT[SCHEMA_FIELDS[field].cpp_type]
+    return lambda found: _present(field, convert(name, found))
+
+
+def placed(name: str) -> tuple[str, str]:
+    """Where a value is under a name that is none of `SPECIAL`: its field, and where that is a map its key there."""
+    if (field := PLAIN.get(name, _SPANS.get(name))) is not None and name not in _OURS:
+        return field, ""
     for prefix, field in MAPS.items():
         if name.startswith(f"{prefix}.") and (key := name[len(prefix) + 1 :]):
-            return partial(_entry, field, key.lower() if prefix.startswith("http.") else key)
-    return partial(_entry, "envoy_custom_tags", name)
+            return field, key.lower() if prefix.startswith("http.") else key
+    return "envoy_custom_tags", name
 
 
 def _entry(field: str, key: str, found: Value) -> tuple[Attribute, ...]:
-    return (Attribute(field, _text(found), key),)
+    return (Attribute(field, text_of(found), key),)
 
 
 def _present(field: str, value: Any) -> tuple[Attribute, ...]:
@@ -171,7 +179,7 @@ def _present(field: str, value: Any) -> tuple[Attribute, ...]:
     return (Attribute(field, value),) if value or SCHEMA_FIELDS[field].has_presence else ()
 
 
-def _text(found: Value) -> str:
+def text_of(found: Value) -> str:
     return str(found).lower() if isinstance(found, bool) else str(found)
 
 
@@ -181,7 +189,7 @@ def _shown(name: str) -> str:
 
 
 def _string(_: str, found: Value) -> str:
-    return _text(found)
+    return text_of(found)
 
 
 def _number(bits: int) -> Callable[[str, Value], int]:
@@ -211,9 +219,9 @@ def _enum(name: str, found: Value) -> int:
     )
 
 
-def _span(name: str, found: Value) -> Duration | None:
+def span_of(name: str, found: Value) -> Duration | None:
     """`12ms`, `3764860ns`, `0.003764860s`."""
-    text = _text(found)
+    text = text_of(found)
     if match := _SPAN.fullmatch(text):
         whole, part, unit = match.groups()
         scale = _NANOS[unit]
@@ -311,7 +319,7 @@ def _holders(text: str) -> tuple[Attribute, ...]:
     return (Attribute(HOLDERS, tuple(filter(None, found))),)
 
 
-_SPECIAL: Mapping[str, Callable[[str], tuple[Attribute, ...]]] = {
+SPECIAL: Mapping[str, Callable[[str], tuple[Attribute, ...]]] = {
     "http.request.method": _method,
     "url.path": _path,
     "url.full": _full,
