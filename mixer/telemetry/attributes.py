@@ -278,17 +278,17 @@ def _address(text: str) -> tuple[Attribute, ...]:
 
 def _version(text: str) -> tuple[Attribute, ...]:
     """`HTTP/1.1` is 1.1."""
-    return (Attribute("network_protocol_version", text.removeprefix("HTTP/")),)
+    return _present("network_protocol_version", text.removeprefix("HTTP/"))
 
 
 def _tls_version(text: str) -> tuple[Attribute, ...]:
-    return (Attribute("tls_protocol_version", text.removeprefix("TLSv")),)
+    return _present("tls_protocol_version", text.removeprefix("TLSv"))
 
 
 def _principal(side: str) -> Callable[[str], tuple[Attribute, ...]]:
     def first(text: str) -> tuple[Attribute, ...]:
         """Of a certificate's names, the first."""
-        return (Attribute(f"istio_{side}_principal", text.partition(",")[0]),)
+        return _present(f"istio_{side}_principal", text.partition(",")[0])
 
     return first
 

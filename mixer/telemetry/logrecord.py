@@ -1,6 +1,6 @@
 """Log records of OpenTelemetry, as Envoy's access logger sends them, to records."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from mixer.telemetry.attributes import (
 from mixer.telemetry.decode import TELLING_HEADERS, Parts
 from mixer.telemetry.entry import tell
 from mixer.telemetry.flags import LETTERS
+from mixer.telemetry.logbatch import Log, LogBatches
 from mixer.telemetry.peers import PEER_FIELDS, Identity, namespace_of
 from mixer.telemetry.record import PLAIN, TCP, AccessRecord, Fields, Shape, encoded
 from mixer.telemetry.redaction import Redaction
@@ -66,6 +67,7 @@ class LogReader:
     def __init__(self, redaction: Redaction) -> None:
         self._redaction = redaction
         self._attributes_of = Attributes()
+        self._batches = LogBatches(redaction, self.record)
         self._identity: Parts[Identity] = Parts(
             _identity, Identity(als_pb2.StreamAccessLogsMessage.Identifier())
         )
@@ -73,6 +75,10 @@ class LogReader:
     def identity(self, resource: bytes) -> Identity:
         """Who logged. Raises `MalformedError`."""
         return self._identity[resource]
+
+    def records(self, logs: Sequence[Log]) -> list[AccessRecord | None]:
+        """What `record` makes of each, many at once; None for what it is to be asked for, or refuses."""
+        return self._batches.records(logs)
 
     def record(self, data: bytes, identity: Identity, event_id: bytes) -> AccessRecord:
         """Raises `MalformedError` where a log record is none, or an attribute not what its name says."""
@@ -154,16 +160,13 @@ class LogReader:
         maps[kind] = kept
 
     def _redact(self, fields: Fields, maps: dict[str, dict[str, str]]) -> None:
-        if query := fields.get("url_query"):
-            fields["url_query"] = self._redaction.query(query)
-        if referer := fields.get("envoy_referer"):
-            fields["envoy_referer"] = self._redaction.url(referer)
-        if rewritten := fields.get("envoy_rewritten_path"):
-            fields["envoy_rewritten_path"] = self._redaction.url(rewritten).partition("?")[0]
+        for name, clean in self._redaction.fields.items():
+            if (text := fields.get(name)) is not None:
+                fields[name] = clean(text)
+                if not fields[name]:
+                    del fields[name]
         if tags := maps.get("envoy_custom_tags"):
-            for name, text in tags.items():
-                if "://" in text or text.startswith("/"):
-                    tags[name] = self._redaction.url(text)
+            maps["envoy_custom_tags"] = {name: self._redaction.tag(text) for name, text in tags.items()}
 
 
 def event_id(resource: bytes, record: bytes, seen: dict[bytes, int]) -> bytes:

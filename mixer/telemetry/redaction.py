@@ -1,6 +1,6 @@
 """What of a request no record has: headers that are secrets, values in queries, who a URL says its user is."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import unquote_plus
 
 # Secrets by their nature. They do not enter a record, whatever Envoy was told to log.
@@ -24,12 +24,22 @@ class Redaction:
         self._query = frozenset(name.lower() for name in query)
         self.queries = bool(self._query)
         """Whether any query may have to be changed."""
+        self.fields: Mapping[str, Callable[[str], str]] = {
+            "url_query": self.query,
+            "envoy_referer": self.url,
+            "envoy_rewritten_path": lambda text: self.url(text).partition("?")[0],
+        }
+        """What a record may have of its fields, by their names."""
 
     def header(self, name: bytes, value: bytes) -> bytes | None:
         """The value that a record may have of a header, by its lower-case name; None: none."""
         if name in self._headers:
             return None
         return self.url(value.decode("utf-8", "replace")).encode() if name in URL_HEADERS else value
+
+    def tag(self, text: str) -> str:
+        """The value that a record may have of a custom tag."""
+        return self.url(text) if "://" in text or text.startswith("/") else text
 
     def query(self, text: str) -> str:
         """A query without the values of its secret parameters, however a client spelled their names."""

@@ -1,0 +1,365 @@
+"""One attribute of many log records at a time.
+
+A column has the KeyValues that log records have at one place, all of one name. What a KeyValue tells is looked up by
+its bytes. Where a name has more values than are remembered (`Memory`), those that are as Envoy writes them, a name and
+a text each of less than 126 bytes, are taken over with a few operations on the whole column; others are read one by
+one. Every column raises `MalformedError` for a KeyValue of another name, and for what `attributes` refuses.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+from mixer.telemetry.attributes import Attribute, MalformedError, Value, pair, span_of, teller, text_of
+from mixer.telemetry.record import SCHEMA_FIELDS, encoded
+from mixer.telemetry.wire import length, prefixed
+
+_MAX_KNOWN = 16_384  # of all columns, about 8 MB
+_VALUES = 256  # of one
+_ANEW = 1_000_000  # values that found no room in their columns, until all is learnt anew
+_MAX_DATA = 256  # bytes of a KeyValue that is remembered
+_SHORT = 125  # bytes of a text: its length, and that of the message around it, are one byte
+NANOS = 1_000_000_000
+
+T = TypeVar("T")
+
+
+class Memory:
+    """What is remembered of many columns: bounded, and the first that comes."""
+
+    def __init__(self) -> None:
+        self._columns: dict[int, Column[Any]] = {}
+        self._count = 0
+        self._missed = 0
+
+    def remember(self, column: "Column[T]", data: bytes, made: T) -> None:
+        if len(column) >= _VALUES:
+            column.full = True
+            # What there is not is told by a text of no length, or of one: it comes among many others.
+            if len(data) > column.head + 1 or len(column) >= 2 * _VALUES:
+                return
+        if len(data) > _MAX_DATA:
+            return
+        if self._count >= _MAX_KNOWN:
+            self._forget()
+        column[data] = made
+        self._count += 1
+        self._columns[id(column)] = column
+
+    def missed(self, count: int) -> None:
+        self._missed += count
+        if self._missed >= _ANEW:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Others may come again and again now."""
+        for column in self._columns.values():
+            column.clear()
+            column.full = False
+        self._columns.clear()
+        self._count = self._missed = 0
+
+
+class _Heads(dict[int, bytes]):
+    """What stands before a text, by the length of its KeyValue, for texts of `least` to `most` bytes."""
+
+    def __init__(self, start: bytes, least: int, most: int) -> None:
+        super().__init__()
+        self._start = start
+        self._least = least
+        self._most = most
+
+    def __missing__(self, size: int) -> bytes:
+        text = size - len(self._start) - 4
+        if not self._least <= text <= self._most:
+            return self._start + b"      "  # longer than what it is compared with
+        head = self[size] = self._start + b"\x12%c\x0a%c" % (text + 2, text)
+        return head
+
+
+class Column(dict[bytes, T], Generic[T]):
+    """What KeyValues of one name tell, by their bytes."""
+
+    least, most = 2, _SHORT  # bytes of a text that is taken over; `-` says that there is none
+
+    def __init__(self, name: str, memory: Memory, make: Callable[[Value], T], absent: T) -> None:
+        super().__init__()
+        start = name.encode()
+        start = b"\x0a%b%b" % (length(len(start)), start)
+        self.name = name
+        self.full = False
+        self.head = len(start) + 4  # bytes before a text
+        self._heads = _Heads(start, self.least, self.most)
+        self._memory = memory
+        self._make = make
+        self._absent = absent
+
+    def __missing__(self, data: bytes) -> T:
+        name, found = pair(data)
+        if name != self.name:
+            raise MalformedError("another attribute is in this place")
+        if found is None:
+            made = self._absent
+        elif isinstance(found, bytes):
+            raise MalformedError("expected text, a number or a boolean")
+        else:
+            made = self._make(found)
+        self._memory.remember(self, data, made)
+        return made
+
+    def read(self, column: Sequence[bytes]) -> Iterable[T]:
+        """What each tells, in their order. To be taken once: it may be made only then."""
+        if not self.full:
+            return list(map(self.__getitem__, column))
+        self._memory.missed(len(column))
+        return self.many(column)
+
+    def many(self, column: Sequence[bytes]) -> Iterable[T]:
+        """`read`, of a column that has other values all the time."""
+        return list(map(self.__getitem__, column))
+
+    def fits(self, column: Sequence[bytes]) -> bool:
+        """Whether all are as Envoy writes them."""
+        at, heads = self.head, self._heads
+        return [data[:at] for data in column] == list(map(heads.__getitem__, map(len, column)))
+
+    def ascii(self, data: bytes) -> bool:
+        """Whether this one is, and is no text of other than ASCII."""
+        return data[: self.head] == self._heads[len(data)] and data.isascii()
+
+
+class Told(Column[tuple[Attribute, ...]]):
+    """Attributes."""
+
+    def __init__(self, name: str, memory: Memory) -> None:
+        super().__init__(name, memory, teller(name), ())
+
+
+class Fields(Column[bytes]):
+    """Encoded fields, of names that a column has no faster way for."""
+
+    def __init__(self, name: str, memory: Memory) -> None:
+        tell = teller(name)
+        super().__init__(
+            name, memory, lambda found: encoded({each.field: each.value for each in tell(found)}), b""
+        )
+
+
+class Text(Column[bytes]):
+    """A field of text. `clean`: what a record may have of it."""
+
+    def __init__(
+        self, name: str, memory: Memory, field: str, clean: Callable[[str], str] | None = None
+    ) -> None:
+        start = self._start = tag_of(field)
+
+        def make(found: Value) -> bytes:
+            text = text_of(found)
+            data = (clean(text) if clean else text).encode()
+            return start + prefixed(len(data)) + data if data else b""
+
+        super().__init__(name, memory, make, b"")
+        self._cleans = clean is not None
+
+    def many(self, column: Sequence[bytes]) -> Iterable[bytes]:
+        start, at = self._start, self.head - 1  # the text's length, and the text
+        if self._cleans:
+            return list(map(self.__getitem__, column))
+        if b"".join(column).isascii() and self.fits(column):
+            return (start + data[at:] for data in column)
+        usual = self.ascii
+        return [start + data[at:] if usual(data) else self[data] for data in column]
+
+
+class Entry(Column[bytes]):
+    """An entry of a map. `clean`: the value that a record may have, None: none; where only values with a slash may have
+    to be changed, `paths`."""
+
+    def __init__(
+        self,
+        name: str,
+        memory: Memory,
+        field: str,
+        key: str,
+        clean: Callable[[str], str | None] | None = None,
+        *,
+        paths: bool = False,
+    ) -> None:
+        data = key.encode()
+        self._tag = tag_of(field)
+        self._key = b"\x0a%b%b\x12" % (prefixed(len(data)), data)
+        self._starts: dict[int, bytes] = {}
+
+        def make(found: Value) -> bytes:
+            text = text_of(found)
+            cleaned = clean(text) if clean else text
+            if cleaned is None:
+                return b""
+            value = cleaned.encode()
+            return self._start(len(value)) + prefixed(len(value)) + value
+
+        super().__init__(name, memory, make, b"")
+        self._takes = clean is None or paths
+        self._paths = paths and clean is not None
+
+    def _start(self, size: int) -> bytes:
+        return self._tag + prefixed(len(self._key) + len(prefixed(size)) + size) + self._key
+
+    def many(self, column: Sequence[bytes]) -> Iterable[bytes]:
+        if not self._takes:
+            return list(map(self.__getitem__, column))
+        at, starts, usual, paths = self.head - 1, self._starts, self.ascii, self._paths
+        for size in set(map(len, column)) - starts.keys():
+            if 0 <= size - self.head <= _SHORT:
+                starts[size] = self._start(size - self.head)
+        values = [data[at:] for data in column]
+        joined = b"".join(column)
+        if joined.isascii() and not (paths and b"/" in b"".join(values)) and self.fits(column):
+            return (starts[len(data)] + value for data, value in zip(column, values, strict=True))
+        return [
+            starts[len(data)] + value if usual(data) and not (paths and b"/" in value) else self[data]
+            for data, value in zip(column, values, strict=True)
+        ]
+
+
+class Path(Column[bytes]):
+    """A path with its query. `clean`: the query that a record may have."""
+
+    def __init__(self, name: str, memory: Memory, clean: Callable[[str], str] | None) -> None:
+        path_tag, query_tag = tag_of("url_path"), tag_of("url_query")
+
+        def divided(text: bytes) -> bytes:
+            path, _, query = text.partition(b"?")
+            if query and clean:
+                query = clean(query.decode()).encode()
+            made = path_tag + prefixed(len(path)) + path if path else b""
+            return made + query_tag + prefixed(len(query)) + query if query else made
+
+        super().__init__(name, memory, lambda found: divided(text_of(found).encode()), b"")
+        self._divided = divided
+
+    def many(self, column: Sequence[bytes]) -> Iterable[bytes]:
+        at, divided, usual = self.head, self._divided, self.ascii
+        if b"".join(column).isascii() and self.fits(column):
+            return (divided(data[at:]) for data in column)
+        return [divided(data[at:]) if usual(data) else self[data] for data in column]
+
+
+class Number(Column[int]):
+    """A field that is a whole number; 0: absent."""
+
+    least = 1
+
+    def __init__(self, name: str, memory: Memory, field: str) -> None:
+        descriptor = SCHEMA_FIELDS[field]
+        tell = teller(name)
+        self.most = (
+            9 if descriptor.cpp_type == descriptor.CPPTYPE_UINT32 else 19
+        )  # digits that never are too many
+        self._tag = length(descriptor.number << 3)
+        super().__init__(name, memory, lambda found: sum(each.value for each in tell(found)), 0)
+
+    def many(self, column: Sequence[bytes]) -> Iterable[int]:
+        at, usual = self.head, self.ascii
+        texts = [data[at:] for data in column]
+        if b"".join(texts).isdigit() and self.fits(column):
+            return list(map(int, texts))
+        return [
+            int(text) if text.isdigit() and usual(data) else self[data]
+            for data, text in zip(column, texts, strict=True)
+        ]
+
+    def fields(self, values: Iterable[int]) -> Iterable[bytes]:
+        low, high = _tables()
+        tag = self._tag
+        return (
+            (tag + high[value] if value else b"")
+            if value < _HALF
+            else tag + low[value & _LOW] + high[value >> _BITS]
+            if value < _HALF * _HALF
+            else tag + length(value)
+            for value in values
+        )
+
+
+class Span(Column[int]):
+    """A field that is a span, in nanoseconds; -1: absent."""
+
+    least, most = 3, 14  # digits and a unit of two letters: at most 1e9 seconds
+
+    def __init__(self, name: str, memory: Memory, field: str) -> None:
+        self._tag = tag_of(field)
+
+        def make(found: Value) -> int:
+            span = span_of(name, found)
+            return -1 if span is None else span.seconds * NANOS + span.nanos
+
+        super().__init__(name, memory, make, -1)
+
+    def many(self, column: Sequence[bytes]) -> Iterable[int]:
+        at = self.head
+        if [data[-2:] for data in column].count(b"ns") == len(column) and self.fits(column):
+            texts = [data[at:-2] for data in column]
+            if b"".join(texts).isdigit():
+                return list(map(int, texts))
+        usual = self.ascii
+        return [
+            int(digits)
+            if data.endswith(b"ns") and (digits := data[at:-2]).isdigit() and usual(data)
+            else self[data]
+            for data in column
+        ]
+
+    def fields(self, values: Iterable[int]) -> Iterable[bytes]:
+        low, high = _tables()
+        three, four = self._tag + b"\x04\x10", self._tag + b"\x05\x10"  # bytes of a number of nanoseconds
+        return (
+            (four if value >= _FOUR else three) + low[value & _LOW] + high[value >> _BITS]
+            if _HALF <= value < _HALF * _HALF
+            else self._field(value)
+            for value in values
+        )
+
+    def _field(self, value: int) -> bytes:
+        if value < 0:
+            return b""
+        seconds, nanos = divmod(value, NANOS)
+        span = (b"\x08" + length(seconds) if seconds else b"") + (b"\x10" + length(nanos) if nanos else b"")
+        return self._tag + prefixed(len(span)) + span
+
+
+def text(column: Column[Any], data: bytes) -> str:
+    """The text of one of the column's KeyValues, empty where there is none."""
+    if column.ascii(data):
+        return data[column.head :].decode()
+    found = pair(data)[1]
+    return "" if found is None else text_of(found)
+
+
+def tag_of(field: str) -> bytes:
+    """What stands before the length of a record's field whose value is text or a message."""
+    number: int = SCHEMA_FIELDS[field].number
+    return length(number << 3 | 2)
+
+
+# A number below 2^28 as a varint: its lower half, looked up, and its upper one.
+_BITS = 14
+_HALF = 1 << _BITS
+_LOW = _HALF - 1
+_FOUR = 1 << 21  # from here on it takes four bytes
+
+
+def varint(value: int) -> bytes:
+    low, high = _tables()
+    if value < _HALF:
+        return high[value]
+    if value < _HALF * _HALF:
+        return low[value & _LOW] + high[value >> _BITS]
+    return low[value & _LOW] + low[value >> _BITS & _LOW] + length(value >> 2 * _BITS)
+
+
+@cache
+def _tables() -> tuple[list[bytes], list[bytes]]:
+    """1.2 MB, where log records are read."""
+    low = [bytes((half & 127 | 128, half >> 7 | 128)) for half in range(_HALF)]
+    return low, list(map(length, range(_HALF)))
