@@ -5,17 +5,18 @@ at once, and what only the record itself has is encoded for all at once, and nev
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from mixer.telemetry import otlp_pb2 as otlp
 from mixer.telemetry.attributes import Attribute, MalformedError, pair, told
 from mixer.telemetry.entry import tell
-from mixer.telemetry.logcolumns import NANOS, Number, tag_of, text, varint
+from mixer.telemetry.logcolumns import NANOS, Parts, Values, tag_of, text, varint
 from mixer.telemetry.loglayout import (
     MAX_NAMES,
     Columns,
@@ -23,7 +24,6 @@ from mixer.telemetry.loglayout import (
     Joint,
     Joints,
     Layout,
-    Place,
     Record,
     layout_of,
 )
@@ -41,12 +41,8 @@ Log = tuple[bytes, Identity, bytes]
 """A log record, who logged it, and its event id."""
 
 
-class _Row(NamedTuple):
-    place: int  # among what is to be read
-    attributes: Sequence[bytes]
-    time: int  # nanoseconds
-    trace_id: bytes
-    event_id: bytes
+_Row = tuple[int, Sequence[bytes], int, bytes, bytes]
+"""Of a log record its place among what is to be read, its attributes, its time, the trace's id, and its event id."""
 
 
 class LogBatches:
@@ -85,7 +81,7 @@ class LogBatches:
         except MalformedError:
             return False
         for row, record in zip(rows, records, strict=True):
-            found[row.place] = record
+            found[row[0]] = record
         return True
 
     def _read_sound(
@@ -132,7 +128,7 @@ def _alike(logs: Sequence[Log]) -> dict[tuple[Identity, int], list[_Row]]:
         attributes = log.attributes[:]
         size = len(attributes)
         if 0 < size <= MAX_NAMES and not log.HasField("body"):
-            found[identity, size].append(_Row(place, attributes, log.time_unix_nano, log.trace_id, event_id))
+            found[identity, size].append((place, attributes, log.time_unix_nano, log.trace_id, event_id))
     return found
 
 
@@ -140,12 +136,12 @@ def _by_heads(rows: Iterable[_Row]) -> dict[Heads, list[_Row]]:
     found = defaultdict(list)
     for row in rows:
         with suppress(IndexError):  # an attribute without a byte
-            found[tuple([data[: data[1] + 2] for data in row.attributes])].append(row)
+            found[tuple([data[: data[1] + 2] for data in row[1]])].append(row)
     return found
 
 
 def _transposed(rows: Sequence[_Row]) -> list[tuple[bytes, ...]]:
-    return list(zip(*[row.attributes for row in rows], strict=True))
+    return list(zip(*[row[1] for row in rows], strict=True))
 
 
 def _odd(known: Mapping[Any, object], keys: Iterable[Any]) -> set[int]:
@@ -174,19 +170,21 @@ class _Table:
         self._columns = columns
         self._joints = joints
         self._pieces = [column.read(columns[at]) for at, column in layout.pieces]
-        for each in layout.numbers:
-            self._values(each)
-        if layout.peers:
-            self._pieces.append(self._client_and_peer())
-        self._waiting = self._told(layout.holders) if layout.holders else None
+        self._values = {name: column.read(columns[at]) for name, (at, column) in layout.values.items()}
+        self._told = [column.read(columns[at]) for at, column in layout.told]
+        self._peers = [place and place[1].read(columns[place[0]]) for place in layout.peers]
+        self._waiting: Sequence[Sequence[Attribute]] | None = None
+        if layout.holders is not None:
+            at, column = layout.holders
+            self._waiting = column.read(columns[at])
 
     def records(self) -> list[AccessRecord]:
-        layout = self._layout
-        received, sent = self._amounts(layout.received), self._amounts(layout.sent)
-        durations: Sequence[float | None] = [None] * len(self._rows)
-        if layout.duration is not None:
-            spans = self._values(layout.duration)
-            durations = [None if span < 0 else span // NANOS + span % NANOS / 1e9 for span in spans]
+        values, nothing = self._values, [0] * len(self._rows)
+        received = values.get("envoy_downstream_wire_bytes_received", nothing)
+        sent = values.get("envoy_downstream_wire_bytes_sent", nothing)
+        durations: Sequence[float | None] = [
+            None if span < 0 else span // NANOS + span % NANOS / 1e9 for span in values.get("duration", ())
+        ] or [None] * len(self._rows)
         fields = self._fields(received, sent)
         return [
             _record((origin, shape, told, peers, kind, cluster, duration, wire_in, wire_out, self, place))
@@ -194,35 +192,22 @@ class _Table:
             in enumerate(zip(self._joints, fields, durations, received, sent, strict=True))
         ]  # fmt: skip
 
-    def _values(self, place: Place) -> Sequence[int]:
-        """Numbers, or spans in nanoseconds; encoded, they are among the pieces."""
-        at, column = place
-        values: Sequence[int] = column.read(self._columns[at])
-        self._pieces.append(column.fields(values))
-        return values
-
-    def _amounts(self, place: Place | None) -> Sequence[int]:
-        return [0] * len(self._rows) if place is None else self._values(place)
-
-    def _told(self, place: Place) -> Sequence[Sequence[Attribute]]:
-        at, column = place
-        return list(column.read(self._columns[at]))
-
     def _fields(self, received: Sequence[int], sent: Sequence[int]) -> Sequence[Fields]:
         """What metrics look at: most of it many records share."""
-        layout = self._layout
+        layout, columns = self._layout, self._columns
         fields = [joint.fields for joint in self._joints]
-        told = [self._told(each) for each in layout.told]
-        sizes = [(field, self._values(each)) for field, each in layout.sizes]
+        sized = all(received) and all(sent)  # where they are not, metrics take other sizes
+        if sized and not layout.told and not layout.traced and not any([row[3] for row in self._rows]):
+            return fields
         for place, row in enumerate(self._rows):
-            more: Fields = {each.field: each.value for one in told for each in one[place]}
+            more: Fields = {each.field: each.value for told in self._told for each in told[place]}
             for at, header in layout.traced:
-                if traced := text(header, self._columns[at][place]):
+                if traced := text(header, columns[at][place]):
                     tell(b"traceparent", traced.encode(), more)
-            if len(row.trace_id) == 16 and "trace_id" not in more:
-                more["trace_id"] = row.trace_id.hex()
-            if not (received[place] and sent[place]):  # then metrics take these
-                more |= {field: values[place] for field, values in sizes if values[place]}
+            if len(row[3]) == 16 and "trace_id" not in more:
+                more["trace_id"] = row[3].hex()
+            if not (received[place] and sent[place]):
+                more |= {name: size for name in layout.sizes if (size := self._values[name][place])}
             if more:
                 fields[place] = fields[place] | more
         return fields
@@ -231,7 +216,7 @@ class _Table:
         return self._encoded[place]
 
     def event_id(self, place: int) -> bytes:
-        return self._rows[place].event_id
+        return self._rows[place][4]
 
     def ends(self, place: int) -> tuple[bytes, bytes, bytes]:
         client, peer, local = (
@@ -257,40 +242,52 @@ class _Table:
 
     @cached_property
     def _encoded(self) -> list[bytes]:
-        joints = [joint.encoded for joint in self._joints]
-        ids = [_EVENT_ID + prefixed(len(row.event_id)) + row.event_id for row in self._rows]
-        return list(map(b"".join, zip(joints, *self._pieces, self._starts(), ids, strict=True)))
+        numbers = self._layout.values
+        parts = [
+            [joint.encoded for joint in self._joints],
+            *chain.from_iterable(self._pieces),
+            *chain.from_iterable(numbers[name][1].fields(values) for name, values in self._values.items()),
+            *self._ends(),
+            *self._starts(),
+            [_EVENT_ID + prefixed(len(row[4])) for row in self._rows],
+            [row[4] for row in self._rows],
+        ]
+        return list(map(b"".join, zip(*parts, strict=True)))
 
-    def _starts(self) -> Iterable[bytes]:
-        known: dict[int, bytes] = {0: b""}
-        for row in self._rows:
-            if not row.time:
-                yield b""
-                continue
-            seconds, nanos = divmod(row.time, NANOS)
+    def _starts(self) -> Parts:
+        """When each began."""
+        known: dict[int, bytes] = {}
+        found = []
+        for _, _, time, _, _ in self._rows:
+            seconds, nanos = divmod(time, NANOS)
             if (whole := known.get(seconds)) is None:
-                whole = known[seconds] = b"\x08" + length(seconds)
-            time = whole + b"\x10" + varint(nanos) if nanos else whole
-            yield _START + prefixed(len(time)) + time
+                whole = known[seconds] = b"\x08" + length(seconds) if seconds else b""
+            told = whole + b"\x10" + varint(nanos) if nanos else whole
+            found.append(_START + prefixed(len(told)) + told if told else b"")
+        return (found,)
 
-    def _client_and_peer(self) -> Iterable[bytes]:
-        read: list[Iterable[bytes]] = []
-        for each in self._layout.peers:
-            if each is None:
-                read.append([b""] * len(self._rows))
-            else:
-                at, column = each
-                values = column.read(self._columns[at])
-                read.append(column.fields(values) if isinstance(column, Number) else values)
-        return _apart(*read)
+    def _ends(self) -> Parts:
+        """The client; of a peer that is the client nothing is told."""
+        places = self._layout.peers
+        if not places:
+            return ()
+        nothing = [b""] * len(self._rows)
+        parts: list[Parts] = [
+            (nothing,) if place is None else place[1].fields(read) if isinstance(place[1], Values) else read
+            for place, read in zip(places, self._peers, strict=True)
+        ]
+        if None not in places:
+            client, port, peer, peer_port = [
+                list(map(column.value, self._columns[at])) for at, column in places
+            ]
+            if peer == client and peer_port == port:
+                return parts[0] + parts[1]
+        joined = [list(map(b"".join, zip(*each, strict=True))) for each in parts]
+        return (list(map(_apart, *joined)),)
 
 
-def _apart(
-    addresses: Iterable[bytes], ports: Iterable[bytes], peers: Iterable[bytes], peer_ports: Iterable[bytes]
-) -> Iterator[bytes]:
-    """Of a peer that is the client nothing is told. Behind its tag a field's value is the same for both."""
-    for address, port, peer, peer_port in zip(addresses, ports, peers, peer_ports, strict=True):
-        if address[2:] == peer[2:] and port[2:] == peer_port[2:]:
-            yield address + port
-        else:
-            yield address + port + peer + peer_port
+def _apart(address: bytes, port: bytes, peer: bytes, peer_port: bytes) -> bytes:
+    """Behind its tag a field's value is the same for both."""
+    if address[2:] == peer[2:] and port[2:] == peer_port[2:]:
+        return address + port
+    return address + port + peer + peer_port

@@ -6,9 +6,14 @@ a text each of less than 126 bytes, are taken over with a few operations on the 
 one. Every column raises `MalformedError` for a KeyValue of another name, and for what `attributes` refuses.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from itertools import repeat
+from operator import itemgetter
 from typing import Any, Generic, TypeVar
+
+import orjson
 
 from mixer.telemetry.attributes import Attribute, MalformedError, Value, pair, span_of, teller, text_of
 from mixer.telemetry.record import SCHEMA_FIELDS, encoded
@@ -18,10 +23,12 @@ _MAX_KNOWN = 16_384  # of all columns, about 8 MB
 _VALUES = 256  # of one
 _ANEW = 1_000_000  # values that found no room in their columns, until all is learnt anew
 _MAX_DATA = 256  # bytes of a KeyValue that is remembered
+_FEW = 4
 _SHORT = 125  # bytes of a text: its length, and that of the message around it, are one byte
 NANOS = 1_000_000_000
 
 T = TypeVar("T")
+Parts = tuple[Iterable[bytes], ...]
 
 
 class Memory:
@@ -90,6 +97,10 @@ class Column(dict[bytes, T], Generic[T]):
         self.full = False
         self.head = len(start) + 4  # bytes before a text
         self._heads = _Heads(start, self.least, self.most)
+        self.value = itemgetter(slice(self.head - 4, None))  # all but the name
+        self._front = itemgetter(slice(self.head))
+        self._text = itemgetter(slice(self.head, None))
+        self._sized = itemgetter(slice(self.head - 1, None))  # with its length before it
         self._memory = memory
         self._make = make
         self._absent = absent
@@ -107,25 +118,34 @@ class Column(dict[bytes, T], Generic[T]):
         self._memory.remember(self, data, made)
         return made
 
-    def read(self, column: Sequence[bytes]) -> Iterable[T]:
-        """What each tells, in their order. To be taken once: it may be made only then."""
-        if not self.full:
-            return list(map(self.__getitem__, column))
-        self._memory.missed(len(column))
-        return self.many(column)
+    def read(self, column: Sequence[bytes]) -> Any:
+        """What each tells, in their order, in the form that a kind of columns has for it."""
+        return self.look_up(column)
 
-    def many(self, column: Sequence[bytes]) -> Iterable[T]:
-        """`read`, of a column that has other values all the time."""
+    def look_up(self, column: Sequence[bytes]) -> list[T]:
         return list(map(self.__getitem__, column))
 
     def fits(self, column: Sequence[bytes]) -> bool:
-        """Whether all are as Envoy writes them."""
-        at, heads = self.head, self._heads
-        return [data[:at] for data in column] == list(map(heads.__getitem__, map(len, column)))
+        """Whether all are as Envoy writes them. Of few it is not worth while to find that out."""
+        return len(column) > _FEW and list(map(self._front, column)) == list(map(self._heads.__getitem__, map(len, column)))
 
     def ascii(self, data: bytes) -> bool:
         """Whether this one is, and is no text of other than ASCII."""
         return data[: self.head] == self._heads[len(data)] and data.isascii()
+
+
+class Pieces(Column[bytes]):
+    """Encoded fields. What is read are parts, one behind the other, of what each tells."""
+
+    def read(self, column: Sequence[bytes]) -> Parts:
+        if not self.full:
+            return (self.look_up(column),)
+        self._memory.missed(len(column))
+        return self.many(column)
+
+    def many(self, column: Sequence[bytes]) -> Parts:
+        """Of a column that has other values all the time. Parts may be made when they are asked for, once."""
+        return (self.look_up(column),)
 
 
 class Told(Column[tuple[Attribute, ...]]):
@@ -135,7 +155,7 @@ class Told(Column[tuple[Attribute, ...]]):
         super().__init__(name, memory, teller(name), ())
 
 
-class Fields(Column[bytes]):
+class Fields(Pieces):
     """Encoded fields, of names that a column has no faster way for."""
 
     def __init__(self, name: str, memory: Memory) -> None:
@@ -145,7 +165,7 @@ class Fields(Column[bytes]):
         )
 
 
-class Text(Column[bytes]):
+class Text(Pieces):
     """A field of text. `clean`: what a record may have of it."""
 
     def __init__(
@@ -161,17 +181,16 @@ class Text(Column[bytes]):
         super().__init__(name, memory, make, b"")
         self._cleans = clean is not None
 
-    def many(self, column: Sequence[bytes]) -> Iterable[bytes]:
-        start, at = self._start, self.head - 1  # the text's length, and the text
+    def many(self, column: Sequence[bytes]) -> Parts:
         if self._cleans:
-            return list(map(self.__getitem__, column))
-        if b"".join(column).isascii() and self.fits(column):
-            return (start + data[at:] for data in column)
-        usual = self.ascii
-        return [start + data[at:] if usual(data) else self[data] for data in column]
+            return (self.look_up(column),)
+        if self.fits(column) and b"".join(column).isascii():
+            return repeat(self._start, len(column)), map(self._sized, column)
+        start, at, usual = self._start, self.head - 1, self.ascii
+        return ([start + data[at:] if usual(data) else self[data] for data in column],)
 
 
-class Entry(Column[bytes]):
+class Entry(Pieces):
     """An entry of a map. `clean`: the value that a record may have, None: none; where only values with a slash may have
     to be changed, `paths`."""
 
@@ -205,24 +224,25 @@ class Entry(Column[bytes]):
     def _start(self, size: int) -> bytes:
         return self._tag + prefixed(len(self._key) + len(prefixed(size)) + size) + self._key
 
-    def many(self, column: Sequence[bytes]) -> Iterable[bytes]:
+    def many(self, column: Sequence[bytes]) -> Parts:
         if not self._takes:
-            return list(map(self.__getitem__, column))
-        at, starts, usual, paths = self.head - 1, self._starts, self.ascii, self._paths
+            return (self.look_up(column),)
+        starts, usual, paths = self._starts, self.ascii, self._paths
         for size in set(map(len, column)) - starts.keys():
             if 0 <= size - self.head <= _SHORT:
                 starts[size] = self._start(size - self.head)
-        values = [data[at:] for data in column]
-        joined = b"".join(column)
-        if joined.isascii() and not (paths and b"/" in b"".join(values)) and self.fits(column):
-            return (starts[len(data)] + value for data, value in zip(column, values, strict=True))
-        return [
-            starts[len(data)] + value if usual(data) and not (paths and b"/" in value) else self[data]
-            for data, value in zip(column, values, strict=True)
-        ]
+        values = list(map(self._sized, column))
+        if self.fits(column) and b"".join(column).isascii() and not (paths and b"/" in b"".join(values)):
+            return map(starts.__getitem__, map(len, column)), values
+        return (
+            [
+                starts[len(data)] + value if usual(data) and not (paths and b"/" in value) else self[data]
+                for data, value in zip(column, values, strict=True)
+            ],
+        )
 
 
-class Path(Column[bytes]):
+class Path(Pieces):
     """A path with its query. `clean`: the query that a record may have."""
 
     def __init__(self, name: str, memory: Memory, clean: Callable[[str], str] | None) -> None:
@@ -238,14 +258,32 @@ class Path(Column[bytes]):
         super().__init__(name, memory, lambda found: divided(text_of(found).encode()), b"")
         self._divided = divided
 
-    def many(self, column: Sequence[bytes]) -> Iterable[bytes]:
+    def many(self, column: Sequence[bytes]) -> Parts:
         at, divided, usual = self.head, self._divided, self.ascii
-        if b"".join(column).isascii() and self.fits(column):
-            return (divided(data[at:]) for data in column)
-        return [divided(data[at:]) if usual(data) else self[data] for data in column]
+        if self.fits(column) and b"".join(column).isascii():
+            return (map(divided, map(self._text, column)),)
+        return ([divided(data[at:]) if usual(data) else self[data] for data in column],)
 
 
-class Number(Column[int]):
+class Values(Column[int], ABC):
+    """Numbers, and how they are encoded."""
+
+    def read(self, column: Sequence[bytes]) -> list[int]:
+        if not self.full:
+            return self.look_up(column)
+        self._memory.missed(len(column))
+        return self.many(column)
+
+    @abstractmethod
+    def many(self, column: Sequence[bytes]) -> list[int]:
+        """Of a column that has other values all the time."""
+
+    @abstractmethod
+    def fields(self, values: Sequence[int]) -> Parts:
+        """Encoded; in parts, as `Pieces.read` has them."""
+
+
+class Number(Values):
     """A field that is a whole number; 0: absent."""
 
     least = 1
@@ -259,30 +297,34 @@ class Number(Column[int]):
         self._tag = length(descriptor.number << 3)
         super().__init__(name, memory, lambda found: sum(each.value for each in tell(found)), 0)
 
-    def many(self, column: Sequence[bytes]) -> Iterable[int]:
+    def many(self, column: Sequence[bytes]) -> list[int]:
+        if self.fits(column):
+            values = _whole(b",".join(map(self._text, column)), len(column))
+            if values is not None:
+                return values
         at, usual = self.head, self.ascii
-        texts = [data[at:] for data in column]
-        if b"".join(texts).isdigit() and self.fits(column):
-            return list(map(int, texts))
         return [
-            int(text) if text.isdigit() and usual(data) else self[data]
-            for data, text in zip(column, texts, strict=True)
+            int(digits) if (digits := data[at:]).isdigit() and usual(data) else self[data] for data in column
         ]
 
-    def fields(self, values: Iterable[int]) -> Iterable[bytes]:
+    def fields(self, values: Sequence[int]) -> Parts:
         low, high = _tables()
-        tag = self._tag
+        tag, most = self._tag, max(values)
+        if most < _HALF and min(values):
+            return repeat(tag, len(values)), map(high.__getitem__, values)
         return (
-            (tag + high[value] if value else b"")
-            if value < _HALF
-            else tag + low[value & _LOW] + high[value >> _BITS]
-            if value < _HALF * _HALF
-            else tag + length(value)
-            for value in values
+            [
+                (tag + high[value] if value else b"")
+                if value < _HALF
+                else tag + low[value & _LOW] + high[value >> _BITS]
+                if value < _HALF * _HALF
+                else tag + length(value)
+                for value in values
+            ],
         )
 
 
-class Span(Column[int]):
+class Span(Values):
     """A field that is a span, in nanoseconds; -1: absent."""
 
     least, most = 3, 14  # digits and a unit of two letters: at most 1e9 seconds
@@ -296,13 +338,14 @@ class Span(Column[int]):
 
         super().__init__(name, memory, make, -1)
 
-    def many(self, column: Sequence[bytes]) -> Iterable[int]:
-        at = self.head
-        if [data[-2:] for data in column].count(b"ns") == len(column) and self.fits(column):
-            texts = [data[at:-2] for data in column]
-            if b"".join(texts).isdigit():
-                return list(map(int, texts))
-        usual = self.ascii
+    def many(self, column: Sequence[bytes]) -> list[int]:
+        if self.fits(column):
+            joined = b",".join(map(self._text, column)) + b","
+            if joined.count(b"ns,") == len(column):
+                values = _whole(joined.replace(b"ns,", b",")[:-1], len(column))
+                if values is not None:
+                    return values
+        at, usual = self.head, self.ascii
         return [
             int(digits)
             if data.endswith(b"ns") and (digits := data[at:-2]).isdigit() and usual(data)
@@ -310,15 +353,17 @@ class Span(Column[int]):
             for data in column
         ]
 
-    def fields(self, values: Iterable[int]) -> Iterable[bytes]:
+    def fields(self, values: Sequence[int]) -> Parts:
         low, high = _tables()
         three, four = self._tag + b"\x04\x10", self._tag + b"\x05\x10"  # bytes of a number of nanoseconds
-        return (
-            (four if value >= _FOUR else three) + low[value & _LOW] + high[value >> _BITS]
-            if _HALF <= value < _HALF * _HALF
-            else self._field(value)
-            for value in values
-        )
+        least, most = min(values), max(values)
+        if least >= _HALF and most < _HALF * _HALF:
+            return (
+                [four if value >= _FOUR else three for value in values],
+                [low[value & _LOW] for value in values],
+                [high[value >> _BITS] for value in values],
+            )
+        return (list(map(self._field, values)),)
 
     def _field(self, value: int) -> bytes:
         if value < 0:
@@ -334,6 +379,17 @@ def text(column: Column[Any], data: bytes) -> str:
         return data[column.head :].decode()
     found = pair(data)[1]
     return "" if found is None else text_of(found)
+
+
+def _whole(joined: bytes, count: int) -> list[int] | None:
+    """So many numbers with commas between them; None where they are other than JSON has them."""
+    if joined.count(b",") != count - 1 or not joined.replace(b",", b"").isdigit():
+        return None
+    try:
+        values: list[int] = orjson.loads(b"[%b]" % joined)
+    except orjson.JSONDecodeError:
+        return None
+    return values
 
 
 def tag_of(field: str) -> bytes:

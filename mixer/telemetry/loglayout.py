@@ -12,10 +12,22 @@ from typing import Any, NamedTuple
 
 from mixer.telemetry import otlp_pb2 as otlp
 from mixer.telemetry.attributes import HOLDERS, HOLDS, MAX_ATTRIBUTES, SPECIAL, MalformedError, pair, placed
-from mixer.telemetry.logcolumns import Column, Entry, Fields, Memory, Number, Path, Span, Text, Told
+from mixer.telemetry.logcolumns import (
+    Column,
+    Entry,
+    Fields,
+    Memory,
+    Number,
+    Path,
+    Pieces,
+    Span,
+    Text,
+    Told,
+    Values,
+)
 from mixer.telemetry.peers import PEER_FIELDS, Identity
 from mixer.telemetry.record import PLAIN, SCHEMA_FIELDS, AccessRecord, Origin, Shape
-from mixer.telemetry.record import Fields as Values
+from mixer.telemetry.record import Fields as ByName
 from mixer.telemetry.redaction import URL_HEADERS, Redaction
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
 from mixer.telemetry.wire import SHORT
@@ -71,7 +83,6 @@ _SIZES = {
 _ENDS = tuple(
     f"{end}.{part}" for end in ("client", "network.peer", "network.local") for part in ("address", "port")
 )
-_CLIENT_AND_PEER = _ENDS[:4]
 
 Heads = tuple[bytes, ...]
 """The names of attributes, each with what a KeyValue has before it."""
@@ -86,7 +97,7 @@ class Joint(NamedTuple):
 
     origin: Origin
     shape: Shape
-    fields: Values
+    fields: ByName
     peers: tuple[object, ...]
     type: int
     cluster: str
@@ -189,22 +200,17 @@ class Layout:
         def one(name: str) -> Place | None:
             return (at[name], found[at[name]]) if name in at else None
 
-        self.duration = one("duration")
-        self.received = one("envoy.downstream_wire_bytes_received")
-        self.sent = one("envoy.downstream_wire_bytes_sent")
         self.holders = one(HOLDERS)
         self.decision = one("mixer.decision_id")
         self.agent = at.get("user_agent.original")
         self.ends = tuple(map(at.get, _ENDS))
         # Of a peer that is the client nothing is told.
-        self.peers = tuple(map(one, _CLIENT_AND_PEER)) if _ENDS[2] in at or _ENDS[3] in at else ()
-        taken = {each[0] for each in (*self.peers, self.duration, self.received, self.sent) if each}
-        rest = [each for each in self.columns if each[0] not in taken]
-        self.told = [each for each in rest if isinstance(each[1], Told) and each != self.holders]
-        self.pieces = [each for each in rest if isinstance(each[1], Text | Entry | Path | Fields)]
-        numbers = [(_field(each[1]), each) for each in rest if isinstance(each[1], Number | Span)]
-        self.sizes = [(field, each) for field, each in numbers if field in _SIZES]
-        self.numbers = [each for field, each in numbers if field not in _SIZES]
+        self.peers = tuple(map(one, _ENDS[:4])) if _ENDS[2] in at or _ENDS[3] in at else ()
+        rest = [each for each in self.columns if each not in self.peers and each != self.holders]
+        self.told = [each for each in rest if isinstance(each[1], Told)]
+        self.pieces = [each for each in rest if isinstance(each[1], Pieces)]
+        self.values = {placed(each[1].name)[0]: each for each in rest if isinstance(each[1], Values)}
+        self.sizes = sorted(_SIZES & self.values.keys())
         headers = {placed(name): name for name in names}
         traced = [headers[kind, _TRACE] for kind in _HEADERS if (kind, _TRACE) in headers]
         dropped = redaction.header(_TRACE.encode(), b"") is None
@@ -217,10 +223,6 @@ class Layout:
         if self.agent is not None and b"grpc-" in b"".join(column := columns[self.agent]):
             agents = [_GRPC if _is_grpc(data) else b"" for data in column]
         return zip(repeat(self), repeat(identity), agents, *[columns[at] for at in self.joint], strict=False)
-
-
-def _field(column: Column[Any]) -> str:
-    return placed(column.name)[0]
 
 
 def _is_grpc(data: bytes) -> bool:
