@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -24,13 +25,14 @@ from mixer.telemetry.loglayout import (
     Joint,
     Joints,
     Layout,
+    Place,
     Record,
     layout_of,
 )
 from mixer.telemetry.peers import Identity
 from mixer.telemetry.record import AccessRecord, Fields
 from mixer.telemetry.redaction import Redaction
-from mixer.telemetry.wire import length, prefixed
+from mixer.telemetry.wire import prefixed
 
 _MAX_LAYOUTS = 64
 _START, _EVENT_ID = tag_of("start_time"), tag_of("event_id")
@@ -118,7 +120,7 @@ class LogBatches:
 
 def _alike(logs: Sequence[Log]) -> dict[tuple[Identity, int], list[_Row]]:
     """By who logged them, and how many attributes they have; without those that have none, too many, or a body."""
-    found = defaultdict(list)
+    found: dict[tuple[Identity, int], list[_Row]] = defaultdict(list)
     parse = otlp.LogRecord.FromString
     for place, (data, identity, event_id) in enumerate(logs):
         try:
@@ -197,13 +199,14 @@ class _Table:
         layout, columns = self._layout, self._columns
         fields = [joint.fields for joint in self._joints]
         sized = all(received) and all(sent)  # where they are not, metrics take other sizes
-        if sized and not layout.told and not layout.traced and not any([row[3] for row in self._rows]):
+        traced = layout.traced or any(map(itemgetter(3), self._rows))
+        if sized and not traced and not layout.told:
             return fields
         for place, row in enumerate(self._rows):
             more: Fields = {each.field: each.value for told in self._told for each in told[place]}
             for at, header in layout.traced:
-                if traced := text(header, columns[at][place]):
-                    tell(b"traceparent", traced.encode(), more)
+                if parent := text(header, columns[at][place]):
+                    tell(b"traceparent", parent.encode(), more)
             if len(row[3]) == 16 and "trace_id" not in more:
                 more["trace_id"] = row[3].hex()
             if not (received[place] and sent[place]):
@@ -246,7 +249,7 @@ class _Table:
         parts = [
             [joint.encoded for joint in self._joints],
             *chain.from_iterable(self._pieces),
-            *chain.from_iterable(numbers[name][1].fields(values) for name, values in self._values.items()),
+            *chain.from_iterable(_parts(numbers[name], values, 0) for name, values in self._values.items()),
             *self._ends(),
             *self._starts(),
             [_EVENT_ID + prefixed(len(row[4])) for row in self._rows],
@@ -256,34 +259,38 @@ class _Table:
 
     def _starts(self) -> Parts:
         """When each began."""
-        known: dict[int, bytes] = {}
-        found = []
-        for _, _, time, _, _ in self._rows:
-            seconds, nanos = divmod(time, NANOS)
-            if (whole := known.get(seconds)) is None:
-                whole = known[seconds] = b"\x08" + length(seconds) if seconds else b""
-            told = whole + b"\x10" + varint(nanos) if nanos else whole
-            found.append(_START + prefixed(len(told)) + told if told else b"")
-        return (found,)
+        return (list(map(_start, map(itemgetter(2), self._rows))),)
 
     def _ends(self) -> Parts:
         """The client; of a peer that is the client nothing is told."""
         places = self._layout.peers
         if not places:
             return ()
-        nothing = [b""] * len(self._rows)
-        parts: list[Parts] = [
-            (nothing,) if place is None else place[1].fields(read) if isinstance(place[1], Values) else read
-            for place, read in zip(places, self._peers, strict=True)
+        count, columns = len(self._rows), self._columns
+        parts: list[Callable[[], Parts]] = [
+            partial(_parts, *each, count) for each in zip(places, self._peers, strict=True)
         ]
-        if None not in places:
-            client, port, peer, peer_port = [
-                list(map(column.value, self._columns[at])) for at, column in places
-            ]
-            if peer == client and peer_port == port:
-                return parts[0] + parts[1]
-        joined = [list(map(b"".join, zip(*each, strict=True))) for each in parts]
+        told = [None if each is None else list(map(each[1].value, columns[each[0]])) for each in places]
+        if told[:2] == told[2:] and None not in told:
+            return parts[0]() + parts[1]()
+        joined = [list(map(b"".join, zip(*each(), strict=True))) for each in parts]
         return (list(map(_apart, *joined)),)
+
+
+def _parts(place: Place | None, read: Any, count: int) -> Parts:
+    if place is None:
+        return ([b""] * count,)
+    _, column = place
+    made: Parts = column.fields(read) if isinstance(column, Values) else read
+    return made
+
+
+def _start(time: int) -> bytes:
+    seconds, nanos = divmod(time, NANOS)
+    told = b"\x08" + varint(seconds) if seconds else b""
+    if nanos:
+        told += b"\x10" + varint(nanos)
+    return _START + prefixed(len(told)) + told if told else b""
 
 
 def _apart(address: bytes, port: bytes, peer: bytes, peer_port: bytes) -> bytes:

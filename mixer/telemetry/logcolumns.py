@@ -127,7 +127,9 @@ class Column(dict[bytes, T], Generic[T]):
 
     def fits(self, column: Sequence[bytes]) -> bool:
         """Whether all are as Envoy writes them. Of few it is not worth while to find that out."""
-        return len(column) > _FEW and list(map(self._front, column)) == list(map(self._heads.__getitem__, map(len, column)))
+        return len(column) > _FEW and list(map(self._front, column)) == list(
+            map(self._heads.__getitem__, map(len, column))
+        )
 
     def ascii(self, data: bytes) -> bool:
         """Whether this one is, and is no text of other than ASCII."""
@@ -411,7 +413,9 @@ def varint(value: int) -> bytes:
         return high[value]
     if value < _HALF * _HALF:
         return low[value & _LOW] + high[value >> _BITS]
-    return low[value & _LOW] + low[value >> _BITS & _LOW] + length(value >> 2 * _BITS)
+    if value < _HALF * _HALF * _HALF:
+        return low[value & _LOW] + low[value >> _BITS & _LOW] + high[value >> 2 * _BITS]
+    return length(value)
 
 
 @cache
