@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from mixer.telemetry import otlp_pb2 as otlp
 from mixer.telemetry.attributes import Attribute, MalformedError, pair, told
 from mixer.telemetry.entry import tell
-from mixer.telemetry.logcolumns import NANOS, Parts, Values, tag_of, text, varint
+from mixer.telemetry.logcolumns import NANOS, Parts, Values, tag_of, varint
 from mixer.telemetry.loglayout import (
     MAX_NAMES,
     Columns,
@@ -41,8 +41,6 @@ _record: Callable[[tuple[Any, ...]], AccessRecord] = partial(tuple.__new__, Acce
 
 Log = tuple[bytes, Identity, bytes]
 """A log record, who logged it, and its event id."""
-
-
 _Row = tuple[int, Sequence[bytes], int, bytes, bytes]
 """Of a log record its place among what is to be read, its attributes, its time, the trace's id, and its event id."""
 
@@ -205,7 +203,7 @@ class _Table:
         for place, row in enumerate(self._rows):
             more: Fields = {each.field: each.value for told in self._told for each in told[place]}
             for at, header in layout.traced:
-                if parent := text(header, columns[at][place]):
+                if parent := header.text(columns[at][place]):
                     tell(b"traceparent", parent.encode(), more)
             if len(row[3]) == 16 and "trace_id" not in more:
                 more["trace_id"] = row[3].hex()
@@ -239,7 +237,7 @@ class _Table:
         holders: tuple[str, ...] = waiting[0].value if waiting else ()
         if self._joints[place].holds and self._layout.decision is not None:
             at, column = self._layout.decision
-            if decision_id := text(column, self._columns[at][place]):
+            if decision_id := column.text(self._columns[at][place]):
                 return (*holders, decision_id)
         return holders
 

@@ -1,139 +1,21 @@
-"""One attribute of many log records at a time.
-
-A column has the KeyValues that log records have at one place, all of one name. What a KeyValue tells is looked up by
-its bytes. Where a name has more values than are remembered (`Memory`), those that are as Envoy writes them, a name and
-a text each of less than 126 bytes, are taken over with a few operations on the whole column; others are read one by
-one. Every column raises `MalformedError` for a KeyValue of another name, and for what `attributes` refuses.
-"""
+"""Kinds of columns, by what their fields are: how values are read, and encoded as a record has them (`keyvalues`)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import repeat
-from operator import itemgetter
-from typing import Any, Generic, TypeVar
 
 import orjson
 
-from mixer.telemetry.attributes import Attribute, MalformedError, Value, pair, span_of, teller, text_of
+from mixer.telemetry.attributes import Attribute, Value, span_of, teller, text_of
+from mixer.telemetry.keyvalues import SHORT_TEXT, Column, Memory
 from mixer.telemetry.record import SCHEMA_FIELDS, encoded
 from mixer.telemetry.wire import length, prefixed
 
-_MAX_KNOWN = 16_384  # of all columns, about 8 MB
-_VALUES = 256  # of one
-_ANEW = 1_000_000  # values that found no room in their columns, until all is learnt anew
-_MAX_DATA = 256  # bytes of a KeyValue that is remembered
-_FEW = 4
-_SHORT = 125  # bytes of a text: its length, and that of the message around it, are one byte
 NANOS = 1_000_000_000
 
-T = TypeVar("T")
 Parts = tuple[Iterable[bytes], ...]
-
-
-class Memory:
-    """What is remembered of many columns: bounded, and the first that comes."""
-
-    def __init__(self) -> None:
-        self._columns: dict[int, Column[Any]] = {}
-        self._count = 0
-        self._missed = 0
-
-    def remember(self, column: "Column[T]", data: bytes, made: T) -> None:
-        if len(column) >= _VALUES:
-            column.full = True
-            # What there is not is told by a text of no length, or of one: it comes among many others.
-            if len(data) > column.head + 1 or len(column) >= 2 * _VALUES:
-                return
-        if len(data) > _MAX_DATA:
-            return
-        if self._count >= _MAX_KNOWN:
-            self._forget()
-        column[data] = made
-        self._count += 1
-        self._columns[id(column)] = column
-
-    def missed(self, count: int) -> None:
-        self._missed += count
-        if self._missed >= _ANEW:
-            self._forget()
-
-    def _forget(self) -> None:
-        """Others may come again and again now."""
-        for column in self._columns.values():
-            column.clear()
-            column.full = False
-        self._columns.clear()
-        self._count = self._missed = 0
-
-
-class _Heads(dict[int, bytes]):
-    """What stands before a text, by the length of its KeyValue, for texts of `least` to `most` bytes."""
-
-    def __init__(self, start: bytes, least: int, most: int) -> None:
-        super().__init__()
-        self._start = start
-        self._least = least
-        self._most = most
-
-    def __missing__(self, size: int) -> bytes:
-        text = size - len(self._start) - 4
-        if not self._least <= text <= self._most:
-            return self._start + b"      "  # longer than what it is compared with
-        head = self[size] = self._start + b"\x12%c\x0a%c" % (text + 2, text)
-        return head
-
-
-class Column(dict[bytes, T], Generic[T]):
-    """What KeyValues of one name tell, by their bytes."""
-
-    least, most = 2, _SHORT  # bytes of a text that is taken over; `-` says that there is none
-
-    def __init__(self, name: str, memory: Memory, make: Callable[[Value], T], absent: T) -> None:
-        super().__init__()
-        start = name.encode()
-        start = b"\x0a%b%b" % (length(len(start)), start)
-        self.name = name
-        self.full = False
-        self.head = len(start) + 4  # bytes before a text
-        self._heads = _Heads(start, self.least, self.most)
-        self.value = itemgetter(slice(self.head - 4, None))  # all but the name
-        self._front = itemgetter(slice(self.head))
-        self._text = itemgetter(slice(self.head, None))
-        self._sized = itemgetter(slice(self.head - 1, None))  # with its length before it
-        self._memory = memory
-        self._make = make
-        self._absent = absent
-
-    def __missing__(self, data: bytes) -> T:
-        name, found = pair(data)
-        if name != self.name:
-            raise MalformedError("another attribute is in this place")
-        if found is None:
-            made = self._absent
-        elif isinstance(found, bytes):
-            raise MalformedError("expected text, a number or a boolean")
-        else:
-            made = self._make(found)
-        self._memory.remember(self, data, made)
-        return made
-
-    def read(self, column: Sequence[bytes]) -> Any:
-        """What each tells, in their order, in the form that a kind of columns has for it."""
-        return self.look_up(column)
-
-    def look_up(self, column: Sequence[bytes]) -> list[T]:
-        return list(map(self.__getitem__, column))
-
-    def fits(self, column: Sequence[bytes]) -> bool:
-        """Whether all are as Envoy writes them. Of few it is not worth while to find that out."""
-        return len(column) > _FEW and list(map(self._front, column)) == list(
-            map(self._heads.__getitem__, map(len, column))
-        )
-
-    def ascii(self, data: bytes) -> bool:
-        """Whether this one is, and is no text of other than ASCII."""
-        return data[: self.head] == self._heads[len(data)] and data.isascii()
+"""Of some records, parts of what is to stand behind each other in each."""
 
 
 class Pieces(Column[bytes]):
@@ -231,7 +113,7 @@ class Entry(Pieces):
             return (self.look_up(column),)
         starts, usual, paths = self._starts, self.ascii, self._paths
         for size in set(map(len, column)) - starts.keys():
-            if 0 <= size - self.head <= _SHORT:
+            if 0 <= size - self.head <= SHORT_TEXT:
                 starts[size] = self._start(size - self.head)
         values = list(map(self._sized, column))
         if self.fits(column) and b"".join(column).isascii() and not (paths and b"/" in b"".join(values)):
@@ -373,14 +255,6 @@ class Span(Values):
         seconds, nanos = divmod(value, NANOS)
         span = (b"\x08" + length(seconds) if seconds else b"") + (b"\x10" + length(nanos) if nanos else b"")
         return self._tag + prefixed(len(span)) + span
-
-
-def text(column: Column[Any], data: bytes) -> str:
-    """The text of one of the column's KeyValues, empty where there is none."""
-    if column.ascii(data):
-        return data[column.head :].decode()
-    found = pair(data)[1]
-    return "" if found is None else text_of(found)
 
 
 def _whole(joined: bytes, count: int) -> list[int] | None:

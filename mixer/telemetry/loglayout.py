@@ -11,20 +11,18 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 from mixer.telemetry import otlp_pb2 as otlp
-from mixer.telemetry.attributes import HOLDERS, HOLDS, MAX_ATTRIBUTES, SPECIAL, MalformedError, pair, placed
-from mixer.telemetry.logcolumns import (
-    Column,
-    Entry,
-    Fields,
-    Memory,
-    Number,
-    Path,
-    Pieces,
-    Span,
-    Text,
-    Told,
-    Values,
+from mixer.telemetry.attributes import (
+    HEADERS,
+    HOLDERS,
+    HOLDS,
+    MAX_ATTRIBUTES,
+    SPECIAL,
+    MalformedError,
+    pair,
+    placed,
 )
+from mixer.telemetry.keyvalues import Column, Memory
+from mixer.telemetry.logcolumns import Entry, Fields, Number, Path, Pieces, Span, Text, Told, Values
 from mixer.telemetry.peers import PEER_FIELDS, Identity
 from mixer.telemetry.record import PLAIN, SCHEMA_FIELDS, AccessRecord, Origin, Shape
 from mixer.telemetry.record import Fields as ByName
@@ -63,11 +61,6 @@ _JOINT = {
     "http_response_status_code",
     "error_type",
 }
-_HEADERS = (
-    "http_response_header",
-    "http_response_trailer",
-    "http_request_header",
-)  # the last one taken counts
 _JOINT_HEADERS = ("content-type", "grpc-status")
 _TRACE = "traceparent"
 _COUNTS = ("rpc_request_message_count", "rpc_response_message_count")
@@ -159,7 +152,7 @@ class Columns(dict[str, Column[Any]]):
             return Told(name, memory)
         if name in SPECIAL or not key:
             return self._plain(name, field)
-        if field in _HEADERS:
+        if field in HEADERS:
             return self._header(name, field, key)
         tag = redaction.tag if field == "envoy_custom_tags" else None
         return Entry(name, memory, field, key, tag, paths=True)
@@ -212,7 +205,7 @@ class Layout:
         self.values = {placed(each[1].name)[0]: each for each in rest if isinstance(each[1], Values)}
         self.sizes = sorted(_SIZES & self.values.keys())
         headers = {placed(name): name for name in names}
-        traced = [headers[kind, _TRACE] for kind in _HEADERS if (kind, _TRACE) in headers]
+        traced = [headers[kind, _TRACE] for kind in HEADERS if (kind, _TRACE) in headers]
         dropped = redaction.header(_TRACE.encode(), b"") is None
         self.traced = [] if dropped else [(at[name], found[at[name]]) for name in traced]
 
@@ -234,7 +227,7 @@ def _is_joint(name: str) -> bool:
     if name in SPECIAL:
         return name == HOLDS or PLAIN.get(name) in _JOINT
     field, key = placed(name)
-    return field in _JOINT or (field in _HEADERS and key in _JOINT_HEADERS)
+    return field in _JOINT or (field in HEADERS and key in _JOINT_HEADERS)
 
 
 def layout_of(heads: Heads, columns: Columns, redaction: Redaction) -> Layout | None:

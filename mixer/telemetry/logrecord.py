@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from mixer.telemetry import otlp_pb2 as otlp
 from mixer.telemetry.attributes import (
+    HEADERS,
     HOLDERS,
     HOLDS,
     MAX_ATTRIBUTES,
@@ -31,11 +32,6 @@ from mixer.telemetry.redaction import Redaction
 
 _FLAGS = {letters: name for name, letters in LETTERS.items()}
 _PLAIN = frozenset(PLAIN.values()) - {"envoy_access_log_type"}
-_HEADERS = (
-    "http_response_header",
-    "http_response_trailer",
-    "http_request_header",
-)  # the last one taken counts
 # Envoy's built-in resource labels, and what they are in the node of an access-log stream.
 _NODE = {"node_name": "id", "cluster_name": "cluster"}
 
@@ -91,7 +87,7 @@ class LogReader:
             fields.setdefault(
                 "rpc_system", "grpc"
             )  # as gRPC's own clients call themselves; a content type knows better
-        for kind in _HEADERS:
+        for kind in HEADERS:
             if kind in maps:
                 self._take_headers(maps, kind, fields)
         trace = log.trace_id.hex()
