@@ -279,7 +279,7 @@ def _parts(place: Place | None, read: Any, count: int) -> Parts:
     if place is None:
         return ([b""] * count,)
     _, column = place
-    made: Parts = column.fields(read) if isinstance(column, Values) else read
+    made: Parts = column.encode(read) if isinstance(column, Values) else read
     return made
 
 

@@ -14,6 +14,8 @@ from mixer.telemetry.wire import length, prefixed
 
 NANOS = 1_000_000_000
 
+_KNOWN = 256  # encoded numbers of a column
+
 Parts = tuple[Iterable[bytes], ...]
 """Of some records, parts of what is to stand behind each other in each."""
 
@@ -152,11 +154,28 @@ class Path(Pieces):
 class Values(Column[int], ABC):
     """Numbers, and how they are encoded."""
 
+    def __init__(self, name: str, memory: Memory, make: Callable[[Value], int], absent: int) -> None:
+        super().__init__(name, memory, make, absent)
+        self._known: dict[int, bytes] = {}
+
     def read(self, column: Sequence[bytes]) -> list[int]:
         if not self.full:
             return self.look_up(column)
         self._memory.missed(len(column))
         return self.many(column)
+
+    def encode(self, values: Sequence[int]) -> Parts:
+        """Encoded; in parts, as `Pieces.read` has them."""
+        if self.full:
+            return self.fields(values)
+        known = self._known
+        try:
+            return (list(map(known.__getitem__, values)),)
+        except KeyError:  # as many as a column has before it is full
+            if len(known) > _KNOWN:
+                known.clear()
+            known.update(zip(values, map(b"".join, zip(*self.fields(values), strict=True)), strict=True))
+            return (list(map(known.__getitem__, values)),)
 
     @abstractmethod
     def many(self, column: Sequence[bytes]) -> list[int]:
@@ -164,7 +183,7 @@ class Values(Column[int], ABC):
 
     @abstractmethod
     def fields(self, values: Sequence[int]) -> Parts:
-        """Encoded; in parts, as `Pieces.read` has them."""
+        """`encode`, of a column that has other values all the time."""
 
 
 class Number(Values):
@@ -201,7 +220,7 @@ class Number(Values):
                 (tag + high[value] if value else b"")
                 if value < _HALF
                 else tag + low[value & _LOW] + high[value >> _BITS]
-                if value < _HALF * _HALF
+                if value < _WHOLE
                 else tag + length(value)
                 for value in values
             ],
@@ -241,7 +260,7 @@ class Span(Values):
         low, high = _tables()
         three, four = self._tag + b"\x04\x10", self._tag + b"\x05\x10"  # bytes of a number of nanoseconds
         least, most = min(values), max(values)
-        if least >= _HALF and most < _HALF * _HALF:
+        if least >= _HALF and most < _WHOLE:
             return (
                 [four if value >= _FOUR else three for value in values],
                 [low[value & _LOW] for value in values],
@@ -278,6 +297,7 @@ def tag_of(field: str) -> bytes:
 _BITS = 14
 _HALF = 1 << _BITS
 _LOW = _HALF - 1
+_WHOLE = _HALF * _HALF
 _FOUR = 1 << 21  # from here on it takes four bytes
 
 
@@ -285,11 +305,14 @@ def varint(value: int) -> bytes:
     low, high = _tables()
     if value < _HALF:
         return high[value]
-    if value < _HALF * _HALF:
+    if value < _WHOLE:
         return low[value & _LOW] + high[value >> _BITS]
-    if value < _HALF * _HALF * _HALF:
-        return low[value & _LOW] + low[value >> _BITS & _LOW] + high[value >> 2 * _BITS]
-    return length(value)
+    rest = value >> _BITS
+    return (
+        low[value & _LOW]
+        + low[rest & _LOW]
+        + (high[rest >> _BITS] if rest < _WHOLE else length(rest >> _BITS))
+    )
 
 
 @cache
