@@ -23,6 +23,11 @@ from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
 MAX_ATTRIBUTES = 1000  # of one record, or of its resource
 # What tells of slots of concurrency limits, and is in no record: whether the decision's id holds some, and who else.
 HOLDS, HOLDERS = "mixer.holds", "mixer.holders"
+HEADERS = (
+    "http_response_header",
+    "http_response_trailer",
+    "http_request_header",
+)  # the last one taken counts
 
 _MAX_KNOWN = 16_384  # attributes of less than 256 bytes, about 8 MB
 _VALUES = 256  # of one name
@@ -145,22 +150,33 @@ def told(name: str, found: Any) -> tuple[Attribute, ...]:
 
 
 def teller(name: str) -> Tell:
-    """What a value tells under this name; one that is none of the record's is that of a custom tag."""
-    if (special := _SPECIAL.get(name)) is not None:
-        return lambda found: special(_text(found))
-    if (plain := PLAIN.get(name)) is not None and name not in _OURS:
-        convert = _CONVERT[SCHEMA_FIELDS[plain].cpp_type]
-        return lambda found: _present(plain, convert(name, found))
-    if (span := _SPANS.get(name)) is not None:
-        return lambda found: () if (time := _span(name, found)) is None else (Attribute(span, time),)
+    """What a value tells under this name; one that is none of the record's is that of a custom tag. Raises
+    `MalformedError` for no name at all."""
+    if not name:
+        raise MalformedError("an attribute has no name")
+    if (special := SPECIAL.get(name)) is not None:
+        return lambda found: special(text_of(found))
+    field, key = placed(name)
+    if key:
+        return partial(_entry, field, key)
+    if name in _SPANS:
+        return lambda found: () if (time := span_of(name, found)) is None else (Attribute(field, time),)
+    convert = _CONVERT[SCHEMA_FIELDS[field].cpp_type]
+    return lambda found: _present(field, convert(name, found))
+
+
+def placed(name: str) -> tuple[str, str]:
+    """Where a value is under a name that is none of `SPECIAL`: its field, and where that is a map its key there."""
+    if (field := PLAIN.get(name, _SPANS.get(name))) is not None and name not in _OURS:
+        return field, ""
     for prefix, field in MAPS.items():
         if name.startswith(f"{prefix}.") and (key := name[len(prefix) + 1 :]):
-            return partial(_entry, field, key.lower() if prefix.startswith("http.") else key)
-    return partial(_entry, "envoy_custom_tags", name)
+            return field, key.lower() if prefix.startswith("http.") else key
+    return "envoy_custom_tags", name
 
 
 def _entry(field: str, key: str, found: Value) -> tuple[Attribute, ...]:
-    return (Attribute(field, _text(found), key),)
+    return (Attribute(field, text_of(found), key),)
 
 
 def _present(field: str, value: Any) -> tuple[Attribute, ...]:
@@ -168,7 +184,7 @@ def _present(field: str, value: Any) -> tuple[Attribute, ...]:
     return (Attribute(field, value),) if value or SCHEMA_FIELDS[field].has_presence else ()
 
 
-def _text(found: Value) -> str:
+def text_of(found: Value) -> str:
     return str(found).lower() if isinstance(found, bool) else str(found)
 
 
@@ -178,7 +194,7 @@ def _shown(name: str) -> str:
 
 
 def _string(_: str, found: Value) -> str:
-    return _text(found)
+    return text_of(found)
 
 
 def _number(bits: int) -> Callable[[str, Value], int]:
@@ -208,9 +224,9 @@ def _enum(name: str, found: Value) -> int:
     )
 
 
-def _span(name: str, found: Value) -> Duration | None:
+def span_of(name: str, found: Value) -> Duration | None:
     """`12ms`, `3764860ns`, `0.003764860s`."""
-    text = _text(found)
+    text = text_of(found)
     if match := _SPAN.fullmatch(text):
         whole, part, unit = match.groups()
         scale = _NANOS[unit]
@@ -267,17 +283,17 @@ def _address(text: str) -> tuple[Attribute, ...]:
 
 def _version(text: str) -> tuple[Attribute, ...]:
     """`HTTP/1.1` is 1.1."""
-    return (Attribute("network_protocol_version", text.removeprefix("HTTP/")),)
+    return _present("network_protocol_version", text.removeprefix("HTTP/"))
 
 
 def _tls_version(text: str) -> tuple[Attribute, ...]:
-    return (Attribute("tls_protocol_version", text.removeprefix("TLSv")),)
+    return _present("tls_protocol_version", text.removeprefix("TLSv"))
 
 
 def _principal(side: str) -> Callable[[str], tuple[Attribute, ...]]:
     def first(text: str) -> tuple[Attribute, ...]:
         """Of a certificate's names, the first."""
-        return (Attribute(f"istio_{side}_principal", text.partition(",")[0]),)
+        return _present(f"istio_{side}_principal", text.partition(",")[0])
 
     return first
 
@@ -308,7 +324,7 @@ def _holders(text: str) -> tuple[Attribute, ...]:
     return (Attribute(HOLDERS, tuple(filter(None, found))),)
 
 
-_SPECIAL: Mapping[str, Callable[[str], tuple[Attribute, ...]]] = {
+SPECIAL: Mapping[str, Callable[[str], tuple[Attribute, ...]]] = {
     "http.request.method": _method,
     "url.path": _path,
     "url.full": _full,

@@ -1,6 +1,6 @@
 """Log records of OpenTelemetry, as Envoy's access logger sends them, to records."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from mixer.telemetry import otlp_pb2 as otlp
 from mixer.telemetry.attributes import (
+    HEADERS,
     HOLDERS,
     HOLDS,
     MAX_ATTRIBUTES,
@@ -24,17 +25,13 @@ from mixer.telemetry.attributes import (
 from mixer.telemetry.decode import TELLING_HEADERS, Parts
 from mixer.telemetry.entry import tell
 from mixer.telemetry.flags import LETTERS
+from mixer.telemetry.logbatch import Log, LogBatches
 from mixer.telemetry.peers import PEER_FIELDS, Identity, namespace_of
 from mixer.telemetry.record import PLAIN, TCP, AccessRecord, Fields, Shape, encoded
 from mixer.telemetry.redaction import Redaction
 
 _FLAGS = {letters: name for name, letters in LETTERS.items()}
 _PLAIN = frozenset(PLAIN.values()) - {"envoy_access_log_type"}
-_HEADERS = (
-    "http_response_header",
-    "http_response_trailer",
-    "http_request_header",
-)  # the last one taken counts
 # Envoy's built-in resource labels, and what they are in the node of an access-log stream.
 _NODE = {"node_name": "id", "cluster_name": "cluster"}
 
@@ -66,6 +63,7 @@ class LogReader:
     def __init__(self, redaction: Redaction) -> None:
         self._redaction = redaction
         self._attributes_of = Attributes()
+        self._batches = LogBatches(redaction, self.record)
         self._identity: Parts[Identity] = Parts(
             _identity, Identity(als_pb2.StreamAccessLogsMessage.Identifier())
         )
@@ -73,6 +71,10 @@ class LogReader:
     def identity(self, resource: bytes) -> Identity:
         """Who logged. Raises `MalformedError`."""
         return self._identity[resource]
+
+    def records(self, logs: Sequence[Log]) -> list[AccessRecord | None]:
+        """What `record` makes of each, many at once; None for what it is to be asked for, or refuses."""
+        return self._batches.records(logs)
 
     def record(self, data: bytes, identity: Identity, event_id: bytes) -> AccessRecord:
         """Raises `MalformedError` where a log record is none, or an attribute not what its name says."""
@@ -85,7 +87,7 @@ class LogReader:
             fields.setdefault(
                 "rpc_system", "grpc"
             )  # as gRPC's own clients call themselves; a content type knows better
-        for kind in _HEADERS:
+        for kind in HEADERS:
             if kind in maps:
                 self._take_headers(maps, kind, fields)
         trace = log.trace_id.hex()
@@ -154,16 +156,13 @@ class LogReader:
         maps[kind] = kept
 
     def _redact(self, fields: Fields, maps: dict[str, dict[str, str]]) -> None:
-        if query := fields.get("url_query"):
-            fields["url_query"] = self._redaction.query(query)
-        if referer := fields.get("envoy_referer"):
-            fields["envoy_referer"] = self._redaction.url(referer)
-        if rewritten := fields.get("envoy_rewritten_path"):
-            fields["envoy_rewritten_path"] = self._redaction.url(rewritten).partition("?")[0]
+        for name, clean in self._redaction.fields.items():
+            if (text := fields.get(name)) is not None:
+                fields[name] = clean(text)
+                if not fields[name]:
+                    del fields[name]
         if tags := maps.get("envoy_custom_tags"):
-            for name, text in tags.items():
-                if "://" in text or text.startswith("/"):
-                    tags[name] = self._redaction.url(text)
+            maps["envoy_custom_tags"] = {name: self._redaction.tag(text) for name, text in tags.items()}
 
 
 def event_id(resource: bytes, record: bytes, seen: dict[bytes, int]) -> bytes:

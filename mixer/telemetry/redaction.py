@@ -1,6 +1,6 @@
 """What of a request no record has: headers that are secrets, values in queries, who a URL says its user is."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import unquote_plus
 
 # Secrets by their nature. They do not enter a record, whatever Envoy was told to log.
@@ -26,6 +26,12 @@ class Redaction:
         self._within = tuple(
             name for name in self._query if not any(other in name for other in self._query - {name})
         )
+        self.fields: Mapping[str, Callable[[str], str]] = {
+            "url_query": self.query,
+            "envoy_referer": self.url,
+            "envoy_rewritten_path": lambda text: self.url(text).partition("?")[0],
+        }
+        """What a record may have of its fields, by their names."""
 
     def header(self, name: bytes, value: bytes) -> bytes | None:
         """The value that a record may have of a header, by its lower-case name; None: none."""
@@ -42,6 +48,10 @@ class Redaction:
             return False
         plain = text.lower()
         return not any(name in plain for name in self._within)
+
+    def tag(self, text: str) -> str:
+        """The value that a record may have of a custom tag."""
+        return self.url(text) if "://" in text or text.startswith("/") else text
 
     def query(self, text: str) -> str:
         """A query without the values of its secret parameters, however a client spelled their names."""

@@ -105,6 +105,11 @@ def test_value_that_is_none_of_its_field_is_refused_by_name(name: str, value: An
     assert str(value) not in str(raised.value)
 
 
+def test_attribute_without_a_name_is_refused() -> None:
+    with pytest.raises(MalformedError, match="an attribute has no name"):
+        record({**REQUEST, "": "north"})
+
+
 def test_too_many_attributes_are_refused() -> None:
     with pytest.raises(MalformedError, match="at most 1000 attributes"):
         record({str(number): "x" for number in range(MAX_ATTRIBUTES + 1)})
