@@ -9,7 +9,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
+from hashlib import sha256
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -172,7 +172,7 @@ class ExportService:
         return kept
 
     def _delivery(self, data: bytes) -> _Delivery:
-        name = blake2b(data, digest_size=16).digest()
+        name = sha256(data).digest()
         if (known := self._known.get(name)) is not None:
             self._known.move_to_end(name)
             return known

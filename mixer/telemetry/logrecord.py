@@ -1,7 +1,7 @@
 """Log records of OpenTelemetry, as Envoy's access logger sends them, to records."""
 
 from collections.abc import Iterator, Sequence
-from hashlib import blake2b
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 from envoy.service.accesslog.v3 import als_pb2
@@ -168,7 +168,7 @@ class LogReader:
 def event_id(resource: bytes, record: bytes, seen: dict[bytes, int]) -> bytes:
     """An id that stays when the same log record is sent again: 128 bits of its hash, and which one it is among those
     in this call that are alike to the last bit (`seen`, of one call)."""
-    name = blake2b(b"%d:%b%b" % (len(resource), resource, record), digest_size=16).hexdigest().encode()
+    name = sha256(b"%d:%b%b" % (len(resource), resource, record)).hexdigest()[:32].encode()
     count = seen[name] = seen.get(name, 0) + 1
     return b"%b-%d" % (name, count)
 
