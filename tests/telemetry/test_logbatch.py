@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mixer.telemetry import keyvalues, labels, loglayout
 from mixer.telemetry import otlp_pb2 as otlp
-from mixer.telemetry.attributes import MAX_ATTRIBUTES, SPECIAL, placed
+from mixer.telemetry.attributes import MAX_ATTRIBUTES, SPECIAL, MalformedError, placed
 from mixer.telemetry.export import MAX_BATCH
 from mixer.telemetry.logbatch import Log
 from mixer.telemetry.logrecord import LogReader, event_id
@@ -72,7 +72,7 @@ TEXTS = [
     ),
 ]
 NUMBERS = ["0", "7", "007", "127", "128", "200", "503", "16383", "16384", "65535", "99999999", "999999999"]
-LARGE = ["268435455", "268435456", "9" * 19, "18446744073709551615"]
+LARGE = ["268435455", "4294967296", "268435456", "9" * 19, "18446744073709551615"]
 SPANS = [
     *(
         "0ms",
@@ -107,7 +107,31 @@ VALID: dict[str, list[Any]] = {
     "holders": ["[]", '["a","b",""]', *ABSENT],
     "text": [*TEXTS, *ABSENT, b"\xff\xfe", b"a\xe9b", 7, 1.5, False, None],
 }
+# As Envoy writes them, so that a column of them is read at once.
+USUAL: dict[str, list[Any]] = {
+    **VALID,
+    "number": NUMBERS,
+    "span": [span for span in SPANS if len(span) > 2 and span.endswith("ns")],
+    "text": [text for text in TEXTS if 1 < len(text) < 126 and text.isascii()],
+}
+JSON = [
+    "-1",
+    "true",
+    "null",
+    "1.5",
+    "1e5",
+    "[1]",
+    "5,6",
+    "1ns,2",
+    "1ns,2ns",
+    "-1ns",
+    "1.5ns",
+    "ns,ns",
+    "7s",
+    "7us",
+]
 WILD = [
+    *JSON,
     *(each for values in VALID.values() for each in values),
     *(
         *LARGE,
@@ -143,6 +167,20 @@ def kind(name: str) -> str:
 
 
 @st.composite
+def column(draw: st.DrawFn, name: str, count: int, wild: bool) -> list[Any]:
+    """Values of one attribute: of all forms, or nearly all in the usual one."""
+    form = draw(st.integers(0, 9))
+    if wild and not form:
+        return draw(st.lists(ODD, min_size=count, max_size=count))
+    values = draw(
+        st.lists(st.sampled_from((VALID if form < 4 else USUAL)[kind(name)]), min_size=count, max_size=count)
+    )
+    if form == 9:
+        values[draw(st.integers(0, count - 1))] = draw(st.sampled_from(WILD if wild else VALID[kind(name)]))
+    return values
+
+
+@st.composite
 def calls(draw: st.DrawFn) -> tuple[list[tuple[bytes, bytes]], ...]:
     """Log records of a few layouts, mixed, in two calls, each with its resource."""
     logs: list[tuple[bytes, bytes]] = []
@@ -154,17 +192,8 @@ def calls(draw: st.DrawFn) -> tuple[list[tuple[bytes, bytes]], ...]:
         )
         if draw(st.integers(0, 9)) == 0:
             names = [*names, draw(st.sampled_from(names))]
-        count = draw(st.integers(1, 8))
-        columns = [
-            draw(
-                st.lists(
-                    st.sampled_from(VALID[kind(name)]) if not wild or draw(st.integers(0, 9)) else odd,
-                    min_size=count,
-                    max_size=count,
-                )
-            )
-            for name in names
-        ]
+        count = draw(st.integers(1, 10))
+        columns = [draw(column(name, count, wild)) for name in names]
         for values in zip(*columns, strict=True):
             pairs = [pair(*item) for item in zip(names, values, strict=True)]
             if wild and draw(st.integers(0, 9)) == 0:
@@ -177,7 +206,7 @@ def calls(draw: st.DrawFn) -> tuple[list[tuple[bytes, bytes]], ...]:
     return logs, draw(st.permutations(logs))
 
 
-odd = (
+ODD = (
     st.sampled_from(WILD) | st.text(max_size=140) | st.binary(max_size=140) | st.integers(-5, 2**40).map(str)
 )
 MORE: list[dict[str, Any]] = [
@@ -228,12 +257,47 @@ def test_log_records_read_together_are_what_each_is_by_itself(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keyvalues, "_VALUES", learnt)
+        patch.setattr(keyvalues, "_FEW", 4 if learnt > 2 else 0)
         reader = LogReader(redaction)
         for logs in mixed:
             batch = given_(reader, logs)
             for each, made in zip(batch, reader.records(batch), strict=True):
                 if made is not None:
                     assert told(made) == told(reader.record(*each))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("http.response.body.size", "envoy.upstream_request_attempt_count", "client.port", "duration"),
+        *(
+            "envoy.time_to_last_rx_byte",
+            "envoy.request_id",
+            "region",
+            "http.request.header.x-user",
+            "url.path",
+        ),
+        *("envoy.downstream_wire_bytes_sent", "envoy.referer", "http.request.header.referer"),
+    ],
+)
+def test_one_of_another_form_among_usual_ones_is_what_it_is_by_itself(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyvalues, "_VALUES", 2)
+    reader = LogReader(STRICT)
+    usual = [log({**REQUEST, name: value}) for value in USUAL[kind(name)]]
+    reader.records(given_(reader, [(b"", data) for data in usual]))
+    for value in WILD:
+        other = log({**REQUEST, name: value})
+        batch = given_(reader, [(b"", data) for data in (*usual[:5], other, usual[5])])
+        made = reader.records(batch)
+        for place in (4, 5, 6):
+            record = made[place]
+            if record is None:
+                with pytest.raises(MalformedError):
+                    reader.record(*batch[place])
+            else:
+                assert told(record) == told(reader.record(*batch[place]))
 
 
 def envoys(names: Sequence[str], count: int) -> list[tuple[bytes, bytes]]:
