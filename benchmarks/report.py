@@ -139,8 +139,9 @@ def export_messages() -> list[bytes]:
     resource = otlp.Resource(attributes=[_pair(name, value) for name, value in RESOURCE.items()])
     calls = []
     for _ in range(200):
-        logs = [_log_record(entry(chance)) for _ in range(ENTRIES)]
-        logs[0].attributes.append(_pair("run", MARK.decode()))
+        entries = [entry(chance) for _ in range(ENTRIES)]
+        entries[0].request.request_id = MARK.decode()
+        logs = [_log_record(each) for each in entries]
         scope = otlp.ScopeLogs(log_records=[log.SerializeToString() for log in logs])
         one = otlp.ResourceLogs(resource=resource.SerializeToString(), scope_logs=[scope.SerializeToString()])
         calls.append(
