@@ -23,11 +23,8 @@ from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
 MAX_ATTRIBUTES = 1000  # of one record, or of its resource
 # What tells of slots of concurrency limits, and is in no record: whether the decision's id holds some, and who else.
 HOLDS, HOLDERS = "mixer.holds", "mixer.holders"
-HEADERS = (
-    "http_response_header",
-    "http_response_trailer",
-    "http_request_header",
-)  # the last one taken counts
+# Maps of headers, in the order in which they are taken: the last one counts.
+HEADERS = ("http_response_header", "http_response_trailer", "http_request_header")
 
 _MAX_KNOWN = 16_384  # attributes of less than 256 bytes, about 8 MB
 _VALUES = 256  # of one name

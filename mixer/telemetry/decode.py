@@ -197,7 +197,7 @@ class Decoder:
         return entry
 
     def joined_all(self, column: Sequence[bytes]) -> list[tuple[bytes, tuple[str, ...]]]:
-        """`joined` of each, where most are as the one before but for the decision's id."""
+        """`joined` of each, at once where all are alike but for the decision's id."""
         first = column[0]
         place = first.find(_ID_ENTRY)
         if place >= 0:
@@ -216,28 +216,7 @@ class Decoder:
                 if holds:
                     return [(fields + decision_id, (*holders, decision_id.decode())) for decision_id in ids]
                 return [(fields + decision_id, holders) for decision_id in ids]
-        return self._joined_each(column)
-
-    def _joined_each(self, column: Sequence[bytes]) -> list[tuple[bytes, tuple[str, ...]]]:
-        found = []
-        before = after = b"\xff"  # what no metadata begins with
-        start = end = size = 0
-        fields, holders, holds = _NOTHING
-        for metadata in column:
-            if len(metadata) == size and metadata.startswith(before) and metadata.endswith(after):
-                decision_id = metadata[start:end]
-                if decision_id.isascii():
-                    who = (*holders, decision_id.decode()) if holds else holders
-                    found.append((fields + decision_id, who))
-                    continue
-            found.append(self.joined(metadata))
-            start = metadata.find(_ID_ENTRY) + len(_ID_ENTRY)
-            end = start + _ID_SIZE
-            known = self._around_id.get(metadata[:start] + metadata[end:])
-            if start >= len(_ID_ENTRY) and end <= len(metadata) and known is not None:
-                before, after, size = metadata[:start], metadata[end:], len(metadata)
-                fields, holders, holds = known.fields + _ID_FIELD, known.holders, known.holds
-        return found
+        return list(map(self.joined, column))
 
     def joined(self, metadata: bytes) -> tuple[bytes, tuple[str, ...]]:
         """The decision that Check gave and the limit that Quota named, encoded, from an entry's metadata, and the

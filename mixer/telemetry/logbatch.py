@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from mixer.telemetry import otlp_pb2 as otlp
 from mixer.telemetry.attributes import Attribute, MalformedError, pair, told
 from mixer.telemetry.entry import tell
-from mixer.telemetry.logcolumns import NANOS, Parts, Values, tag_of, varint
+from mixer.telemetry.logcolumns import NANOS, Parts, Values, varint
 from mixer.telemetry.loglayout import (
     MAX_NAMES,
     Columns,
@@ -32,10 +32,10 @@ from mixer.telemetry.loglayout import (
 from mixer.telemetry.peers import Identity
 from mixer.telemetry.record import AccessRecord, Fields
 from mixer.telemetry.redaction import Redaction
-from mixer.telemetry.wire import prefixed
+from mixer.telemetry.wire import prefixed, tag
 
 _MAX_LAYOUTS = 64
-_START, _EVENT_ID = tag_of("start_time"), tag_of("event_id")
+_START, _EVENT_ID = tag("start_time"), tag("event_id")
 # A record from its values, in order, without the price of a Python function.
 _record: Callable[[tuple[Any, ...]], AccessRecord] = partial(tuple.__new__, AccessRecord)
 

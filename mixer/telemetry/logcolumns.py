@@ -11,7 +11,7 @@ from mixer.telemetry.attributes import Attribute, Value, span_of, teller, text_o
 from mixer.telemetry.keyvalues import SHORT_TEXT, Column, Memory
 from mixer.telemetry.record import SCHEMA_FIELDS, encoded
 from mixer.telemetry.redaction import Redaction
-from mixer.telemetry.wire import length, prefixed
+from mixer.telemetry.wire import length, prefixed, tag
 
 NANOS = 1_000_000_000
 
@@ -58,7 +58,7 @@ class Text(Pieces):
     def __init__(
         self, name: str, memory: Memory, field: str, clean: Callable[[str], str] | None = None
     ) -> None:
-        start = self._start = tag_of(field)
+        start = self._start = tag(field)
 
         def make(found: Value) -> bytes:
             text = text_of(found)
@@ -92,7 +92,7 @@ class Entry(Pieces):
         paths: bool = False,
     ) -> None:
         data = key.encode()
-        self._tag = tag_of(field)
+        self._tag = tag(field)
         self._key = b"\x0a%b%b\x12" % (prefixed(len(data)), data)
         self._starts: dict[int, bytes] = {}
 
@@ -133,7 +133,7 @@ class Path(Pieces):
     """A path with its query."""
 
     def __init__(self, name: str, memory: Memory, redaction: Redaction) -> None:
-        path_tag, query_tag = tag_of("url_path"), tag_of("url_query")
+        path_tag, query_tag = tag("url_path"), tag("url_query")
 
         def divided(text: bytes, harmless: bool = False) -> bytes:
             path, _, query = text.partition(b"?")
@@ -216,16 +216,16 @@ class Number(Values):
 
     def fields(self, values: Sequence[int]) -> Parts:
         low, high = _tables()
-        tag, most = self._tag, max(values)
+        start, most = self._tag, max(values)
         if most < _HALF and min(values):
-            return repeat(tag, len(values)), map(high.__getitem__, values)
+            return repeat(start, len(values)), map(high.__getitem__, values)
         return (
             [
-                (tag + high[value] if value else b"")
+                (start + high[value] if value else b"")
                 if value < _HALF
-                else tag + low[value & _LOW] + high[value >> _BITS]
+                else start + low[value & _LOW] + high[value >> _BITS]
                 if value < _WHOLE
-                else tag + length(value)
+                else start + length(value)
                 for value in values
             ],
         )
@@ -237,7 +237,7 @@ class Span(Values):
     least, most = 3, 14  # digits and a unit of two letters: at most 1e9 seconds
 
     def __init__(self, name: str, memory: Memory, field: str) -> None:
-        self._tag = tag_of(field)
+        self._tag = tag(field)
 
         def make(found: Value) -> int:
             span = span_of(name, found)
@@ -289,12 +289,6 @@ def _whole(joined: bytes, count: int) -> list[int] | None:
     except orjson.JSONDecodeError:
         return None
     return values
-
-
-def tag_of(field: str) -> bytes:
-    """What stands before the length of a record's field whose value is text or a message."""
-    number: int = SCHEMA_FIELDS[field].number
-    return length(number << 3 | 2)
 
 
 # A number below 2^28 as a varint: its lower half, looked up, and its upper one.

@@ -16,8 +16,7 @@ MAX_NUMBERS = 16_384  # of a field, whose encoded form is remembered
 
 def tag(field: str) -> bytes:
     """What stands before the length of a record's field whose value is text or a message."""
-    number = AccessRecord.DESCRIPTOR.fields_by_name[field].number << 3 | 2
-    return bytes((number & 127 | 128, number >> 7))
+    return length(AccessRecord.DESCRIPTOR.fields_by_name[field].number << 3 | 2)
 
 
 def length(size: int) -> bytes:

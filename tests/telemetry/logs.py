@@ -19,6 +19,17 @@ REQUEST = {
 }
 
 
+# With what is to be redacted: the header x-session, and the parameter token.
+SECRETS = {
+    "http.request.header.authorization": "Bearer hush",
+    "http.request.header.x-session": "hush",
+    "http.request.header.referer": "http://root:hush@shop/?token=hush",
+    "url.path": "/a?token=hush&b=1",
+    "envoy.referer": "http://shop/#token=hush",
+    "link": "https://root:hush@shop/a?TOKEN=hush",
+}
+
+
 def pair(name: str, value: Any) -> bytes:
     made = otlp.KeyValue(key=name.encode())
     if isinstance(value, bool):

@@ -19,7 +19,7 @@ from mixer.telemetry.logrecord import LogReader, event_id
 from mixer.telemetry.record import PLAIN, SCHEMA_FIELDS, TCP, AccessRecord
 from mixer.telemetry.redaction import Redaction
 from mixer.telemetry.v1.access_record_pb2 import AccessRecord as Schema
-from tests.telemetry.logs import REQUEST, log, pair, resource
+from tests.telemetry.logs import REQUEST, SECRETS, log, pair, resource
 
 STRICT = Redaction(["X-Session", "traceparent"], ["token", "page"])
 RESOURCES = [
@@ -335,16 +335,7 @@ def test_malformed_one_among_others_is_read_by_itself_alone() -> None:
 
 def test_secrets_enter_no_record() -> None:
     reader = LogReader(STRICT)
-    secret = {
-        **REQUEST,
-        "http.request.header.authorization": "Bearer hush",
-        "http.request.header.x-session": "hush",
-        "http.request.header.referer": "http://root:hush@shop/?token=hush",
-        "url.path": "/a?token=hush&b=1",
-        "envoy.referer": "http://shop/#token=hush",
-        "link": "https://root:hush@shop/a?TOKEN=hush",
-    }
-    logs = [(b"", log({**secret, "number": str(number)})) for number in range(600)]
+    logs = [(b"", log({**REQUEST, **SECRETS, "number": str(number)})) for number in range(600)]
     for start in range(0, len(logs), MAX_BATCH):
         for record in reader.records(given_(reader, logs[start : start + MAX_BATCH])):
             assert record is not None
