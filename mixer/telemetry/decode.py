@@ -22,7 +22,7 @@ from mixer.telemetry.peers import namespace_of, peer_workload, sided
 from mixer.telemetry.record import Fields, Shape, encoded
 from mixer.telemetry.redaction import Redaction
 from mixer.telemetry.structured import metadata_texts, state_text
-from mixer.telemetry.wire import header, length, prefixed, tag
+from mixer.telemetry.wire import Column, header, length, prefixed, tag
 
 MAX_PARTS = 8192  # of one kind; then it begins anew
 MAX_PART = 2048  # bytes; what is larger is decoded each time
@@ -196,8 +196,8 @@ class Decoder:
 
         return entry
 
-    def joined_all(self, column: Sequence[bytes]) -> list[tuple[bytes, tuple[str, ...]]]:
-        """`joined` of each, at once where all are alike but for the decision's id."""
+    def joined_all(self, column: Sequence[bytes]) -> tuple[tuple[Column, ...], Sequence[tuple[str, ...]]]:
+        """`joined` of each, at once where all are alike but for the decision's id: columns of a record, and the holders."""
         first = column[0]
         place = first.find(_ID_ENTRY)
         if place >= 0:
@@ -212,11 +212,12 @@ class Decoder:
                 and (known := self._around_id[before + after]) is not None
             ):
                 fields, holders, holds = known
-                fields += _ID_FIELD
+                told = [_ID_FIELD + decision_id for decision_id in ids]
                 if holds:
-                    return [(fields + decision_id, (*holders, decision_id.decode())) for decision_id in ids]
-                return [(fields + decision_id, holders) for decision_id in ids]
-        return list(map(self.joined, column))
+                    return (fields, told), [(*holders, decision_id.decode()) for decision_id in ids]
+                return (fields, told), [holders] * len(ids)
+        pieces, holders_of = zip(*map(self.joined, column), strict=True)
+        return (pieces,), holders_of
 
     def joined(self, metadata: bytes) -> tuple[bytes, tuple[str, ...]]:
         """The decision that Check gave and the limit that Quota named, encoded, from an entry's metadata, and the

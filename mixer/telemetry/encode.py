@@ -3,16 +3,17 @@
 A protobuf message may be written in parts, in any order (https://protobuf.dev/programming-guides/encoding/#order).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import repeat
+from itertools import chain
+from operator import attrgetter
 
 from mixer.telemetry import intake_pb2 as intake
 from mixer.telemetry.columns import Part, Table, repeated
 from mixer.telemetry.decode import Decoder, Tls
 from mixer.telemetry.record import Fields, Origin, Shape, encoded
 from mixer.telemetry.redaction import Redaction
-from mixer.telemetry.wire import SHORT_TEXT, Numbers, Text, prefixed, tag, utf8
+from mixer.telemetry.wire import SHORT_TEXT, Column, Numbers, Text, joined, mapped, prefixed, tag, utf8
 
 _HTTP = intake.HTTPColumns
 _REQUEST = Part(
@@ -58,10 +59,6 @@ def _common(fields: Fields) -> bytes:
     """An access-log entry whose common properties are these fields of a record."""
     made = encoded(fields)
     return b"\x0a" + prefixed(len(made)) + made
-
-
-Column = Iterable[bytes]
-"""A piece for each record, b"" where there is nothing to say."""
 
 
 class Batch:
@@ -110,7 +107,7 @@ class Batch:
         return remote[place], direct[place], local[place]
 
     def holders(self, place: int) -> tuple[str, ...]:
-        return self._joined[place][1]
+        return self._joined[1][place]
 
     @cached_property
     def _event_ids(self) -> list[bytes]:
@@ -123,7 +120,7 @@ class Batch:
         return _ENDS.columns(self._table)
 
     @cached_property
-    def _joined(self) -> Sequence[tuple[bytes, tuple[str, ...]]]:
+    def _joined(self) -> tuple[tuple[Column, ...], Sequence[tuple[str, ...]]]:
         return self._decoder.joined_all(self._metadata)
 
     @cached_property
@@ -133,27 +130,32 @@ class Batch:
 
     @cached_property
     def _encoded(self) -> list[bytes]:
-        return list(map(b"".join, zip(*self._columns(), strict=True)))
+        ids = self._event_ids
+        if len(ids[0]) == len(ids[-1]):  # what is in all records comes first: the tag stands before the ids
+            columns = chain((ids,), self._columns(), (_EVENT_ID + prefixed(len(ids[0])),))
+        else:
+            columns = chain(([_EVENT_ID + prefixed(len(each)) + each for each in ids],), self._columns())
+        return joined(columns, self._table.count)
 
     def _columns(self) -> Iterator[Column]:
-        decoder, count = self._decoder, self._table.count
-        yield [origin.protobuf for origin in self._origins]
-        yield [shape.encoded for shape in self._shapes]
+        decoder = self._decoder
+        yield mapped(attrgetter("protobuf"), self._origins)
+        yield mapped(attrgetter("encoded"), self._shapes)
         remote, direct, local = self._ends
         upstream, upstream_local = _UPSTREAM.columns(self._table)
-        yield map(decoder.client.__getitem__, remote)
-        yield map(decoder.local.__getitem__, local)
-        yield map(decoder.upstream.__getitem__, upstream)
-        yield map(decoder.upstream_local.__getitem__, upstream_local)
+        yield mapped(decoder.client.__getitem__, remote)
+        yield mapped(decoder.local.__getitem__, local)
+        yield mapped(decoder.upstream.__getitem__, upstream)
+        yield mapped(decoder.upstream_local.__getitem__, upstream_local)
         # The connection's own end is another where Envoy took the client from x-forwarded-for.
         if direct != remote:
             yield [
                 decoder.peer[one] if one and one != other else b""
                 for one, other in zip(direct, remote, strict=True)
             ]
-        yield [piece for piece, _ in self._joined]
+        yield from self._joined[0]
         if decoder.metadata:
-            yield map(decoder.named_metadata, self._metadata)
+            yield mapped(decoder.named_metadata, self._metadata)
         if any(self._states):
             yield [
                 b"".join(map(decoder.state.__getitem__, states)) if states else b"" for states in self._states
@@ -167,12 +169,6 @@ class Batch:
             ]
         passed = intake.Passed.FromString(repeated(self._table.entries, self._protocol))
         yield intake.Pieces.FromString(passed.SerializeToString()).log_entry.common_properties[:]
-        ids = self._event_ids
-        if len(ids[0]) == len(ids[-1]):
-            yield repeat(_EVENT_ID + prefixed(len(ids[0])), count)
-        else:
-            yield [_EVENT_ID + prefixed(len(event_id)) for event_id in ids]
-        yield ids
 
 
 class HTTPBatch(Batch):
@@ -198,7 +194,7 @@ class HTTPBatch(Batch):
         yield _request_id.column(ids)
         for number, values in zip(_SIZES, sizes, strict=True):
             if any(values):
-                yield map(number.__getitem__, values)
+                yield mapped(number.__getitem__, values)
         into = (decoder.response_header, decoder.response_trailer, decoder.request_header)
         for known, headers in zip(into, self._headers, strict=True):
             if any(headers):

@@ -21,6 +21,7 @@ from mixer.telemetry.item import Item
 log = structlog.get_logger()
 
 MAX_BATCH = 1_000_000  # bytes; a broker takes 1,048,588 unless told otherwise (message.max.bytes)
+ENOUGH = 128 * 1024  # bytes for which a batch waits for no more; what comes while one is on its way goes into the next
 MAX_RECORDS = 1_000_000  # in a batch: none is as long
 SLOW = 5.0  # seconds without an acknowledgement after which a broker counts as away
 GIVE_UP = 120.0  # seconds after which the producer is replaced, which asks the bootstrap servers anew
@@ -107,8 +108,13 @@ class Lane:
         self.bytes += sum(item[4] for item in items)
         if not self._some.is_set():
             self._some.set()
-        if self.bytes >= self._limit.bytes and not self._enough.is_set():
+        if not (self._enough.is_set() or self._waits):
             self._enough.set()
+
+    @property
+    def _waits(self) -> bool:
+        """Whether a batch of what is there would be too small not to linger."""
+        return self.bytes < min(ENOUGH, self._limit.bytes)
 
     def flush(self) -> None:
         """From now on, wait for no batch to fill."""
@@ -141,7 +147,7 @@ class Lane:
                     self._some.clear()
                     if not self._stopping:
                         await self._some.wait()
-                if self.bytes < self._limit.bytes and not (self._hurry or self._stopping):
+                if self._waits and not (self._hurry or self._stopping):
                     self._enough.clear()
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._enough.wait(), self._linger)

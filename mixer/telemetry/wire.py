@@ -3,7 +3,9 @@
 https://protobuf.dev/programming-guides/encoding/
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -12,6 +14,10 @@ from mixer.telemetry.v1.access_record_pb2 import AccessRecord
 
 SHORT = 128  # a length below it is one byte
 MAX_NUMBERS = 16_384  # of a field, whose encoded form is remembered
+
+T = TypeVar("T")
+Column = bytes | Iterable[bytes]
+"""A piece of some messages: the one that all of them have, or one for each, b"" where there is nothing to say."""
 
 
 def tag(field: str) -> bytes:
@@ -104,3 +110,25 @@ class Numbers(dict[int, bytes]):
             self[0] = b""
         made = self[value] = self._tag + length(value)
         return made
+
+
+def joined(columns: Iterable[Column], count: int) -> list[bytes]:
+    """So many messages: first what all of them have, then what each has; both in the order of the columns."""
+    of_all: list[bytes] = []
+    of_each: list[Iterable[bytes]] = []
+    for column in columns:
+        if isinstance(column, bytes):
+            of_all.append(column)
+        else:
+            of_each.append(column)
+    return list(map(b"".join, zip(repeat(b"".join(of_all), count), *of_each, strict=True)))
+
+
+def alike(values: Sequence[object]) -> bool:
+    """Whether there is one value only. To find out costs a fifth of looking them up."""
+    return values.count(values[0]) == len(values)
+
+
+def mapped(make: Callable[[T], bytes], values: Sequence[T]) -> Column:
+    """What is made of each value: of values that are alike, once."""
+    return make(values[0]) if alike(values) else list(map(make, values))
