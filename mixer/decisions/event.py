@@ -57,7 +57,7 @@ def accessor(name: str) -> Callable[[DecisionRecord], object]:
 
 DECISIONS = Kind(
     SCHEMA,
-    {"json": DecisionRecord.to_json},
+    {"json": lambda records: [record.to_json() for record in records]},
     accessor,
     example='"path" or "input.attributes.request.http.host"',
 )

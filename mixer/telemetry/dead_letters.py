@@ -14,7 +14,7 @@ import structlog
 from mixer import config
 from mixer.errors import SinkError
 from mixer.telemetry.buffer import Reason
-from mixer.telemetry.item import Item
+from mixer.telemetry.outgoing import Item
 
 log = structlog.get_logger()
 
@@ -60,7 +60,7 @@ class DeadLetters:
 
     def put(self, item: Item, reason: Reason, error: str) -> None:
         """Take a record. Returns at once."""
-        self.bytes += item[4]
+        self.bytes += item.size
         self._queue.append((item, reason, error))
         self._put += 1
         self._some.set()
@@ -92,7 +92,7 @@ class DeadLetters:
                 log.error("dead_letter_lost", sink=self._name, path=str(self._path), error=error.strerror)
                 written = False
             self._queue.popleft()
-            self.bytes -= item[4]
+            self.bytes -= item.size
             if not self._queue:
                 self._some.clear()
             self._written(item, reason, written)
@@ -100,15 +100,14 @@ class DeadLetters:
             self._moved.set()
 
     def _line(self, item: Item, reason: Reason, error: str) -> bytes:
-        key, value, event_id, timestamp, *_ = item
         letter = {
-            "time": datetime.fromtimestamp(timestamp / 1000, UTC).isoformat(timespec="milliseconds"),
+            "time": datetime.fromtimestamp(item.timestamp / 1000, UTC).isoformat(timespec="milliseconds"),
             "reason": reason,
             "error": error,
-            "event_id": event_id.decode(),
+            "event_id": item.event_id.decode(),
             **self._about,
-            "key": None if key is None else base64.b64encode(key).decode(),
-            "value": base64.b64encode(value).decode(),
+            "key": None if item.key is None else base64.b64encode(item.key).decode(),
+            "value": base64.b64encode(item.value).decode(),
         }
         return orjson.dumps(letter) + b"\n"
 

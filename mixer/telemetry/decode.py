@@ -197,7 +197,7 @@ class Decoder:
         return entry
 
     def joined_all(self, column: Sequence[bytes]) -> tuple[tuple[Column, ...], Sequence[tuple[str, ...]]]:
-        """`joined` of each, at once where all are alike but for the decision's id: columns of a record, and the holders."""
+        """`joined` of each, at once where all are alike but for the decision's id: columns, and the holders."""
         first = column[0]
         place = first.find(_ID_ENTRY)
         if place >= 0:

@@ -24,8 +24,8 @@ from mixer.metrics import Metrics
 from mixer.telemetry import producers
 from mixer.telemetry.buffer import Account, Reason
 from mixer.telemetry.dead_letters import DeadLetters
-from mixer.telemetry.item import Item
 from mixer.telemetry.lane import MAX_BATCH, BatchLimit, Lane, RefusedError
+from mixer.telemetry.outgoing import Chunk, Item
 from mixer.telemetry.routing import Routing
 from mixer.telemetry.security import security
 from mixer.telemetry.shares import Shares
@@ -133,46 +133,50 @@ class KafkaSink(Generic[RecordT]):
             account.refused("buffer_full", len(records) - room, receipt)
             self._log_dropped("buffer_full")
             records = records[:room]
-        timestamp = int(now * 1000)
-        values = list(map(self._encoded, records))
-        keys: Sequence[bytes | None] = [None] * len(records) if self._key is None else self._keys(records)
-        sizes = [
-            len(value) + OVERHEAD + (len(key) if key else 0) for value, key in zip(values, keys, strict=True)
-        ]
-        items = [
-            (key, value, record.event_id, timestamp, size, 0, receipt)
-            for key, value, record, size in zip(keys, values, records, sizes, strict=True)
-        ]
-        if sizes and max(sizes) <= self._max_record and account.take(sum(sizes), blocks, len(sizes)):
-            self._send(items)
+        if not records:
+            return
+        chunk = self._chunk(records, int(now * 1000), receipt)
+        if max(chunk.sizes) <= self._max_record and account.take(chunk.size, blocks, len(chunk)):
+            self._send(chunk)
             return
         sendable = []  # what fits, one by one
-        for number, item in enumerate(items):
+        for place, size in enumerate(chunk.sizes):
             if account.full and not blocks:
-                account.refused("buffer_full", len(records) - number, receipt)
+                account.refused("buffer_full", len(chunk) - place, receipt)
                 self._log_dropped("buffer_full")
                 break
-            if not account.take(item[4], blocks):
+            if not account.take(size, blocks):
                 account.refused("buffer_full", 1, receipt)
                 self._log_dropped("buffer_full")
-            elif item[4] > self._max_record:
-                self._give_up(item, "too_large", "too large for a batch")
+            elif size > self._max_record:
+                self._give_up(chunk.item(place), "too_large", "too large for a batch")
             else:
-                sendable.append(item)
-        self._send(sendable)
+                sendable.append(place)
+        if sendable:
+            self._send(chunk.take(sendable))
+
+    def _chunk(self, records: Sequence[RecordT], timestamp: int, receipt: Receipt | None) -> Chunk:
+        values = self._encoded(records)
+        keys = None if self._key is None else self._keys(records)
+        sizes = [len(value) + OVERHEAD for value in values]
+        if keys is not None:
+            sizes = [size + len(key or b"") for size, key in zip(sizes, keys, strict=True)]
+        event_ids = [record.event_id for record in records]
+        return Chunk(keys, values, event_ids, [timestamp] * len(values), sizes, receipt=receipt)
 
     def _keys(self, records: Sequence[RecordT]) -> list[bytes | None]:
         parts = map(cast("Callable[[RecordT], object]", self._key), records)
         return [None if part is None else str(part).encode() for part in parts]
 
-    def _send(self, items: list[Item]) -> None:
+    def _send(self, chunk: Chunk) -> None:
         """Send records, or put them into the spool first, where each has a number."""
         if self._spool is None:
-            self._routing.route(items)
-        elif items:
+            self._routing.route((chunk,))
+        else:
             first = self._number + 1
-            self._number += len(items)
-            self._spool.put([(*item[:5], number, item[6]) for number, item in enumerate(items, first)])
+            self._number += len(chunk)
+            chunk.numbers = range(first, first + len(chunk))
+            self._spool.put(chunk)
 
     async def room(self) -> None:
         if not (self._blocks and self._is_full()):
@@ -230,17 +234,20 @@ class KafkaSink(Generic[RecordT]):
         lost, size = account.records, account.bytes
         if spool is not None:
             await spool.close(last_moment / 2)
-            unwritten = [item for item in unwritten if not item[5]]  # the others are in the spool
+            unwritten = [item for item in unwritten if not item.number]  # the others are in the spool
             lost = spool.waiting_records + len(unwritten)
-            size = spool.waiting + sum(item[4] for item in unwritten)
+            size = spool.waiting + sum(item.size for item in unwritten)
             if account.records > lost:
                 log.info("records_kept", sink=self.name, records=account.records - lost)
         if lost:
             log.warning("records_dropped", sink=self.name, reason="shutdown", records=lost)
             account.lost("shutdown", lost, size)
-        for item in (*unwritten, *(self._routing.waiting() if spool is None else ())):
-            if (receipt := item[6]) is not None:
-                receipt.lose("shutdown", 1)
+        for item in unwritten:
+            if item.receipt is not None:
+                item.receipt.lose("shutdown", 1)
+        for chunk in self._routing.waiting() if spool is None else ():
+            if chunk.receipt is not None:
+                chunk.receipt.lose("shutdown", len(chunk))
 
     # The buffer
 
@@ -263,19 +270,19 @@ class KafkaSink(Generic[RecordT]):
         )  # fmt: skip
         return 0 if self._is_full() else admitted
 
-    def _next(self, items: Sequence[Item]) -> None:
+    def _next(self, chunks: Sequence[Chunk]) -> None:
         """From the spool."""
-        self._routing.route(items)
+        self._routing.route(chunks)
         self._freed.set()
 
-    def _acknowledged(self, items: Sequence[Item], size: int) -> None:
-        self._account.delivered(len(items), size)
+    def _acknowledged(self, chunks: Sequence[Chunk], records: int, size: int) -> None:
+        self._account.delivered(records, size)
         if self._spool is not None:
-            self._spool.remove(items)
+            self._spool.remove([chunk.numbers for chunk in chunks], size)
         else:
-            for item in items:
-                if (receipt := item[6]) is not None:
-                    receipt.durable(1)
+            for chunk in chunks:
+                if chunk.receipt is not None:
+                    chunk.receipt.durable(len(chunk))
         self._freed.set()
 
     def _give_up(self, item: Item, reason: Reason, error: str) -> None:
@@ -284,20 +291,20 @@ class KafkaSink(Generic[RecordT]):
             self._dead_letters.put(item, reason, error)
         else:
             self._buried(item, reason, False)
-        self._log_dropped(reason, error=error, bytes=item[4], dead_letter=self._dead_letters is not None)
+        self._log_dropped(reason, error=error, bytes=item.size, dead_letter=self._dead_letters is not None)
 
     def _buried(self, item: Item, reason: Reason, written: bool) -> None:
         if written:
-            self._account.dead(reason, item[4])
+            self._account.dead(reason, item.size)
         else:
-            self._account.lost(reason, 1, item[4])
-        if item[5] and self._spool is not None:
-            self._spool.remove((item,))  # where it was durable
-        elif (receipt := item[6]) is not None:
+            self._account.lost(reason, 1, item.size)
+        if item.number and self._spool is not None:
+            self._spool.remove([(item.number,)], item.size)  # where it was durable
+        elif item.receipt is not None:
             if written:
-                receipt.durable(1)
+                item.receipt.durable(1)
             else:
-                receipt.lose(reason, 1)
+                item.receipt.lose(reason, 1)
         self._freed.set()
 
     def _spool_set_aside(self, lost: int, size: int) -> None:

@@ -16,12 +16,14 @@ from aiokafka.errors import (
     kafka_errors,
 )
 
-from mixer.telemetry.item import Item
+from mixer.telemetry.outgoing import Chunk, Item, cut
 
 log = structlog.get_logger()
 
 MAX_BATCH = 1_000_000  # bytes; a broker takes 1,048,588 unless told otherwise (message.max.bytes)
-ENOUGH = 128 * 1024  # bytes for which a batch waits for no more; what comes while one is on its way goes into the next
+ENOUGH = (
+    128 * 1024
+)  # bytes for which a batch waits for no more; what comes while one is on its way goes into the next
 MAX_RECORDS = 1_000_000  # in a batch: none is as long
 SLOW = 5.0  # seconds without an acknowledgement after which a broker counts as away
 GIVE_UP = 120.0  # seconds after which the producer is replaced, which asks the bootstrap servers anew
@@ -84,11 +86,11 @@ class Lane:
         headers: Sequence[tuple[str, bytes]],
         linger: float,
         limit: BatchLimit,
-        delivered: Callable[[Sequence[Item], int], None],
+        delivered: Callable[[Sequence[Chunk], int, int], None],
     ) -> None:
         self.partition = partition
-        self.queue: deque[Item] = deque()
-        self.bytes = 0
+        self.queue: deque[Chunk] = deque()
+        self.records = self.bytes = 0  # in it
         self.batches = 0  # begun so far
         self.slow_since: float | None = (
             None  # the loop's time at which a batch was sent that is not acknowledged yet
@@ -103,9 +105,11 @@ class Lane:
         self._enough = asyncio.Event()
         self._hurry = self._stopping = False
 
-    def extend(self, items: Sequence[Item]) -> None:
-        self.queue.extend(items)
-        self.bytes += sum(item[4] for item in items)
+    def extend(self, chunks: Sequence[Chunk]) -> None:
+        self.queue.extend(chunks)
+        for chunk in chunks:
+            self.records += len(chunk)
+            self.bytes += chunk.size
         if not self._some.is_set():
             self._some.set()
         if not (self._enough.is_set() or self._waits):
@@ -129,9 +133,13 @@ class Lane:
 
     def drop_first(self) -> Item:
         """Give up the record at the head, which no broker will take."""
-        item = self.queue.popleft()
-        self.bytes -= item[4]
-        return item
+        first = self.queue.popleft()
+        if len(first) > 1:
+            first, rest = first.split(1)
+            self.queue.appendleft(rest)
+        self.records -= 1
+        self.bytes -= first.size
+        return first.item(0)
 
     def halve(self, records: int) -> None:
         """One of so many records at the head is refused: find it by smaller batches."""
@@ -160,15 +168,13 @@ class Lane:
     async def _send(self, producer: AIOKafkaProducer) -> None:
         """One batch, to its acknowledgement."""
         batch = producer.create_batch()
-        count = size = 0
-        headers, limit, most, append = self._headers, self._limit.bytes, self._most, batch.append
-        for key, value, event_id, timestamp, held, _, _ in self.queue:
-            if (count and size + held > limit) or count == most:
-                break
-            append(key=key, value=value, timestamp=timestamp, headers=[*headers, ("event_id", event_id)])
-            count += 1
-            size += held
+        headers, most, append = self._headers, self._most, batch.append
+        chunks = cut(self.queue, self._limit.bytes, most)
+        for chunk in chunks:
+            for key, value, event_id, timestamp in chunk.messages():
+                append(key=key, value=value, timestamp=timestamp, headers=[*headers, ("event_id", event_id)])
         batch.close()
+        count, size = sum(map(len, chunks)), sum(chunk.size for chunk in chunks)
         self.batches += 1
         try:
             sent = await producer.send_batch(batch, self._topic, partition=self.partition)
@@ -178,10 +184,11 @@ class Lane:
             raise RefusedError(self, count, size, error) from None
         self._limit.accept(size)
         self._most = min(MAX_RECORDS, 2 * most)
-        take = self.queue.popleft
-        sent_items = [take() for _ in range(count)]
+        for _ in chunks:
+            self.queue.popleft()
+        self.records -= count
         self.bytes -= size
-        self._delivered(sent_items, size)
+        self._delivered(chunks, count, size)
 
     async def _acknowledged(self, sent: "asyncio.Future[object]") -> None:
         loop = asyncio.get_running_loop()
@@ -193,7 +200,7 @@ class Lane:
                 "kafka_away",
                 topic=self._topic,
                 partition=self.partition,
-                waiting=len(self.queue),
+                waiting=self.records,
             )
             done, _ = await asyncio.wait({sent}, timeout=GIVE_UP)
             if not done:

@@ -8,7 +8,7 @@ that is not in `fields`, as it is encoded (`encoded`).
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -267,9 +267,21 @@ _JSON: dict[Any, tuple[str, Callable[[Any], Any] | None]] = {
     field: (field.json_name, _converter(field)) for field in _FIELDS
 }
 
+
+def _serialized(records: Sequence[AccessRecord]) -> list[bytes]:
+    """`to_protobuf` of each."""
+    whole = [record.source.encoded(record.place) for record in records]
+    if any(record.fields for record in records):
+        return [
+            one + encoded(record.fields) if record.fields else one
+            for one, record in zip(whole, records, strict=True)
+        ]
+    return whole
+
+
 ACCESS = Kind(
     SCHEMA,
-    {"protobuf": AccessRecord.to_protobuf, "json": AccessRecord.to_json},
+    {"protobuf": _serialized, "json": lambda records: [record.to_json() for record in records]},
     accessor,
     example='"client.address" or "http.request.header.x-tenant"',
     sender=lambda record: record.origin.fields.get("envoy_node_id"),

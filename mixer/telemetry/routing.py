@@ -1,12 +1,12 @@
 """Which partition of a topic a record goes to."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from aiokafka.partitioner import murmur2
 
-from mixer.telemetry.item import Item
 from mixer.telemetry.lane import Lane
+from mixer.telemetry.outgoing import Chunk
 
 MAX_KEYS = 65_536  # keys whose hash is remembered; murmur2 in Python takes 4 µs
 
@@ -20,7 +20,7 @@ class Routing:
     def __init__(self, lane: Callable[[int], Lane]) -> None:
         self.partitions: list[int] = []
         self._new_lane = lane
-        self._pending: deque[Item] = deque()  # not yet given to a partition: no broker told of any so far
+        self._pending: deque[Chunk] = deque()  # not yet given to a partition: no broker told of any so far
         self._lanes: dict[int, Lane] = {}
         self._sticky: Lane | None = None  # where records without a key go now
         self._filled = 0  # its count of batches when they began to
@@ -31,22 +31,23 @@ class Routing:
     def lanes(self) -> Mapping[int, Lane]:
         return self._lanes
 
-    def route(self, items: Sequence[Item]) -> None:
+    def route(self, chunks: Sequence[Chunk]) -> None:
         """Give records to their partitions' lanes."""
-        partitions = self.partitions
-        if not partitions:
-            self._pending.extend(items)
+        if not self.partitions:
+            self._pending.extend(chunks)
             return
-        if all(item[0] is None for item in items):
-            if items:
-                self._next_lane().extend(items)
-            return
-        lanes: dict[Lane, list[Item]] = {}
-        for item in items:
-            lane = self._next_lane() if item[0] is None else self._lane_of(item[0])
-            lanes.setdefault(lane, []).append(item)
-        for lane, some in lanes.items():
-            lane.extend(some)
+        lanes: dict[Lane, list[Chunk]] = defaultdict(list)
+        for chunk in chunks:
+            if chunk.keys is None:
+                lanes[self._next_lane()].append(chunk)
+                continue
+            places: dict[Lane, list[int]] = defaultdict(list)
+            for place, key in enumerate(chunk.keys):
+                places[self._next_lane() if key is None else self._lane_of(key)].append(place)
+            for lane, some in places.items():
+                lanes[lane].append(chunk if len(some) == len(chunk) else chunk.take(some))
+        for lane, their in lanes.items():
+            lane.extend(their)
 
     def _next_lane(self) -> Lane:
         """For records without a key. As Kafka's sticky partitioner: fill one batch, then go on to another partition."""
@@ -86,7 +87,7 @@ class Routing:
             del self._lanes[lane.partition]
             self._pending.extend(lane.queue)
 
-    def waiting(self) -> Iterator[Item]:
+    def waiting(self) -> Iterator[Chunk]:
         """What was not acknowledged."""
         yield from self._pending
         for lane in self._lanes.values():

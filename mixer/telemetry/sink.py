@@ -30,13 +30,13 @@ TakenT_contra = TypeVar("TakenT_contra", bound=Record, contravariant=True)
 class Kind(Generic[RecordT]):
     """A kind of records, as a sink that sends messages must know it.
 
-    `schema` names it to who reads the messages. `formats`: how a record is written, by the setting's name. `accessor`
+    `schema` names it to who reads the messages. `formats`: how records are written, by the setting's name. `accessor`
     answers a function for a field's value (None: absent), and raises `KeyError` for a name that no field has; `example`
     says in an error what a name looks like. `sender` tells those apart whose records come together in one `write`.
     """
 
     schema: str
-    formats: Mapping[str, Callable[[RecordT], bytes]]
+    formats: Mapping[str, Callable[[Sequence[RecordT]], list[bytes]]]
     accessor: Callable[[str], Callable[[RecordT], object]]
     example: str
     sender: Callable[[RecordT], object] = lambda _: None

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from mixer.errors import SinkError
-from mixer.telemetry.item import Item
+from mixer.telemetry.outgoing import Chunk, cut
 from mixer.telemetry.spool_file import CorruptError, FileError, Found, GoneError, SpoolFile
 
 log = structlog.get_logger()
@@ -39,7 +39,7 @@ class Spool:
         name: str,
         path: Path,
         max_bytes: int,
-        hand_on: Callable[[Sequence[Item]], None],
+        hand_on: Callable[[Sequence[Chunk]], None],
         set_aside: Callable[[int, int], None],
     ) -> None:
         self.waiting = 0  # bytes that are not on disk yet
@@ -53,13 +53,14 @@ class Spool:
         self._loop: asyncio.AbstractEventLoop
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()  # guards what follows, down to `_abandoned`
-        self._inbox: list[Item] = []
-        self._removed: list[Item] = []
+        self._inbox: list[Chunk] = []
+        self._removed: list[Sequence[int]] = []
+        self._removed_bytes = 0
         self._closing = self._abandoned = False
         # The thread's own.
         self._file = SpoolFile(path, max_bytes)
-        self._todo: deque[Item] = deque()  # to be inserted
-        self._gone: list[int] = []  # to be deleted
+        self._todo: deque[Chunk] = deque()  # to be inserted
+        self._gone: list[Sequence[int]] = []  # to be deleted
         self._largest = MAX_COMMIT
         self._window = 0  # bytes of what is on disk and in the loop's hands
         self._read = 0  # the last number in them
@@ -79,22 +80,23 @@ class Spool:
         self._thread.start()
         return found
 
-    def put(self, items: Sequence[Item]) -> None:
+    def put(self, chunk: Chunk) -> None:
         """Take records, whose numbers go up from that of `Found`."""
-        self.waiting += sum(item[4] for item in items)
-        self.waiting_records += len(items)
-        self._put = items[-1][5]
+        self.waiting += chunk.size
+        self.waiting_records += len(chunk)
+        self._put = chunk.numbers[-1]
         with self._changed:
             if not self._inbox:
                 self._changed.notify()
-            self._inbox += items
+            self._inbox.append(chunk)
 
-    def remove(self, items: Sequence[Item]) -> None:
-        """Forget records that were handed on: they are delivered, or given up."""
+    def remove(self, numbers: Sequence[Sequence[int]], size: int) -> None:
+        """Forget records that were handed on, of `size` bytes together: they are delivered, or given up."""
         with self._changed:
             if not self._removed:
                 self._changed.notify()
-            self._removed += items
+            self._removed += numbers
+            self._removed_bytes += size
 
     async def durable(self) -> None:
         """Wait until all that has been put so far is on disk; returns before that when closed."""
@@ -118,15 +120,14 @@ class Spool:
         self._abandoned = True
         self._committed.set()
 
-    def _handed(self, size: int, batch: Sequence[Item], pass_on: Sequence[Item]) -> None:
+    def _handed(self, batch: Sequence[Chunk], pass_on: Sequence[Chunk]) -> None:
         """`batch` is durable; `pass_on` is next."""
-        if batch:
-            self.waiting -= size
-            self.waiting_records -= len(batch)
-            self._durable = batch[-1][5]
-            for item in batch:
-                if (receipt := item[6]) is not None:
-                    receipt.durable(1)
+        for chunk in batch:
+            self.waiting -= chunk.size
+            self.waiting_records -= len(chunk)
+            self._durable = chunk.numbers[-1]
+            if chunk.receipt is not None:
+                chunk.receipt.durable(len(chunk))
         self._hand_on(pass_on)
         self._committed.set()
 
@@ -165,9 +166,10 @@ class Spool:
         with self._changed:
             inbox, self._inbox = self._inbox, []
             removed, self._removed = self._removed, []
+            size, self._removed_bytes = self._removed_bytes, 0
         self._todo += inbox
-        self._window -= sum([item[4] for item in removed])
-        self._gone += [item[5] for item in removed]
+        self._window -= size
+        self._gone += removed
         return True
 
     def _has_work(self) -> bool:
@@ -197,56 +199,41 @@ class Spool:
 
     def _commit(self) -> None:
         """Insert and delete, then hand on what was inserted, unless earlier records have not been read yet."""
-        batch, size = self._next_batch()
+        batch = cut(self._todo, self._largest)
         if not batch and not self._gone:
             return
         self._file.write(self._gone, batch)
         self._gone = []
         self._is_back()
         self._largest = min(MAX_COMMIT, 2 * self._largest)
-        if len(batch) == len(self._todo):
-            self._todo.clear()
-        else:
-            for _ in batch:
-                self._todo.popleft()
-        pass_on: Sequence[Item] = batch
+        for _ in batch:
+            self._todo.popleft()
+        if not batch:
+            return
+        size = sum(chunk.size for chunk in batch)
+        pass_on: Sequence[Chunk] = batch
         if self._kept or self._window >= WINDOW:
-            self._kept += len(batch)
+            self._kept += sum(map(len, batch))
             self._kept_bytes += size
             pass_on = ()
-        elif batch:
+        else:
             self._window += size
-            self._read = batch[-1][5]
-        if batch:
-            self._call(self._handed, size, batch, pass_on)
-
-    def _next_batch(self) -> tuple[list[Item], int]:
-        """What is inserted next, and its bytes."""
-        size = sum([item[4] for item in self._todo])
-        if size <= self._largest:
-            return list(self._todo), size
-        batch: list[Item] = []
-        size = 0
-        for item in self._todo:
-            if batch and size + item[4] > self._largest:
-                break
-            batch.append(item)
-            size += item[4]
-        return batch, size
+            self._read = batch[-1].numbers[-1]
+        self._call(self._handed, batch, pass_on)
 
     def _refill(self) -> None:
         """Read what comes next into the window."""
         if not self._has_more():
             return
-        rows = self._file.read(self._read, WINDOW - self._window)
+        chunks = self._file.read(self._read, WINDOW - self._window)
         if not (self._todo or self._gone):
             self._is_back()
-        size = sum(row[4] for row in rows)
-        self._kept -= len(rows)
+        size = sum(chunk.size for chunk in chunks)
+        self._kept -= sum(map(len, chunks))
         self._kept_bytes -= size
         self._window += size
-        self._read = rows[-1][5]
-        self._call(self._handed, 0, (), rows)
+        self._read = chunks[-1].numbers[-1]
+        self._call(self._handed, (), chunks)
 
     def _make_room(self) -> bool:
         """Delete without inserting. On a full disk even that needs room in the journal, which may not be there: once

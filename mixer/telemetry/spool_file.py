@@ -1,7 +1,7 @@
 """The file of a spool: SQLite in WAL mode, used by one process and one thread at a time.
 
-Records are kept some in a row (`chunks`). A row goes when none of its records is needed any more; until then, those of
-them that are not are noted by their numbers.
+Records are kept some in a row (`spool_rows`). A row goes when none of its records is needed any more; until then,
+those of them that are not are noted by their numbers.
 
 With `synchronous=FULL` a commit is on the medium when it returns, so that what was accepted survives the loss of power,
 not just that of the process. It costs one fsync a transaction, without Python's lock; as a transaction has what came
@@ -19,8 +19,8 @@ from pathlib import Path
 
 import structlog
 
-from mixer.telemetry import chunks
-from mixer.telemetry.item import Item
+from mixer.telemetry import spool_rows
+from mixer.telemetry.outgoing import Chunk
 
 log = structlog.get_logger()
 
@@ -79,10 +79,10 @@ class SpoolFile:
         self._database: sqlite3.Connection | None = None
         self._identity = (0, 0)  # of the open file: device and inode
         # The rows of the open file: the numbers of their first records, in order, and by those that of the last, and
-        # which are not needed any more.
+        # which are not needed any more: a bit for each, the lowest that of the first.
         self._firsts: list[int] = []
         self._lasts: dict[int, int] = {}
-        self._gone: dict[int, set[int]] = {}
+        self._gone: dict[int, int] = {}
 
     def look(self) -> Found:
         """What an earlier process left, the file checked for it."""
@@ -96,21 +96,21 @@ class SpoolFile:
             ).fetchone()
             for first, gone in self._gone.items():
                 query = "SELECT count, lengths FROM chunks WHERE first = ?"
-                sizes = chunks.columns(*database.execute(query, (first,)).fetchone())[-1]
-                records -= len(gone)
-                size -= sum(sizes[seq - first] for seq in gone)
+                sizes = spool_rows.columns(*database.execute(query, (first,)).fetchone())[-1]
+                records -= gone.bit_count()
+                size -= sum(each for place, each in enumerate(sizes) if gone >> place & 1)
             return Found(records, size, max(self._lasts.values(), default=0) + 1)
-        except (OSError, sqlite3.Error, chunks.DamagedError) as error:
+        except (OSError, sqlite3.Error, spool_rows.DamagedError) as error:
             raise _translated(error) from error
 
-    def write(self, gone: Iterable[int], batch: Sequence[Item]) -> None:
+    def write(self, gone: Iterable[Sequence[int]], batch: Sequence[Chunk]) -> None:
         """Delete and insert, both or neither; durable when it returns. Raises `GoneError` where nobody would find what
         is written; `read` still answers."""
         try:
             self._refuse_gone()
             database = self._open()
             partly, done, notes = self._without(ranges(gone))
-            rows = list(chunks.rows(batch))
+            rows = list(spool_rows.rows(batch))
             database.execute("BEGIN IMMEDIATE")
             database.executemany(_DELETE, ((first,) for first in done))
             database.executemany(_FORGET, ((first, self._lasts[first]) for first in done))
@@ -133,21 +133,19 @@ class SpoolFile:
 
     def _without(
         self, runs: Iterable[tuple[int, int]]
-    ) -> tuple[dict[int, set[int]], list[int], list[tuple[int, int]]]:
+    ) -> tuple[dict[int, int], list[int], list[tuple[int, int]]]:
         """What is gone then of rows of which some is needed; the rows of which none is; runs of what goes of the
         others."""
-        partly: dict[int, set[int]] = {}
-        done: list[int] = []
-        notes: list[tuple[int, int]] = []
+        gone: dict[int, int] = {}
         for row, first, last in self._by_row(runs):
-            gone = partly.setdefault(row, set(self._gone.get(row, ())))
-            fresh = set(range(first, last + 1)) - gone
-            gone |= fresh
-            if len(gone) <= self._lasts[row] - row:
-                notes += ranges(fresh)
-            else:
-                done.append(row)
-                del partly[row]
+            gone[row] = gone.get(row, self._gone.get(row, 0)) | _bits(last - first + 1) << first - row
+        done = [row for row, bits in gone.items() if bits == _bits(self._lasts[row] - row + 1)]
+        partly = {row: gone[row] for row in gone.keys() - set(done)}
+        notes = [
+            (row + first, row + last)
+            for row, bits in partly.items()
+            for first, last in _runs(bits & ~self._gone.get(row, 0))
+        ]
         return partly, done, notes
 
     def _by_row(self, runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
@@ -160,20 +158,25 @@ class SpoolFile:
                 if begin <= end:
                     yield row, begin, end
 
-    def read(self, after: int, most: int) -> list[Item]:
+    def read(self, after: int, most: int) -> list[Chunk]:
         """The records that follow, of `most` bytes or a little more."""
-        found: list[Item] = []
+        found: list[Chunk] = []
         try:
             for row in self._open().execute(_SELECT, (after,)):
-                gone = self._gone.get(row[0], ())
-                for item in chunks.items(row):
-                    if item[5] <= after or item[5] in gone:
+                chunk = spool_rows.chunk_of(row)
+                gone = self._gone.get(row[0], 0) | _bits(max(0, after - row[0] + 1))
+                if gone:
+                    left = [place for place in range(len(chunk)) if not gone >> place & 1]
+                    if not left:
                         continue
-                    found.append(item)
-                    most -= item[4]
-                    if most <= 0:
-                        return found
-        except (OSError, sqlite3.Error, chunks.DamagedError) as error:
+                    chunk = chunk.take(left)
+                if chunk.size > most and (fits := chunk.fitting(most - 1) + 1) < len(chunk):
+                    chunk, _ = chunk.split(fits)
+                found.append(chunk)
+                most -= chunk.size
+                if most <= 0:
+                    return found
+        except (OSError, sqlite3.Error, spool_rows.DamagedError) as error:
             raise _translated(error) from error
         if not found:
             raise CorruptError("records are missing")
@@ -274,22 +277,43 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def ranges(seqs: Iterable[int]) -> Iterator[tuple[int, int]]:
+def ranges(numbers: Iterable[Sequence[int]]) -> Iterator[tuple[int, int]]:
     """Runs of numbers without a gap, each by its first and last."""
-    run: list[int] = []
-    for seq in sorted(set(seqs)):
-        if run and seq == run[1] + 1:
-            run[1] = seq
-            continue
-        if run:
-            yield run[0], run[1]
-        run = [seq, seq]
-    if run:
-        yield run[0], run[1]
+    runs = sorted(
+        run
+        for some in numbers
+        for run in ([(some[0], some[-1])] if isinstance(some, range) else zip(some, some, strict=True))
+    )
+    first, last = 0, -1
+    for start, end in runs:
+        if start > last + 1:
+            if first <= last:
+                yield first, last
+            first = start
+        last = max(last, end)
+    if first <= last:
+        yield first, last
 
 
-def _translated(error: OSError | sqlite3.Error | chunks.DamagedError) -> FileError | CorruptError:
-    if isinstance(error, chunks.DamagedError):
+def _bits(count: int) -> int:
+    """The lowest ones."""
+    return (1 << count) - 1
+
+
+def _runs(bits: int) -> Iterator[tuple[int, int]]:
+    """Of bits that are set, by the places of the first and the last."""
+    start = 0
+    while bits:
+        zeros = (bits & -bits).bit_length() - 1
+        bits >>= zeros
+        ones = (~bits & bits + 1).bit_length() - 1
+        bits >>= ones
+        yield start + zeros, start + zeros + ones - 1
+        start += zeros + ones
+
+
+def _translated(error: OSError | sqlite3.Error | spool_rows.DamagedError) -> FileError | CorruptError:
+    if isinstance(error, spool_rows.DamagedError):
         return CorruptError(str(error))
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

@@ -13,7 +13,7 @@ from mixer import config
 from mixer.errors import SinkError
 from mixer.telemetry.buffer import Reason
 from mixer.telemetry.dead_letters import DeadLetters
-from mixer.telemetry.item import Item
+from mixer.telemetry.outgoing import Item
 from tests.components.disk import full_disk
 
 HALF = 2 * 1024 * 1024
@@ -28,11 +28,11 @@ class Kept:
         self.letters = DeadLetters("kafka", settings, {"topic": "t", "schema": "s"}, self._written)
 
     def _written(self, item: Item, reason: Reason, written: bool) -> None:
-        self.told.append((item[2], reason, written))
+        self.told.append((item.event_id, reason, written))
 
 
 def item(number: int, size: int = 10, key: bytes | None = b"k") -> Item:
-    return (key, b"v" * size, f"event-{number}".encode(), 1_700_000_000_123, size, number, None)
+    return Item(key, b"v" * size, f"event-{number}".encode(), 1_700_000_000_123, size, number, None)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:

@@ -14,17 +14,18 @@ import pytest
 
 from mixer.errors import SinkError
 from mixer.telemetry import spool as module
-from mixer.telemetry.item import Item
+from mixer.telemetry.outgoing import Chunk, Item
 from mixer.telemetry.spool import Spool
 from mixer.telemetry.spool_file import Found, SpoolFile, ranges
 from tests.components.disk import SmallDisk, full_disk, small_disk
+from tests.telemetry.items import chunk_of, items_of
 
 MAX_BYTES = 64 * 1024 * 1024
 
 
 def items(first: int, count: int, size: int = 100) -> list[Item]:
     return [
-        (
+        Item(
             b"key" if number % 2 else None,
             b"v" * size,
             f"event-{number}".encode(),
@@ -43,11 +44,20 @@ class Opened:
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
         self.handed: list[Item] = []
         self.set_aside: list[tuple[int, int]] = []
-        self.spool = Spool("kafka", path, max_bytes, self.handed.extend, self._set_aside)
+        self.spool = Spool("kafka", path, max_bytes, self._handed, self._set_aside)
         self.found = Found(0, 0, 1)
+
+    def _handed(self, chunks: Sequence[Chunk]) -> None:
+        self.handed += items_of(chunks)
 
     def _set_aside(self, records: int, size: int) -> None:
         self.set_aside.append((records, size))
+
+    def put(self, items: Sequence[Item]) -> None:
+        self.spool.put(chunk_of(items))
+
+    def remove(self, items: Sequence[Item]) -> None:
+        self.spool.remove([(item.number,) for item in items], sum(item.size for item in items))
 
     async def until(self, condition: Callable[[], bool]) -> None:
         end = time.monotonic() + 20
@@ -73,7 +83,7 @@ def on_disk(path: Path) -> list[int]:
     """The numbers of the records in a file that nobody has open."""
     file = SpoolFile(path, MAX_BYTES)
     try:
-        return [item[5] for item in file.read(0, MAX_BYTES)]
+        return [item.number for item in items_of(file.read(0, MAX_BYTES))]
     finally:
         file.close()
 
@@ -87,8 +97,8 @@ def test_records_are_handed_on_as_they_were_put(path: Path) -> None:
     async def test() -> None:
         async with opened(path) as it:
             put = items(1, 100)
-            it.spool.put(put[:30])
-            it.spool.put(put[30:])
+            it.put(put[:30])
+            it.put(put[30:])
             await it.got(100)
             assert it.handed == put
             assert it.spool.waiting == it.spool.waiting_records == 0
@@ -100,18 +110,18 @@ def test_what_was_not_removed_is_found_by_the_next(path: Path) -> None:
     async def test() -> None:
         put = items(1, 10)
         async with opened(path) as it:
-            it.spool.put(put)
+            it.put(put)
             await it.got(10)
-            it.spool.remove([put[0], put[1], put[5]])
+            it.remove([put[0], put[1], put[5]])
         left = [put[number] for number in (2, 3, 4, 6, 7, 8, 9)]
-        assert on_disk(path) == [item[5] for item in left]
+        assert on_disk(path) == [item.number for item in left]
         async with opened(path) as it:
             assert it.found == Found(7, 700, 11)
             await it.got(7)
             assert it.handed == left
-            it.spool.put(items(11, 1))
+            it.put(items(11, 1))
             await it.got(8)
-            assert it.handed[-1][5] == 11
+            assert it.handed[-1].number == 11
 
     asyncio.run(test())
 
@@ -125,7 +135,7 @@ def test_durable_means_that_another_process_reads_it(path: Path) -> None:
         async def put() -> None:
             it = Opened(path)
             await it.spool.start()
-            it.spool.put(items(1, 1000))
+            it.put(items(1, 1000))
             await it.spool.durable()
             os.write(writing, b"durable")
             await asyncio.Event().wait()
@@ -151,14 +161,14 @@ def test_long_queue_is_in_memory_by_its_head_alone(path: Path, monkeypatch: pyte
         async with opened(path) as it:
             put = items(1, 500)
             for start in range(0, 500, 10):
-                it.spool.put(put[start : start + 10])
+                it.put(put[start : start + 10])
                 await it.spool.durable()
             assert 10 <= len(it.handed) <= 20
             removed = 0
             while removed < 500:
                 await it.got(removed + 1)
                 assert len(it.handed) - removed <= 20
-                it.spool.remove(it.handed[removed : removed + 7])
+                it.remove(it.handed[removed : removed + 7])
                 removed = min(removed + 7, len(it.handed))
             assert it.handed == put
 
@@ -215,14 +225,14 @@ def spoiled_list_of_free_pages(path: Path) -> None:
 def test_corrupt_file_is_set_aside_at_start(path: Path, spoil: Callable[[Path], None]) -> None:
     async def test() -> None:
         async with opened(path) as it:
-            it.spool.put(items(1, 500))
+            it.put(items(1, 500))
             await it.got(500)
         spoil(path)
         async with opened(path) as it:
             assert it.found == Found(0, 0, 1)
             await it.until(lambda: bool(it.set_aside))
             assert it.set_aside == [(0, 0)]
-            it.spool.put(items(1, 3))
+            it.put(items(1, 3))
             await it.got(3)
         assert on_disk(path) == [1, 2, 3]
         assert len(list(path.parent.glob("spool.db.corrupt-*"))) == 1
@@ -237,21 +247,21 @@ def test_file_that_turns_out_corrupt_is_set_aside_and_what_it_lost_is_told(
 
     async def test() -> None:
         async with opened(path) as it:
-            it.spool.put(items(1, 6000, size=1000))
+            it.put(items(1, 6000, size=1000))
             await it.spool.durable()
         async with opened(path) as it:
             await it.until(lambda: bool(it.handed))
             spoiled_pages(path)
             before: list[Item] = []
             while not it.set_aside:  # what was read before is good
-                it.spool.remove(it.handed[len(before) :])
+                it.remove(it.handed[len(before) :])
                 before[:] = it.handed
                 await it.until(lambda: bool(it.set_aside) or len(it.handed) > len(before))
             (lost, size) = it.set_aside[0]
             assert lost == 6000 - len(it.handed)
             assert size == 1000 * lost
-            it.spool.put(items(6001, 5))
-            await it.until(lambda: it.handed[-1][5] == 6005)
+            it.put(items(6001, 5))
+            await it.until(lambda: it.handed[-1].number == 6005)
 
     asyncio.run(test())
 
@@ -261,7 +271,7 @@ def test_full_disk_holds_records_back_until_there_is_room(path: Path) -> None:
         async with opened(path) as it:
             with full_disk():
                 put = items(1, 1000, size=1000)
-                it.spool.put(put)
+                it.put(put)
                 await it.until(lambda: it.spool.trouble is not None)
                 assert "cannot write to" in (it.spool.trouble or "")
                 assert it.spool.waiting_records > 0
@@ -277,11 +287,11 @@ def test_full_disk_is_left_by_delivery_alone(path: Path) -> None:
         async with opened(path) as it:
             with full_disk():
                 put = items(1, 1000, size=1000)
-                it.spool.put(put)
+                it.put(put)
                 removed = 0
                 while removed < 1000:
                     await it.got(removed + 1)
-                    it.spool.remove(it.handed[removed:])
+                    it.remove(it.handed[removed:])
                     removed = len(it.handed)
                 assert it.handed == put
                 await it.until(lambda: not it.spool.waiting)
@@ -296,13 +306,13 @@ def test_disk_that_was_full_is_told_no_more(tmp_path: Path, more: bool) -> None:
     async def test(disk: SmallDisk) -> None:
         async with opened(disk.folder / "spool.db") as it:
             put = items(1, 300, size=1000)
-            it.spool.put(put)
+            it.put(put)
             await it.got(300)
             with disk.full():
                 if more:
-                    it.spool.put(items(301, 300, size=1000))
+                    it.put(items(301, 300, size=1000))
                 else:
-                    it.spool.remove(put)
+                    it.remove(put)
                 await it.until(lambda: it.spool.trouble is not None)
                 if not more:  # a file in which nothing is needed makes room by going
                     await it.until(lambda: not (disk.folder / "spool.db").exists())
@@ -317,13 +327,13 @@ def test_disk_that_was_full_is_told_no_more(tmp_path: Path, more: bool) -> None:
 def test_bound_of_the_file_holds(path: Path) -> None:
     async def test() -> None:
         async with opened(path, max_bytes=512 * 1024) as it:
-            it.spool.put(items(1, 1000, size=1000))
+            it.put(items(1, 1000, size=1000))
             await it.until(lambda: it.spool.trouble is not None)
             assert path.stat().st_size <= 512 * 1024
             removed = 0
             while removed < 1000:
                 await it.got(removed + 1)
-                it.spool.remove(it.handed[removed:])
+                it.remove(it.handed[removed:])
                 removed = len(it.handed)
             assert path.stat().st_size <= 512 * 1024
 
@@ -331,25 +341,33 @@ def test_bound_of_the_file_holds(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seqs", "expected"),
-    [([], []), ([3], [(3, 3)]), ([1, 2, 3], [(1, 3)]), ([5, 1, 2, 9, 4], [(1, 2), (4, 5), (9, 9)])],
+    ("numbers", "expected"),
+    [
+        ([], []),
+        ([[3]], [(3, 3)]),
+        ([[1, 2, 3]], [(1, 3)]),
+        ([[5, 1], (2, 9), [4]], [(1, 2), (4, 5), (9, 9)]),
+        ([range(4, 8), (3, 9), range(1, 3), range(5, 6)], [(1, 7), (9, 9)]),
+    ],
 )
-def test_numbers_are_deleted_by_their_runs(seqs: Sequence[int], expected: list[tuple[int, int]]) -> None:
-    assert list(ranges(seqs)) == expected
+def test_numbers_are_deleted_by_their_runs(
+    numbers: Sequence[Sequence[int]], expected: list[tuple[int, int]]
+) -> None:
+    assert list(ranges(numbers)) == expected
 
 
 def test_file_that_is_removed_is_told_and_left_once_nothing_in_it_is_needed(path: Path) -> None:
     async def test() -> None:
         async with opened(path) as it:
             first, second = items(1, 3), items(4, 2)
-            it.spool.put(first)
+            it.put(first)
             await it.got(3)
             path.unlink()
-            it.spool.put(second)
+            it.put(second)
             await it.until(lambda: it.spool.trouble is not None)
             assert it.spool.trouble == f"cannot write to {path}: it was removed"
             assert it.spool.waiting_records == 2
-            it.spool.remove(first)
+            it.remove(first)
             await it.got(5)
             assert (it.spool.trouble, it.handed) == (None, [*first, *second])
         assert on_disk(path) == [4, 5]
@@ -364,7 +382,7 @@ def test_folder_that_is_removed_is_written_to_again_when_it_is_back(path: Path) 
     async def test() -> None:
         async with opened(folder / "spool.db") as it:
             shutil.rmtree(folder)
-            it.spool.put(items(1, 2))
+            it.put(items(1, 2))
             await it.until(lambda: "No such file or directory" in (it.spool.trouble or ""))
             folder.mkdir()
             await it.got(2)

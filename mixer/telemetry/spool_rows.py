@@ -5,64 +5,68 @@ none), of its value and of its event id, its timestamp, its size. `data` has all
 """
 
 import struct
-from collections.abc import Iterator, Sequence
-from itertools import accumulate, chain, pairwise
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, chain, pairwise, repeat
 
-from mixer.telemetry.item import Item
+from mixer.telemetry.outgoing import Chunk, cut
 
-MAX_CHUNK = 256 * 1024  # bytes of records; one that is larger has a row for itself
+MAX_ROW = 256 * 1024  # bytes of records; one that is larger has a row for itself
 _COLUMNS = 5
 
 Row = tuple[int, int, int, bytes, bytes]
-"""The first record's number, how many there are, their bytes (as `Item` has them), `lengths`, `data`."""
+"""The first record's number, how many there are, their bytes (as `Chunk` has them), `lengths`, `data`."""
 
 
 class DamagedError(ValueError):
     """A row is not what was written."""
 
 
-def rows(items: Sequence[Item]) -> Iterator[Row]:
-    """Items, whose numbers go up one by one, as rows."""
-    begin = size = 0
-    for place, item in enumerate(items):
-        if begin < place and size + item[4] > MAX_CHUNK:
-            yield _row(items[begin:place], size)
-            begin, size = place, 0
-        size += item[4]
-    if items:
-        yield _row(items[begin:], size)
+def rows(chunks: Iterable[Chunk]) -> Iterator[Row]:
+    """Records, whose numbers go up one by one, as rows."""
+    queue = deque(chunks)
+    while queue:
+        some = cut(queue, MAX_ROW)
+        for _ in some:
+            queue.popleft()
+        yield _row(some)
 
 
-def _row(items: Sequence[Item], size: int) -> Row:
-    keys, values, event_ids, timestamps, sizes, numbers, _ = zip(*items, strict=True)
+def _row(chunks: Sequence[Chunk]) -> Row:
+    count = sum(map(len, chunks))
+    keys = [key for chunk in chunks for key in chunk.keys or repeat(None, len(chunk))]
+    values = [value for chunk in chunks for value in chunk.values]
+    event_ids = [event_id for chunk in chunks for event_id in chunk.event_ids]
     lengths = struct.pack(
-        f"<{_COLUMNS * len(items)}q",
+        f"<{_COLUMNS * count}q",
         *[-1 if key is None else len(key) for key in keys],
         *map(len, values),
         *map(len, event_ids),
-        *timestamps,
-        *sizes,
+        *chain.from_iterable(chunk.timestamps for chunk in chunks),
+        *chain.from_iterable(chunk.sizes for chunk in chunks),
     )
-    return numbers[0], len(items), size, lengths, b"".join((*filter(None, keys), *values, *event_ids))
+    size = sum(chunk.size for chunk in chunks)
+    return chunks[0].numbers[0], count, size, lengths, b"".join((*filter(None, keys), *values, *event_ids))
 
 
-def items(row: Row) -> list[Item]:
+def chunk_of(row: Row) -> Chunk:
     """What a row was made of, without receipts. Raises `DamagedError`."""
     first, count, _, lengths, data = row
     key_sizes, value_sizes, id_sizes, timestamps, sizes = columns(count, lengths)
     counted = [max(size, 0) for size in key_sizes]
     ends = list(accumulate(chain(counted, value_sizes, id_sizes), initial=0))
-    if ends[-1] != len(data) or min(value_sizes) < 0 or min(id_sizes) < 0:
+    if ends[-1] != len(data) or min(map(min, (value_sizes, id_sizes, sizes))) < 0:
         raise DamagedError(f"record {first} and those behind it are damaged")
     parts = [data[start:end] for start, end in pairwise(ends)]
     keys = [None if size < 0 else key for size, key in zip(key_sizes, parts, strict=False)]
-    return [
-        (key, value, event_id, timestamp, size, number, None)
-        for key, value, event_id, timestamp, size, number in zip(
-            keys, parts[count : 2 * count], parts[2 * count :], timestamps, sizes, range(first, first + count),
-            strict=True,
-        )
-    ]  # fmt: skip
+    return Chunk(
+        keys if any(key is not None for key in keys) else None,
+        parts[count : 2 * count],
+        parts[2 * count :],
+        timestamps,
+        sizes,
+        range(first, first + count),
+    )
 
 
 def columns(count: int, lengths: bytes) -> list[tuple[int, ...]]:
