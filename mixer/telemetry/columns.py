@@ -58,7 +58,7 @@ class Part:
     def columns(self, table: "Table") -> list[Sequence[Any]]:
         """A column for each field: values, or of lists tuples of them. Raises `RequestError` for entries that are made
         to have our marks."""
-        marked, count = table.marked, table.count
+        marked, count = table.marked.get(self.path, ()), table.count
         found: list[Sequence[Any]] = []
         for (name, mark, empty, is_list), values in zip(
             self._columns, self._read(self.find(table.parsed)), strict=True
@@ -66,7 +66,7 @@ class Part:
             size = len(values)
             if not size:
                 found.append([() if is_list else empty] * count)
-            elif (self.path, name) not in marked:
+            elif name not in marked:
                 if size != count or is_list:
                     table.mark(self, name, mark)
                     return self.columns(table)
@@ -83,15 +83,16 @@ class Reader:
 
     def __init__(self, kind: Any) -> None:
         self.kind = kind
-        self.marked: set[tuple[str, str]] = set()
+        self.marked: dict[str, frozenset[str]] = {}  # fields, by the path of their part
         self.mark = b""
         self._marks = kind()
 
     def add(self, part: Part, name: str, mark: Any) -> None:
         """From now on, parse entries with a mark of this field after each."""
-        if (part.path, name) in self.marked:  # another table of the stream was first
+        known = self.marked.get(part.path, frozenset())
+        if name in known:  # another table of the stream was first
             return
-        self.marked.add((part.path, name))
+        self.marked = {**self.marked, part.path: known | {name}}
         getattr(part.find(self._marks), name).append(mark)
         self.mark = self._marks.log_entry.SerializeToString()
 
@@ -115,8 +116,7 @@ class Table:
 
     def _parse(self) -> None:
         reader = self._reader
-        # Another table may add a mark; this one stays as it was parsed.
-        self.marked = frozenset(reader.marked)
+        self.marked = reader.marked  # stays, also where another table adds a mark
         self.parsed = reader.kind.FromString(repeated(self.entries, reader.mark))
 
 

@@ -68,7 +68,7 @@ class Batch:
     `flagged`: the first of its response flags. Both are empty where no entry has any. `states`: its filter state.
     """
 
-    # Common properties with this alone.
+    # What `Passed` has behind each entry: common properties with this alone.
     _protocol = _common({"network_protocol_name": "tcp"})
 
     def __init__(
@@ -174,7 +174,7 @@ class Batch:
 class HTTPBatch(Batch):
     """Of HTTP entries."""
 
-    _protocol = _common({"network_protocol_name": "http"})
+    _protocol = _common({"network_protocol_name": "http"}) + b"\x10\x00"  # and no version, in place of all else
 
     def _columns(self) -> Iterator[Column]:
         yield from super()._columns()

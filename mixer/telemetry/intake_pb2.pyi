@@ -16,9 +16,9 @@ class StreamAccessLogsMessage(_message.Message):
     HTTP_LOGS_FIELD_NUMBER: _ClassVar[int]
     TCP_LOGS_FIELD_NUMBER: _ClassVar[int]
     identifier: bytes
-    http_logs: bytes
-    tcp_logs: bytes
-    def __init__(self, identifier: _Optional[bytes] = ..., http_logs: _Optional[bytes] = ..., tcp_logs: _Optional[bytes] = ...) -> None: ...
+    http_logs: Entries
+    tcp_logs: Entries
+    def __init__(self, identifier: _Optional[bytes] = ..., http_logs: _Optional[_Union[Entries, _Mapping]] = ..., tcp_logs: _Optional[_Union[Entries, _Mapping]] = ...) -> None: ...
 
 class Entries(_message.Message):
     __slots__ = ("log_entry",)
@@ -229,10 +229,16 @@ class Passed(_message.Message):
         network_protocol_name: str
         def __init__(self, downstream_remote_address: _Optional[bytes] = ..., downstream_local_address: _Optional[bytes] = ..., upstream_remote_address: _Optional[bytes] = ..., upstream_local_address: _Optional[bytes] = ..., downstream_direct_remote_address: _Optional[bytes] = ..., tls_properties: _Optional[bytes] = ..., response_flags: _Optional[bytes] = ..., metadata: _Optional[bytes] = ..., filter_state_objects: _Optional[bytes] = ..., network_protocol_name: _Optional[str] = ...) -> None: ...
     class Entry(_message.Message):
-        __slots__ = ("common_properties",)
+        __slots__ = ("common_properties", "protocol_version", "request", "response")
         COMMON_PROPERTIES_FIELD_NUMBER: _ClassVar[int]
+        PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+        REQUEST_FIELD_NUMBER: _ClassVar[int]
+        RESPONSE_FIELD_NUMBER: _ClassVar[int]
         common_properties: Passed.Common
-        def __init__(self, common_properties: _Optional[_Union[Passed.Common, _Mapping]] = ...) -> None: ...
+        protocol_version: int
+        request: bytes
+        response: bytes
+        def __init__(self, common_properties: _Optional[_Union[Passed.Common, _Mapping]] = ..., protocol_version: _Optional[int] = ..., request: _Optional[bytes] = ..., response: _Optional[bytes] = ...) -> None: ...
     LOG_ENTRY_FIELD_NUMBER: _ClassVar[int]
     log_entry: _containers.RepeatedCompositeFieldContainer[Passed.Entry]
     def __init__(self, log_entry: _Optional[_Iterable[_Union[Passed.Entry, _Mapping]]] = ...) -> None: ...

@@ -15,7 +15,7 @@ from mixer.errors import RequestError
 from mixer.metrics import Metrics
 from mixer.telemetry.decode import Decoder
 from mixer.telemetry.entry import EntryReader
-from mixer.telemetry.intake_pb2 import Entries, StreamAccessLogsMessage
+from mixer.telemetry.intake_pb2 import StreamAccessLogsMessage
 from mixer.telemetry.record import AccessRecord, MaskRecord
 from mixer.telemetry.redaction import Redaction
 from mixer.telemetry.sink import Sink
@@ -125,7 +125,7 @@ class ReportService:
     async def _add(self, message: StreamAccessLogsMessage, held: _Held) -> None:
         kind = message.WhichOneof("log_entries")
         if kind is not None:
-            entries = Entries.FromString(getattr(message, kind)).log_entry[:]
+            entries = getattr(message, kind).log_entry[:]
             try:
                 if kind != held.kind or held.count + len(entries) > MAX_BATCH:
                     await self._hand_on(held)

@@ -29,6 +29,7 @@ MIN_PAGES = 32
 # Bytes that the journal is cut to: twice what comes into it between two checkpoints (1,000 pages). One that is cut
 # each time and grows again takes a tenth of all the time.
 WAL = 32 * 1024 * 1024
+CACHE = 8 * 1024 * 1024  # bytes of pages in memory: what is delivered soon is deleted without being read
 MODE = 0o640  # records tell who did what: not for everybody on the machine
 
 _VERSION = 2  # of the schema, in the file's user_version
@@ -228,6 +229,7 @@ class SpoolFile:
             database.execute(f"PRAGMA page_size = {PAGE}")
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
+            database.execute(f"PRAGMA cache_size = -{CACHE // 1024}")
             database.execute(f"PRAGMA journal_size_limit = {WAL}")
             database.execute(f"PRAGMA max_page_count = {max(MIN_PAGES, self._max_bytes // PAGE)}")
             database.execute("BEGIN IMMEDIATE")

@@ -32,7 +32,7 @@ def nested(depth: int) -> bytes:
     metadata = field(0x0A, field(0x0A, name) + field(0x12, struct))
     # A part that comes twice is merged: common_properties.metadata, of tag 17.
     entry = http_entry().SerializeToString() + field(0x0A, b"\x8a\x01" + length(len(metadata)) + metadata)
-    message.http_logs = field(0x0A, entry)
+    message.http_logs.log_entry[:] = [entry]
     return message.SerializeToString()
 
 
