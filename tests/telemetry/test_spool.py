@@ -14,6 +14,7 @@ import pytest
 
 from mixer.errors import SinkError
 from mixer.telemetry import spool as module
+from mixer.telemetry import spool_file
 from mixer.telemetry.outgoing import Chunk, Item
 from mixer.telemetry.spool import Spool
 from mixer.telemetry.spool_file import Found, SpoolFile, ranges
@@ -244,6 +245,7 @@ def test_file_that_turns_out_corrupt_is_set_aside_and_what_it_lost_is_told(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "WINDOW", 50_000)
+    monkeypatch.setattr(spool_file, "CACHE", 64 * 1024)  # pages that are in memory are good
 
     async def test() -> None:
         async with opened(path) as it:
