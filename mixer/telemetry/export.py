@@ -47,8 +47,8 @@ class _Delivery:
 class ExportService:
     """Turns log records into records, gives them to every sink, and answers when all of them are durable.
 
-    A call that is made again, as its bytes tell, waits for what is on its way and gives no sink again what it has
-    taken: a retry is not counted twice. `timeout`: seconds that a call waits; a shorter deadline of its own wins.
+    A call that is made again, as its records' ids tell, waits for what is on its way and gives no sink again what it
+    has taken: a retry is not counted twice. `timeout`: seconds that a call waits; a shorter deadline of its own wins.
     `release` is told whose requests are over that have slots of concurrency limits, whatever becomes of the records.
     `mask` is what sinks are given records through.
     """
@@ -82,19 +82,19 @@ class ExportService:
         wait = self._timeout if left is None else min(self._timeout, left * (1 - MARGIN))
         deadline = asyncio.get_running_loop().time() + wait
         logs = _logs(data)
-        records, problems = await self._records(logs)
+        records, ids, problems = await self._records(logs)
         if self._release is not None and (holders := over(records)):
             self._release(holders)
         if self._mask is not None:
             records = await self._masked(self._mask, records, problems)
         taken, rejected = len(records), len(logs) - len(records)
-        delivery = self._delivery(data)
+        delivery = self._delivery(ids)
         for sink in self._sinks:
             receipt = delivery.receipts.get(sink.name)
             if receipt is None or _failed(receipt):
                 receipt = delivery.receipts[sink.name] = Receipt(taken)
                 await _write(sink, records, receipt)
-        del logs, records  # while it waits, what the sinks hold is enough, and is bounded
+        del logs, records, ids  # while it waits, what the sinks hold is enough, and is bounded
         receipts = dict(delivery.receipts)
         try:
             async with asyncio.timeout_at(deadline):
@@ -114,9 +114,13 @@ class ExportService:
         self._acknowledged.inc(taken - too_large)
         return self._answer(rejected + too_large, problems)
 
-    async def _records(self, logs: Sequence[tuple[bytes, bytes]]) -> tuple[list[AccessRecord], list[str]]:
-        """The records, and what was wrong with others, each thing once."""
+    async def _records(
+        self, logs: Sequence[tuple[bytes, bytes]]
+    ) -> tuple[list[AccessRecord], list[bytes], list[str]]:
+        """The records; the ids of all log records whose resource is sound; and what was wrong with others, each thing
+        once."""
         records: list[AccessRecord] = []
+        ids: list[bytes] = []
         problems: dict[str, None] = {}
         seen: dict[bytes, int] = {}
         http = tcp = single = 0
@@ -124,6 +128,7 @@ class ExportService:
             if start:
                 await asyncio.sleep(0)
             batch = self._identified(logs[start : start + MAX_BATCH], seen, problems)
+            ids += [each[2] for each in batch]
             for log_record, made in zip(batch, self._reader.records(batch), strict=True):
                 record = made
                 if record is None:
@@ -142,7 +147,7 @@ class ExportService:
                     http += 1
         self._http_entries.inc(http)
         self._tcp_entries.inc(tcp)
-        return records, list(problems)
+        return records, ids, list(problems)
 
     def _identified(
         self, logs: Sequence[tuple[bytes, bytes]], seen: dict[bytes, int], problems: dict[str, None]
@@ -171,8 +176,10 @@ class ExportService:
             problems.append("the mask failed")
         return kept
 
-    def _delivery(self, data: bytes) -> _Delivery:
-        name = sha256(data).digest()
+    def _delivery(self, ids: Sequence[bytes]) -> _Delivery:
+        """Of the call that has these records, in this order. Their ids are hashes of all that they are: the rest of a
+        call's bytes says nothing. The same ids mean the same records, malformed ones too."""
+        name = sha256(b",".join(ids)).digest()
         if (known := self._known.get(name)) is not None:
             self._known.move_to_end(name)
             return known

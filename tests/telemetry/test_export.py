@@ -127,6 +127,57 @@ async def test_call_made_again_waits_for_what_is_on_its_way_and_is_counted_once(
     assert requests == [1]
 
 
+@pytest.mark.parametrize("again", [[0, 1], [1, 0], [0], [0, 1, 1]], ids=str)
+@on_loop
+async def test_call_is_made_again_where_it_has_the_same_records_in_the_same_order(again: list[int]) -> None:
+    sink = Held()
+    exports = service(sink)
+    logs = [log(REQUEST), log({**REQUEST, "url.path": "/other"})]
+    first = asyncio.create_task(exports.export(export(logs), None))
+    (await sink.written()).durable(2)
+    await first
+    second = asyncio.create_task(exports.export(export([logs[place] for place in again]), None))
+    if again != [0, 1]:
+        (await sink.written(2)).durable(len(again))
+    assert await second == b""
+    assert len(sink.given) == (1 if again == [0, 1] else 2)
+
+
+@on_loop
+async def test_call_made_again_is_told_again_what_is_malformed() -> None:
+    sink = Held()
+    exports = service(sink)
+    bad = log({"http.response.status_code": "hush"})
+    data = export([bad, log(REQUEST)]) + export([log(REQUEST)], of=b"\xff")
+    first = asyncio.create_task(exports.export(data, None))
+    (await sink.written()).durable(1)
+    answer = await first
+    assert partial(answer).rejected_log_records == 2
+    assert await exports.export(data, None) == answer
+    assert len(sink.given) == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        export([log({"http.response.status_code": "hush"})]),
+        export([b"\xff"]),
+        export([log(REQUEST)], of=b"\xff"),
+    ],
+    ids=["value", "log record", "resource"],
+)
+@on_loop
+async def test_call_of_malformed_records_alone_is_told_so_each_time(data: bytes) -> None:
+    sink = Held()
+    exports = service(sink)
+    for _ in range(2):
+        assert partial(await exports.export(data, None)).rejected_log_records == 1
+    assert not sink.given
+    sound = asyncio.create_task(exports.export(export([log(REQUEST)]), None))
+    (await sink.written()).durable(1)
+    assert await sound == b""
+
+
 @on_loop
 async def test_malformed_records_are_rejected_and_the_others_kept() -> None:
     sink, metrics = Held(), new_metrics()
