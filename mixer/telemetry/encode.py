@@ -174,7 +174,8 @@ class Batch:
 class HTTPBatch(Batch):
     """Of HTTP entries."""
 
-    _protocol = _common({"network_protocol_name": "http"}) + b"\x10\x00"  # and no version, in place of all else
+    # And no version of the protocol, which takes the place of all that is no common property.
+    _protocol = _common({"network_protocol_name": "http"}) + b"\x10\x00"
 
     def _columns(self) -> Iterator[Column]:
         yield from super()._columns()
