@@ -165,10 +165,20 @@ class LogReader:
             maps["envoy_custom_tags"] = {name: self._redaction.tag(text) for name, text in tags.items()}
 
 
+def _begin(resource: bytes) -> Any:
+    """The hash of a record's id, as far as all records of a resource share it."""
+    return sha256(b"%d:%b" % (len(resource), resource))
+
+
+_begun: Parts[Any] = Parts(_begin, None)
+
+
 def event_id(resource: bytes, record: bytes, seen: dict[bytes, int]) -> bytes:
     """An id that stays when the same log record is sent again: 128 bits of its hash, and which one it is among those
     in this call that are alike to the last bit (`seen`, of one call)."""
-    name = sha256(b"%d:%b%b" % (len(resource), resource, record)).hexdigest()[:32].encode()
+    found = _begun[resource].copy()
+    found.update(record)
+    name = found.hexdigest()[:32].encode()
     count = seen[name] = seen.get(name, 0) + 1
     return b"%b-%d" % (name, count)
 
