@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
-from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -32,7 +31,7 @@ from mixer.telemetry.loglayout import (
 from mixer.telemetry.peers import Identity
 from mixer.telemetry.record import AccessRecord, Fields
 from mixer.telemetry.redaction import Redaction
-from mixer.telemetry.wire import prefixed, tag
+from mixer.telemetry.wire import joined, prefixed, tag
 
 _MAX_LAYOUTS = 64
 _START, _EVENT_ID = tag("start_time"), tag("event_id")
@@ -73,11 +72,9 @@ class LogBatches:
     ) -> bool:
         """Whether they could be read: all of them, or none."""
         columns = _transposed(rows)
-        joints = self._joints
         try:
-            records = _Table(
-                layout, rows, columns, list(map(joints.__getitem__, layout.keys(identity, columns)))
-            ).records()
+            joints = list(map(self._joints.__getitem__, layout.keys(identity, columns)))
+            records = _Table(layout, rows, columns, joints).records()
         except MalformedError:
             return False
         for row, record in zip(rows, records, strict=True):
@@ -244,40 +241,52 @@ class _Table:
     @cached_property
     def _encoded(self) -> list[bytes]:
         numbers = self._layout.values
-        parts = [
-            [joint.encoded for joint in self._joints],
-            *chain.from_iterable(self._pieces),
-            *chain.from_iterable(_parts(numbers[name], values, 0) for name, values in self._values.items()),
+        origins = [joint.encoded for joint in self._joints]
+        fields: list[Parts] = [
+            (origins[0] if origins.count(origins[0]) == len(origins) else origins,),
+            *self._pieces,
+            *(numbers[name][1].encode(values) for name, values in self._values.items()),
             *self._ends(),
-            *self._starts(),
-            [_EVENT_ID + prefixed(len(row[4])) for row in self._rows],
-            [row[4] for row in self._rows],
+            self._starts(),
+            self._event_ids(),
         ]
-        return list(map(b"".join, zip(*parts, strict=True)))
+        alike: list[bytes] = []
+        varied: list[bytes | Iterable[bytes]] = []
+        for parts in fields:
+            first = parts[0]
+            if len(parts) == 1 and isinstance(first, bytes):
+                alike.append(first)
+            else:
+                varied += parts
+        return joined((b"".join(alike), *varied), len(self._rows))
+
+    def _event_ids(self) -> Parts:
+        ids = [row[4] for row in self._rows]
+        sizes = list(map(len, ids))
+        if sizes.count(sizes[0]) == len(sizes):
+            return _EVENT_ID + prefixed(sizes[0]), ids
+        return [_EVENT_ID + prefixed(size) for size in sizes], ids
 
     def _starts(self) -> Parts:
         """When each began."""
         return (list(map(_start, map(itemgetter(2), self._rows))),)
 
-    def _ends(self) -> Parts:
+    def _ends(self) -> Sequence[Parts]:
         """The client; of a peer that is the client nothing is told."""
         places = self._layout.peers
         if not places:
             return ()
         count, columns = len(self._rows), self._columns
-        parts: list[Callable[[], Parts]] = [
-            partial(_parts, *each, count) for each in zip(places, self._peers, strict=True)
-        ]
+        parts = [partial(_parts, place, read) for place, read in zip(places, self._peers, strict=True)]
         told = [None if each is None else list(map(each[1].value, columns[each[0]])) for each in places]
         if told[:2] == told[2:] and None not in told:
-            return parts[0]() + parts[1]()
-        joined = [list(map(b"".join, zip(*each(), strict=True))) for each in parts]
-        return (list(map(_apart, *joined)),)
+            return parts[0](), parts[1]()
+        return ((list(map(_apart, *(joined(each(), count) for each in parts))),),)
 
 
-def _parts(place: Place | None, read: Any, count: int) -> Parts:
+def _parts(place: Place | None, read: Any) -> Parts:
     if place is None:
-        return ([b""] * count,)
+        return (b"",)
     _, column = place
     made: Parts = column.encode(read) if isinstance(column, Values) else read
     return made

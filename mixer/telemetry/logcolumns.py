@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from itertools import repeat
 
 import orjson
 
@@ -11,20 +10,23 @@ from mixer.telemetry.attributes import Attribute, Value, span_of, teller, text_o
 from mixer.telemetry.keyvalues import SHORT_TEXT, Column, Memory
 from mixer.telemetry.record import SCHEMA_FIELDS, encoded
 from mixer.telemetry.redaction import Redaction
-from mixer.telemetry.wire import length, prefixed, tag
+from mixer.telemetry.wire import joined, length, prefixed, tag
 
 NANOS = 1_000_000_000
 
 _KNOWN = 256  # encoded numbers of a column
 
-Parts = tuple[Iterable[bytes], ...]
-"""Of some records, parts of what is to stand behind each other in each."""
+Parts = tuple[bytes | Iterable[bytes], ...]
+"""Of some records, parts of what is to stand behind each other in each: see `wire.joined`."""
 
 
 class Pieces(Column[bytes]):
     """Encoded fields. What is read are parts, one behind the other, of what each tells."""
 
     def read(self, column: Sequence[bytes]) -> Parts:
+        first = column[0]
+        if first == column[-1] and first in self and column.count(first) == len(column):
+            return (self[first],)
         if not self.full:
             return (self.look_up(column),)
         self._memory.missed(len(column))
@@ -72,7 +74,7 @@ class Text(Pieces):
         if self._cleans:
             return (self.look_up(column),)
         if self.fits(column) and b"".join(column).isascii():
-            return repeat(self._start, len(column)), map(self._sized, column)
+            return self._start, map(self._sized, column)
         start, at, usual = self._start, self.head - 1, self.ascii
         return ([start + data[at:] if usual(data) else self[data] for data in column],)
 
@@ -163,6 +165,9 @@ class Values(Column[int], ABC):
         self._known: dict[int, bytes] = {}
 
     def read(self, column: Sequence[bytes]) -> list[int]:
+        first = column[0]
+        if first == column[-1] and first in self and column.count(first) == len(column):
+            return [self[first]] * len(column)
         if not self.full:
             return self.look_up(column)
         self._memory.missed(len(column))
@@ -170,15 +175,17 @@ class Values(Column[int], ABC):
 
     def encode(self, values: Sequence[int]) -> Parts:
         """Encoded; in parts, as `Pieces.read` has them."""
+        known, first = self._known, values[0]
+        if first == values[-1] and first in known and values.count(first) == len(values):
+            return (known[first],)
         if self.full:
             return self.fields(values)
-        known = self._known
         try:
             return (list(map(known.__getitem__, values)),)
         except KeyError:  # as many as a column has before it is full
             if len(known) > _KNOWN:
                 known.clear()
-            known.update(zip(values, map(b"".join, zip(*self.fields(values), strict=True)), strict=True))
+            known.update(zip(values, joined(self.fields(values), len(values)), strict=True))
             return (list(map(known.__getitem__, values)),)
 
     @abstractmethod
@@ -218,7 +225,7 @@ class Number(Values):
         low, high = _tables()
         start, most = self._tag, max(values)
         if most < _HALF and min(values):
-            return repeat(start, len(values)), map(high.__getitem__, values)
+            return start, map(high.__getitem__, values)
         return (
             [
                 (start + high[value] if value else b"")

@@ -3,7 +3,8 @@
 https://protobuf.dev/programming-guides/encoding/
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 from google.protobuf.message import DecodeError
 
@@ -58,6 +59,24 @@ def header(entry: bytes) -> tuple[bytes, bytes, bytes] | None:
         parsed.value.encode(),
         Header(key=parsed.key, value=parsed.value).SerializeToString(),
     )
+
+
+def joined(parts: Iterable[bytes | Iterable[bytes]], count: int) -> list[bytes]:
+    """Of each of `count` records its pieces, in the order of the parts. A part is a piece for each record, or the piece
+    that all of them have: such ones are joined first, and only once where they stand side by side."""
+    columns: list[Iterable[bytes]] = []
+    constant = b""
+    for part in parts:
+        if isinstance(part, bytes):
+            constant += part
+            continue
+        if constant:
+            columns.append(repeat(constant, count))
+            constant = b""
+        columns.append(part)
+    if constant or not columns:
+        columns.append(repeat(constant, count))
+    return list(map(b"".join, zip(*columns, strict=True)))
 
 
 class Text:
