@@ -5,7 +5,6 @@ A protobuf message may be written in parts, in any order (https://protobuf.dev/p
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import chain
 from operator import attrgetter
 
 from mixer.telemetry import intake_pb2 as intake
@@ -59,6 +58,10 @@ def _common(fields: Fields) -> bytes:
     """An access-log entry whose common properties are these fields of a record."""
     made = encoded(fields)
     return b"\x0a" + prefixed(len(made)) + made
+
+
+def _id_tag(size: int) -> bytes:
+    return _EVENT_ID + prefixed(size)
 
 
 class Batch:
@@ -131,11 +134,11 @@ class Batch:
     @cached_property
     def _encoded(self) -> list[bytes]:
         ids = self._event_ids
-        if len(ids[0]) == len(ids[-1]):  # what is in all records comes first: the tag stands before the ids
-            columns = chain((ids,), self._columns(), (_EVENT_ID + prefixed(len(ids[0])),))
-        else:
-            columns = chain(([_EVENT_ID + prefixed(len(each)) + each for each in ids],), self._columns())
-        return joined(columns, self._table.count)
+        sizes = [len(ids[0])] if len(ids[0]) == len(ids[-1]) else list(map(len, ids))
+        columns = sorted(
+            self._columns(), key=lambda column: not isinstance(column, bytes)
+        )  # what all have comes first
+        return joined((*columns, mapped(_id_tag, sizes), ids), self._table.count)
 
     def _columns(self) -> Iterator[Column]:
         decoder = self._decoder

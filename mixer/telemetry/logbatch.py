@@ -8,16 +8,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
-from itertools import chain
 from operator import itemgetter
 from typing import Any
 
 from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from mixer.telemetry import otlp_pb2 as otlp
 from mixer.telemetry.attributes import Attribute, MalformedError, pair, told
 from mixer.telemetry.entry import tell
-from mixer.telemetry.logcolumns import NANOS, Parts, Values, varint
+from mixer.telemetry.logcolumns import NANOS, Parts, Values
 from mixer.telemetry.loglayout import (
     MAX_NAMES,
     Columns,
@@ -30,9 +30,10 @@ from mixer.telemetry.loglayout import (
     layout_of,
 )
 from mixer.telemetry.peers import Identity
-from mixer.telemetry.record import AccessRecord, Fields
+from mixer.telemetry.record import AccessRecord, Fields, encoded
 from mixer.telemetry.redaction import Redaction
-from mixer.telemetry.wire import prefixed, tag
+from mixer.telemetry.varints import MAX, varints
+from mixer.telemetry.wire import alike, joined, prefixed, tag
 
 _MAX_LAYOUTS = 64
 _START, _EVENT_ID = tag("start_time"), tag("event_id")
@@ -73,11 +74,9 @@ class LogBatches:
     ) -> bool:
         """Whether they could be read: all of them, or none."""
         columns = _transposed(rows)
-        joints = self._joints
         try:
-            records = _Table(
-                layout, rows, columns, list(map(joints.__getitem__, layout.keys(identity, columns)))
-            ).records()
+            joints = list(map(self._joints.__getitem__, layout.keys(identity, columns)))
+            records = _Table(layout, rows, columns, joints).records()
         except MalformedError:
             return False
         for row, record in zip(rows, records, strict=True):
@@ -244,40 +243,58 @@ class _Table:
     @cached_property
     def _encoded(self) -> list[bytes]:
         numbers = self._layout.values
-        parts = [
-            [joint.encoded for joint in self._joints],
-            *chain.from_iterable(self._pieces),
-            *chain.from_iterable(_parts(numbers[name], values, 0) for name, values in self._values.items()),
+        origins = [joint.encoded for joint in self._joints]
+        fields: list[Parts] = [
+            (origins[0] if alike(origins) else origins,),
+            *self._pieces,
+            *(numbers[name][1].encode(values) for name, values in self._values.items()),
             *self._ends(),
-            *self._starts(),
-            [_EVENT_ID + prefixed(len(row[4])) for row in self._rows],
-            [row[4] for row in self._rows],
+            self._starts(),
+            self._event_ids(),
         ]
-        return list(map(b"".join, zip(*parts, strict=True)))
+        of_all: list[bytes] = []
+        of_each: list[bytes | Iterable[bytes]] = []
+        for parts in fields:
+            first = parts[0]
+            if len(parts) == 1 and isinstance(first, bytes):
+                of_all.append(first)
+            else:
+                of_each += parts
+        return joined((*of_all, *of_each), len(self._rows))
+
+    def _event_ids(self) -> Parts:
+        ids = [row[4] for row in self._rows]
+        sizes = list(map(len, ids))
+        if alike(sizes):
+            return _EVENT_ID + prefixed(sizes[0]), ids
+        return [_EVENT_ID + prefixed(size) for size in sizes], ids
 
     def _starts(self) -> Parts:
         """When each began."""
-        return (list(map(_start, map(itemgetter(2), self._rows))),)
+        times = [row[2] for row in self._rows]
+        if min(times) and max(times) < MAX * NANOS:
+            seconds, rest = zip(*[divmod(time, NANOS) for time in times], strict=True)
+            size, whole = varints(seconds)
+            more, nanos = varints(rest)
+            return _START + prefixed(2 + size + more) + b"\x08", whole, b"\x10", nanos
+        return (list(map(_start, times)),)
 
-    def _ends(self) -> Parts:
+    def _ends(self) -> Sequence[Parts]:
         """The client; of a peer that is the client nothing is told."""
         places = self._layout.peers
         if not places:
             return ()
         count, columns = len(self._rows), self._columns
-        parts: list[Callable[[], Parts]] = [
-            partial(_parts, *each, count) for each in zip(places, self._peers, strict=True)
-        ]
+        parts = [partial(_parts, place, read) for place, read in zip(places, self._peers, strict=True)]
         told = [None if each is None else list(map(each[1].value, columns[each[0]])) for each in places]
         if told[:2] == told[2:] and None not in told:
-            return parts[0]() + parts[1]()
-        joined = [list(map(b"".join, zip(*each(), strict=True))) for each in parts]
-        return (list(map(_apart, *joined)),)
+            return parts[0](), parts[1]()
+        return ((list(map(_apart, *(joined(each(), count) for each in parts))),),)
 
 
-def _parts(place: Place | None, read: Any, count: int) -> Parts:
+def _parts(place: Place | None, read: Any) -> Parts:
     if place is None:
-        return ([b""] * count,)
+        return (b"",)
     _, column = place
     made: Parts = column.encode(read) if isinstance(column, Values) else read
     return made
@@ -285,10 +302,7 @@ def _parts(place: Place | None, read: Any, count: int) -> Parts:
 
 def _start(time: int) -> bytes:
     seconds, nanos = divmod(time, NANOS)
-    told = b"\x08" + varint(seconds) if seconds else b""
-    if nanos:
-        told += b"\x10" + varint(nanos)
-    return _START + prefixed(len(told)) + told if told else b""
+    return encoded({"start_time": Timestamp(seconds=seconds, nanos=nanos)}) if time else b""
 
 
 def _apart(address: bytes, port: bytes, peer: bytes, peer_port: bytes) -> bytes:

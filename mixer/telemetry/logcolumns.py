@@ -2,8 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
-from itertools import repeat
 
 import orjson
 
@@ -11,20 +9,24 @@ from mixer.telemetry.attributes import Attribute, Value, span_of, teller, text_o
 from mixer.telemetry.keyvalues import SHORT_TEXT, Column, Memory
 from mixer.telemetry.record import SCHEMA_FIELDS, encoded
 from mixer.telemetry.redaction import Redaction
-from mixer.telemetry.wire import length, prefixed, tag
+from mixer.telemetry.varints import MAX, varints
+from mixer.telemetry.wire import joined, length, prefixed, tag
 
 NANOS = 1_000_000_000
 
 _KNOWN = 256  # encoded numbers of a column
 
-Parts = tuple[Iterable[bytes], ...]
-"""Of some records, parts of what is to stand behind each other in each."""
+Parts = tuple[bytes | Iterable[bytes], ...]
+"""Of some records, parts of what is to stand behind each other in each: see `wire.joined`."""
 
 
 class Pieces(Column[bytes]):
     """Encoded fields. What is read are parts, one behind the other, of what each tells."""
 
     def read(self, column: Sequence[bytes]) -> Parts:
+        first = column[0]
+        if first == column[-1] and first in self and column.count(first) == len(column):
+            return (self[first],)
         if not self.full:
             return (self.look_up(column),)
         self._memory.missed(len(column))
@@ -72,7 +74,7 @@ class Text(Pieces):
         if self._cleans:
             return (self.look_up(column),)
         if self.fits(column) and b"".join(column).isascii():
-            return repeat(self._start, len(column)), map(self._sized, column)
+            return self._start, map(self._sized, column)
         start, at, usual = self._start, self.head - 1, self.ascii
         return ([start + data[at:] if usual(data) else self[data] for data in column],)
 
@@ -163,6 +165,9 @@ class Values(Column[int], ABC):
         self._known: dict[int, bytes] = {}
 
     def read(self, column: Sequence[bytes]) -> list[int]:
+        first = column[0]
+        if first == column[-1] and first in self and column.count(first) == len(column):
+            return [self[first]] * len(column)
         if not self.full:
             return self.look_up(column)
         self._memory.missed(len(column))
@@ -170,15 +175,17 @@ class Values(Column[int], ABC):
 
     def encode(self, values: Sequence[int]) -> Parts:
         """Encoded; in parts, as `Pieces.read` has them."""
+        known, first = self._known, values[0]
+        if first == values[-1] and first in known and values.count(first) == len(values):
+            return (known[first],)
         if self.full:
             return self.fields(values)
-        known = self._known
         try:
             return (list(map(known.__getitem__, values)),)
         except KeyError:  # as many as a column has before it is full
             if len(known) > _KNOWN:
                 known.clear()
-            known.update(zip(values, map(b"".join, zip(*self.fields(values), strict=True)), strict=True))
+            known.update(zip(values, joined(self.fields(values), len(values)), strict=True))
             return (list(map(known.__getitem__, values)),)
 
     @abstractmethod
@@ -215,20 +222,9 @@ class Number(Values):
         ]
 
     def fields(self, values: Sequence[int]) -> Parts:
-        low, high = _tables()
-        start, most = self._tag, max(values)
-        if most < _HALF and min(values):
-            return repeat(start, len(values)), map(high.__getitem__, values)
-        return (
-            [
-                (start + high[value] if value else b"")
-                if value < _HALF
-                else start + low[value & _LOW] + high[value >> _BITS]
-                if value < _WHOLE
-                else start + length(value)
-                for value in values
-            ],
-        )
+        if min(values) and max(values) < MAX:
+            return self._tag, varints(values)[1]
+        return ([self._tag + length(value) if value else b"" for value in values],)
 
 
 class Span(Values):
@@ -261,16 +257,17 @@ class Span(Values):
         ]
 
     def fields(self, values: Sequence[int]) -> Parts:
-        low, high = _tables()
-        three, four = self._tag + b"\x04\x10", self._tag + b"\x05\x10"  # bytes of a number of nanoseconds
-        least, most = min(values), max(values)
-        if least >= _HALF and most < _WHOLE:
-            return (
-                [four if value >= _FOUR else three for value in values],
-                [low[value & _LOW] for value in values],
-                [high[value >> _BITS] for value in values],
-            )
-        return (list(map(self._field, values)),)
+        odd = [place for place, value in enumerate(values) if not 0 < value < NANOS]
+        if len(odd) == len(values):
+            return (list(map(self._field, values)),)
+        size, nanos = varints([min(max(value, 0), NANOS - 1) for value in values] if odd else values)
+        start = self._tag + prefixed(1 + size) + b"\x10"
+        if not odd:
+            return start, nanos
+        fields = [start + each for each in nanos]
+        for place in odd:
+            fields[place] = self._field(values[place])
+        return (fields,)
 
     def _field(self, value: int) -> bytes:
         if value < 0:
@@ -289,32 +286,3 @@ def _whole(joined: bytes, count: int) -> list[int] | None:
     except orjson.JSONDecodeError:
         return None
     return values
-
-
-# A number below 2^28 as a varint: its lower half, looked up, and its upper one.
-_BITS = 14
-_HALF = 1 << _BITS
-_LOW = _HALF - 1
-_WHOLE = _HALF * _HALF
-_FOUR = 1 << 21  # from here on it takes four bytes
-
-
-def varint(value: int) -> bytes:
-    low, high = _tables()
-    if value < _HALF:
-        return high[value]
-    if value < _WHOLE:
-        return low[value & _LOW] + high[value >> _BITS]
-    rest = value >> _BITS
-    return (
-        low[value & _LOW]
-        + low[rest & _LOW]
-        + (high[rest >> _BITS] if rest < _WHOLE else length(rest >> _BITS))
-    )
-
-
-@cache
-def _tables() -> tuple[list[bytes], list[bytes]]:
-    """1.2 MB, where log records are read."""
-    low = [bytes((half & 127 | 128, half >> 7 | 128)) for half in range(_HALF)]
-    return low, list(map(length, range(_HALF)))

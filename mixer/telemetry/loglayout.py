@@ -202,7 +202,9 @@ class Layout:
         rest = [each for each in self.columns if each not in self.peers and each != self.holders]
         self.told = [each for each in rest if isinstance(each[1], Told)]
         self.pieces = [each for each in rest if isinstance(each[1], Pieces)]
-        self.values = {placed(each[1].name)[0]: each for each in rest if isinstance(each[1], Values)}
+        self.values: dict[str, Place] = {
+            placed(each[1].name)[0]: each for each in rest if isinstance(each[1], Values)
+        }
         self.sizes = sorted(_SIZES & self.values.keys())
         headers = {placed(name): name for name in names}
         traced = [headers[kind, _TRACE] for kind in HEADERS if (kind, _TRACE) in headers]

@@ -66,6 +66,24 @@ def header(entry: bytes) -> tuple[bytes, bytes, bytes] | None:
     )
 
 
+def joined(columns: Iterable[Column], count: int) -> list[bytes]:
+    """Of each of `count` messages its pieces, in the order of the columns. What all of them have is joined first, once
+    where such columns stand side by side."""
+    pieces: list[Iterable[bytes]] = []
+    of_all = b""
+    for column in columns:
+        if isinstance(column, bytes):
+            of_all += column
+            continue
+        if of_all:
+            pieces.append(repeat(of_all, count))
+            of_all = b""
+        pieces.append(column)
+    if of_all or not pieces:
+        pieces.append(repeat(of_all, count))
+    return list(map(b"".join, zip(*pieces, strict=True)))
+
+
 class Text:
     """A field of text, encoded; b"" where there is none."""
 
@@ -110,18 +128,6 @@ class Numbers(dict[int, bytes]):
             self[0] = b""
         made = self[value] = self._tag + length(value)
         return made
-
-
-def joined(columns: Iterable[Column], count: int) -> list[bytes]:
-    """So many messages: first what all of them have, then what each has; both in the order of the columns."""
-    of_all: list[bytes] = []
-    of_each: list[Iterable[bytes]] = []
-    for column in columns:
-        if isinstance(column, bytes):
-            of_all.append(column)
-        else:
-            of_each.append(column)
-    return list(map(b"".join, zip(repeat(b"".join(of_all), count), *of_each, strict=True)))
 
 
 def alike(values: Sequence[object]) -> bool:
