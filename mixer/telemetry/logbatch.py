@@ -273,10 +273,15 @@ class _Table:
         """When each began."""
         times = [row[2] for row in self._rows]
         if min(times) and max(times) < MAX * NANOS:
-            seconds, rest = zip(*[divmod(time, NANOS) for time in times], strict=True)
-            size, whole = varints(seconds)
-            more, nanos = varints(rest)
-            return _START + prefixed(2 + size + more) + b"\x08", whole, b"\x10", nanos
+            seconds = [time // NANOS for time in times]
+            more, nanos = varints(
+                [time - second * NANOS for time, second in zip(times, seconds, strict=True)]
+            )
+            size, whole = varints(seconds[:1] if alike(seconds) else seconds)
+            start = _START + prefixed(2 + size + more) + b"\x08"
+            if len(whole) == 1:
+                return start + whole[0] + b"\x10", nanos
+            return start, whole, b"\x10", nanos
         return (list(map(_start, times)),)
 
     def _ends(self) -> Sequence[Parts]:
