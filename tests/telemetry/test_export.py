@@ -242,6 +242,38 @@ async def test_export_of_many_lets_others_run_meanwhile() -> None:
 
 
 @on_loop
+async def test_small_call_does_not_wait_for_a_large_one() -> None:
+    exports = service()
+    large = asyncio.create_task(exports.export(export([log(REQUEST)] * 1000), None))
+    await asyncio.sleep(0)
+    small = [asyncio.create_task(exports.export(export([log(REQUEST)]), None)) for _ in range(3)]
+    await asyncio.wait(small)
+    assert not large.done()
+    await large
+
+
+@on_loop
+async def test_of_calls_that_come_together_each_has_its_own_answer() -> None:
+    sink = Held()
+    exports = service(sink)
+    bad = log({"http.response.status_code": "hush"})
+    paths = [f"/{number}" for number in range(40)]
+    sound = [export([log({**REQUEST, "url.path": path})] * 3) for path in paths]
+    calls = [exports.export(data, None) for data in (*sound, export([log(REQUEST), bad]), b"\xff")]
+    answers = asyncio.gather(*calls, return_exceptions=True)
+    await sink.written(len(paths) + 1)
+    for records, receipt in sink.given:
+        receipt.durable(len(records))
+    *good, mixed, none = await answers
+    assert good == [b""] * len(paths)
+    assert partial(mixed).rejected_log_records == 1  # type: ignore[arg-type]
+    assert isinstance(none, RequestError)
+    given = [[record.get("url_path") for record in records] for records, _ in sink.given]
+    assert sorted(map(len, given)) == [1, *[3] * len(paths)]
+    assert sorted(each for each in given if len(each) == 3) == sorted([path] * 3 for path in paths)
+
+
+@on_loop
 async def test_caller_that_goes_away_meanwhile_may_come_again() -> None:
     sink = Held()
     exports = service(sink)
