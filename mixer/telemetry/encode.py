@@ -99,12 +99,6 @@ class Batch:
         self._flagged = flagged
         self._states = states
 
-    def encoded(self, place: int) -> bytes:
-        return self._encoded[place]
-
-    def event_id(self, place: int) -> bytes:
-        return self._event_ids[place]
-
     def ends(self, place: int) -> tuple[bytes, bytes, bytes]:
         remote, direct, local = self._ends
         return remote[place], direct[place], local[place]
@@ -113,7 +107,7 @@ class Batch:
         return self._joined[1][place]
 
     @cached_property
-    def _event_ids(self) -> list[bytes]:
+    def event_ids(self) -> list[bytes]:
         stream, first = self._stream, self._first
         form = stream + b"-%d"  # a stream is named in hexadecimal digits
         return [form % number for number in range(first, first + self._table.count)]
@@ -132,8 +126,8 @@ class Batch:
         return metadata
 
     @cached_property
-    def _encoded(self) -> list[bytes]:
-        ids = self._event_ids
+    def encoded(self) -> list[bytes]:
+        ids = self.event_ids
         sizes = [len(ids[0])] if len(ids[0]) == len(ids[-1]) else list(map(len, ids))
         columns = sorted(
             self._columns(), key=lambda column: not isinstance(column, bytes)

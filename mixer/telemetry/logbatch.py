@@ -212,11 +212,9 @@ class _Table:
                 fields[place] = fields[place] | more
         return fields
 
-    def encoded(self, place: int) -> bytes:
-        return self._encoded[place]
-
-    def event_id(self, place: int) -> bytes:
-        return self._rows[place][4]
+    @cached_property
+    def event_ids(self) -> list[bytes]:
+        return [row[4] for row in self._rows]
 
     def ends(self, place: int) -> tuple[bytes, bytes, bytes]:
         client, peer, local = (
@@ -241,7 +239,7 @@ class _Table:
         return holders
 
     @cached_property
-    def _encoded(self) -> list[bytes]:
+    def encoded(self) -> list[bytes]:
         numbers = self._layout.values
         origins = [joint.encoded for joint in self._joints]
         fields: list[Parts] = [
@@ -250,7 +248,7 @@ class _Table:
             *(numbers[name][1].encode(values) for name, values in self._values.items()),
             *self._ends(),
             self._starts(),
-            self._event_ids(),
+            self._ids(),
         ]
         of_all: list[bytes] = []
         of_each: list[bytes | Iterable[bytes]] = []
@@ -262,8 +260,8 @@ class _Table:
                 of_each += parts
         return joined((*of_all, *of_each), len(self._rows))
 
-    def _event_ids(self) -> Parts:
-        ids = [row[4] for row in self._rows]
+    def _ids(self) -> Parts:
+        ids = self.event_ids
         sizes = list(map(len, ids))
         if alike(sizes):
             return _EVENT_ID + prefixed(sizes[0]), ids

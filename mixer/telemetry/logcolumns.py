@@ -257,13 +257,14 @@ class Span(Values):
         ]
 
     def fields(self, values: Sequence[int]) -> Parts:
+        if min(values) > 0 and max(values) < NANOS:  # nearly always
+            size, nanos = varints(values)
+            return self._tag + prefixed(1 + size) + b"\x10", nanos
         odd = [place for place, value in enumerate(values) if not 0 < value < NANOS]
         if len(odd) == len(values):
             return (list(map(self._field, values)),)
-        size, nanos = varints([min(max(value, 0), NANOS - 1) for value in values] if odd else values)
+        size, nanos = varints([min(max(value, 0), NANOS - 1) for value in values])
         start = self._tag + prefixed(1 + size) + b"\x10"
-        if not odd:
-            return start, nanos
         fields = [start + each for each in nanos]
         for place in odd:
             fields[place] = self._field(values[place])

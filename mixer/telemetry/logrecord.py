@@ -39,16 +39,10 @@ _NODE = {"node_name": "id", "cluster_name": "cluster"}
 class _Whole(NamedTuple):
     """The source of one record. See `record.Source`."""
 
-    id: bytes
-    whole: bytes
+    event_ids: tuple[bytes]
+    encoded: tuple[bytes]
     connection: tuple[bytes, bytes, bytes]
     waiting: tuple[str, ...] = ()
-
-    def event_id(self, _: int) -> bytes:
-        return self.id
-
-    def encoded(self, _: int) -> bytes:
-        return self.whole
 
     def ends(self, _: int) -> tuple[bytes, bytes, bytes]:
         return self.connection
@@ -126,7 +120,7 @@ class LogReader:
             None if span is None else span.seconds + span.nanos / 1e9,
             fields.get("envoy_downstream_wire_bytes_received", 0),
             fields.get("envoy_downstream_wire_bytes_sent", 0),
-            _Whole(event_id, protocol + origin.protobuf + encoded(whole), _ends(fields), holders),
+            _Whole((event_id,), (protocol + origin.protobuf + encoded(whole),), _ends(fields), holders),
             0,
         )
 
@@ -178,7 +172,7 @@ def event_id(resource: bytes, record: bytes, seen: dict[bytes, int]) -> bytes:
     in this call that are alike to the last bit (`seen`, of one call)."""
     found = _begun[resource].copy()
     found.update(record)
-    name = found.hexdigest()[:32].encode()
+    name = found.digest()[:16].hex().encode()
     count = seen[name] = seen.get(name, 0) + 1
     return b"%b-%d" % (name, count)
 

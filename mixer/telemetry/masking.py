@@ -46,14 +46,12 @@ Masks = tuple[Mask, ...]
 class Rewritten(NamedTuple):
     """The source of one record that was masked. See `record.Source`."""
 
-    whole: bytes
+    encoded: tuple[bytes]
     before: AccessRecord
 
-    def event_id(self, _: int) -> bytes:
-        return self.before.event_id
-
-    def encoded(self, _: int) -> bytes:
-        return self.whole
+    @property
+    def event_ids(self) -> tuple[bytes]:
+        return (self.before.event_id,)
 
     def ends(self, _: int) -> tuple[bytes, bytes, bytes]:
         return self.before.ends
@@ -192,7 +190,7 @@ def _rebuilt(
         origin=_origin(record.origin, changed),
         shape=shape,
         fields=fields,
-        source=Rewritten(message.SerializeToString(), record),
+        source=Rewritten((message.SerializeToString(),), record),
         place=0,
         peers=tuple(map(fields.get, PEER_FIELDS)) if any(record.peers) else record.peers,
         **beside,

@@ -74,9 +74,11 @@ class Shape:
 class Source(Protocol):
     """Where records come from: what only few ask of each, by its place there."""
 
-    def event_id(self, place: int) -> bytes: ...
+    @property
+    def event_ids(self) -> Sequence[bytes]: ...
 
-    def encoded(self, place: int) -> bytes: ...
+    @property
+    def encoded(self) -> Sequence[bytes]: ...
 
     def ends(self, place: int) -> tuple[bytes, bytes, bytes]: ...
 
@@ -112,12 +114,12 @@ class AccessRecord(NamedTuple):
 
     @property
     def event_id(self) -> bytes:
-        return self.source.event_id(self.place)
+        return self.source.event_ids[self.place]
 
     @property
     def encoded(self) -> bytes:
         """All of the record but `fields`, as protobuf."""
-        return self.source.encoded(self.place)
+        return self.source.encoded[self.place]
 
     @property
     def ends(self) -> tuple[bytes, bytes, bytes]:
@@ -131,7 +133,7 @@ class AccessRecord(NamedTuple):
 
     def to_protobuf(self) -> bytes:
         """The record as a serialised `mixer.telemetry.v1.AccessRecord`."""
-        whole = self.source.encoded(self.place)
+        whole = self.source.encoded[self.place]
         return whole + encoded(self.fields) if self.fields else whole
 
     def to_json(self) -> bytes:
@@ -270,7 +272,7 @@ _JSON: dict[Any, tuple[str, Callable[[Any], Any] | None]] = {
 
 def _serialized(records: Sequence[AccessRecord]) -> list[bytes]:
     """`to_protobuf` of each."""
-    whole = [record.source.encoded(record.place) for record in records]
+    whole = [record.source.encoded[record.place] for record in records]
     if any(record.fields for record in records):
         return [
             one + encoded(record.fields) if record.fields else one

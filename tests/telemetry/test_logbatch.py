@@ -371,6 +371,6 @@ def test_nothing_is_encoded_that_nobody_asks_for() -> None:
     record = reader.records(given_(reader, envoys(HTTP, 2)))[0]
     assert record is not None
     labels.either(record)
-    assert "_encoded" not in vars(record.source)
+    assert "encoded" not in vars(record.source)
     record.to_protobuf()
-    assert "_encoded" in vars(record.source)
+    assert "encoded" in vars(record.source)
