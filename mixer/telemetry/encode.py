@@ -129,9 +129,8 @@ class Batch:
     def encoded(self) -> list[bytes]:
         ids = self.event_ids
         sizes = [len(ids[0])] if len(ids[0]) == len(ids[-1]) else list(map(len, ids))
-        columns = sorted(
-            self._columns(), key=lambda column: not isinstance(column, bytes)
-        )  # what all have comes first
+        # What all have comes first, so that it is one piece.
+        columns = sorted(self._columns(), key=lambda column: not isinstance(column, bytes))
         return joined((*columns, mapped(_id_tag, sizes), ids), self._table.count)
 
     def _columns(self) -> Iterator[Column]:

@@ -21,9 +21,8 @@ from mixer.telemetry.outgoing import Chunk, Item, cut
 log = structlog.get_logger()
 
 MAX_BATCH = 1_000_000  # bytes; a broker takes 1,048,588 unless told otherwise (message.max.bytes)
-ENOUGH = (
-    128 * 1024
-)  # bytes for which a batch waits for no more; what comes while one is on its way goes into the next
+# Bytes for which a batch waits for no more. What comes while one is on its way goes into the next.
+ENOUGH = 128 * 1024
 MAX_RECORDS = 1_000_000  # in a batch: none is as long
 SLOW = 5.0  # seconds without an acknowledgement after which a broker counts as away
 GIVE_UP = 120.0  # seconds after which the producer is replaced, which asks the bootstrap servers anew
