@@ -10,7 +10,7 @@ from mixer.telemetry.keyvalues import SHORT_TEXT, Column, Memory
 from mixer.telemetry.record import SCHEMA_FIELDS, encoded
 from mixer.telemetry.redaction import Redaction
 from mixer.telemetry.varints import MAX, varints
-from mixer.telemetry.wire import joined, length, prefixed, tag
+from mixer.telemetry.wire import alike, joined, length, prefixed, tag
 
 NANOS = 1_000_000_000
 
@@ -24,9 +24,8 @@ class Pieces(Column[bytes]):
     """Encoded fields. What is read are parts, one behind the other, of what each tells."""
 
     def read(self, column: Sequence[bytes]) -> Parts:
-        first = column[0]
-        if first == column[-1] and first in self and column.count(first) == len(column):
-            return (self[first],)
+        if column[0] in self and alike(column):
+            return (self[column[0]],)
         if not self.full:
             return (self.look_up(column),)
         self._memory.missed(len(column))
@@ -165,9 +164,8 @@ class Values(Column[int], ABC):
         self._known: dict[int, bytes] = {}
 
     def read(self, column: Sequence[bytes]) -> list[int]:
-        first = column[0]
-        if first == column[-1] and first in self and column.count(first) == len(column):
-            return [self[first]] * len(column)
+        if column[0] in self and alike(column):
+            return [self[column[0]]] * len(column)
         if not self.full:
             return self.look_up(column)
         self._memory.missed(len(column))
@@ -175,9 +173,9 @@ class Values(Column[int], ABC):
 
     def encode(self, values: Sequence[int]) -> Parts:
         """Encoded; in parts, as `Pieces.read` has them."""
-        known, first = self._known, values[0]
-        if first == values[-1] and first in known and values.count(first) == len(values):
-            return (known[first],)
+        known = self._known
+        if values[0] in known and alike(values):
+            return (known[values[0]],)
         if self.full:
             return self.fields(values)
         try:
@@ -261,8 +259,6 @@ class Span(Values):
             size, nanos = varints(values)
             return self._tag + prefixed(1 + size) + b"\x10", nanos
         odd = [place for place, value in enumerate(values) if not 0 < value < NANOS]
-        if len(odd) == len(values):
-            return (list(map(self._field, values)),)
         size, nanos = varints([min(max(value, 0), NANOS - 1) for value in values])
         start = self._tag + prefixed(1 + size) + b"\x10"
         fields = [start + each for each in nanos]

@@ -132,7 +132,8 @@ class Numbers(dict[int, bytes]):
 
 def alike(values: Sequence[object]) -> bool:
     """Whether there is one value only. To find out costs a fifth of looking them up."""
-    return values.count(values[0]) == len(values)
+    first = values[0]
+    return first == values[-1] and values.count(first) == len(values)
 
 
 def mapped(make: Callable[[T], bytes], values: Sequence[T]) -> Column:

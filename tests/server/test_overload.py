@@ -53,6 +53,33 @@ class Busy:
         return self._took / len(self.begun)
 
 
+class Cheap:
+    """A connection with calls that cost nothing. See `backlog.Caller`."""
+
+    def __init__(self, calls: int) -> None:
+        self.queue = backlog.Queue()
+        self.begun = 0
+        self._calls = calls
+
+    def begin(self) -> None:
+        time.sleep(backlog.SLICE)
+
+    def take(self) -> Any:
+        return {"method": (list(range(self._calls)), [(b"", None)] * self._calls)}
+
+    def is_wanted(self, _: int) -> bool:
+        return True
+
+    def begin_these(self, _: Any, numbers: list[int], *__: object) -> None:
+        self.begun += len(numbers)
+
+    def refuse(self, *_: object) -> None:
+        raise AssertionError("none is refused")
+
+    def flush(self) -> None:
+        """Nothing is to be written."""
+
+
 class Held:
     """A method whose calls wait until they are let go."""
 
@@ -326,3 +353,20 @@ def test_calls_that_are_alike_are_found_up_to_the_first_that_is_not() -> None:
         streams, end = alike(b"before" + whole + other, 6, block, 3)
         assert [int.from_bytes(stream, "big") for stream in streams] == [5, 7, 9], name
         assert end == 6 + len(whole), name
+
+
+@on_loop
+async def test_turn_begins_no_more_calls_than_stay_in_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little time they take to begin."""
+    waiting, caller = (
+        backlog.Backlog(asyncio.get_running_loop(), 10_000, lambda: 0),
+        Cheap(2 * backlog.MOST + 5),
+    )
+    waiting.begin(caller)
+    assert waiting.is_behind
+    monkeypatch.setattr(backlog, "SLICE", 60.0)
+    waiting.begin(caller)
+    for begun in (backlog.MOST, 2 * backlog.MOST, 2 * backlog.MOST + 5):
+        await asyncio.sleep(0)
+        assert caller.begun == begun
+    assert not waiting.waiting

@@ -162,11 +162,16 @@ def test_messages_of_two_kinds_stay_in_order() -> None:
 
 
 def test_message_that_is_none_takes_no_other_with_it() -> None:
-    sink, items = Kept(), messages([http_entry(path=f"/{n}") for n in range(5)], size=1)
+    """Whether it is no message, or has an entry that is none."""
+    items = messages([http_entry(path=f"/{n}") for n in range(5)], size=1)
+    data = [item.SerializeToString() for item in items]
+    data[3] = b"\x12\x05"
     items[3].http_logs.log_entry.append(b"\xff")
-    with pytest.raises(DecodeError):
-        together(items, sink)
-    assert list(chain.from_iterable(paths(sink))) == ["/0", "/1", "/2"]
+    for spoilt in (items, map(StreamAccessLogsMessage.FromString, data)):
+        sink = Kept()
+        with pytest.raises(DecodeError):
+            together(spoilt, sink)
+        assert list(chain.from_iterable(paths(sink))) == ["/0", "/1", "/2"]
     sink = Kept()
     with pytest.raises(RequestError, match="neither"):
         together(
